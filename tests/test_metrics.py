@@ -1,0 +1,393 @@
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from jaxnas import metrics
+
+# nan is an answer here and never comes with a warning.
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def tied_pairs(max_archs):
+    """Two short integer vectors of one length, with many ties."""
+    pairs = st.integers(2, max_archs).map(
+        lambda num_archs: npst.arrays(np.int64, (2, num_archs), elements=st.integers(0, 3))
+    )
+    return pairs.flatmap(lambda pair: pair)
+
+
+def brute_tau_b(x, y):
+    concordant = discordant = untied_x = untied_y = 0
+    for i, j in itertools.combinations(range(len(x)), 2):
+        sign = np.sign(x[i] - x[j]) * np.sign(y[i] - y[j])
+        concordant += sign > 0
+        discordant += sign < 0
+        untied_x += x[i] != x[j]
+        untied_y += y[i] != y[j]
+    if untied_x == 0 or untied_y == 0:
+        return math.nan
+    return (concordant - discordant) / math.sqrt(untied_x * untied_y)
+
+
+def test_kendall_tau_by_hand():
+    assert metrics.kendall_tau([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx((5 - 1) / 6)
+    # One tie in x: pairs are 2 concordant, 0 discordant, 2 untied in x, 3 untied in y.
+    assert metrics.kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(2 * 3))
+
+
+@given(tied_pairs(12))
+def test_kendall_tau_equals_a_loop_over_pairs(pair):
+    assert metrics.kendall_tau(*pair) == pytest.approx(brute_tau_b(*pair), nan_ok=True)
+
+
+@given(tied_pairs(12))
+def test_spearman_equals_pearson_of_counted_ranks(pair):
+    ranks = [[np.mean(np.flatnonzero(np.sort(x) == value)) for value in x] for x in pair]
+    deviations = np.asarray(ranks) - np.mean(ranks, axis=1, keepdims=True)
+    norm = math.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
+    expected = deviations[0] @ deviations[1] / norm if norm else math.nan
+    assert metrics.spearman(*pair) == pytest.approx(expected, nan_ok=True)
+
+
+def test_random_floats_agree_with_scipy():
+    x, y = np.random.default_rng(0).normal(size=(2, 500)).astype(np.float32)
+    assert metrics.kendall_tau(x, x + y) == pytest.approx(
+        scipy.stats.weightedtau(x, x + y, rank=None, weigher=lambda _: 1)[0]
+    )
+    assert metrics.spearman(x, x + y) == pytest.approx(scipy.stats.spearmanr(x, x + y).statistic)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("num_bins", [10, 100, 1000, 10000])
+def test_sparse_tau_bins_exact_multiples_of_the_threshold_upwards(num_bins, dtype):
+    bins = np.arange(num_bins)
+    # One architecture at each multiple (computed in two ways) and one in the middle of each bin: all in bin i.
+    truth = np.concatenate([bins / num_bins, bins * (1 / num_bins), (bins + 0.5) / num_bins]).astype(dtype)
+    assert metrics.sparse_kendall_tau(np.tile(bins, 3), truth, threshold=1 / num_bins) == pytest.approx(1, rel=1e-12)
+
+
+def test_sparse_tau_by_hand():
+    truth = [0.9301, 0.9309, 0.9312, 0.9420]  # bins 930, 930, 931, 942 at 1e-3; 93, 93, 93, 94 at 1e-2
+    scores = [0.2, 0.1, 0.3, 0.4]
+    assert metrics.kendall_tau(scores, truth) == pytest.approx(4 / 6)
+    assert metrics.sparse_kendall_tau(scores, truth) == pytest.approx(5 / math.sqrt(6 * 5))
+    assert metrics.sparse_kendall_tau(scores, truth, threshold=1e-2) == pytest.approx(3 / math.sqrt(6 * 3))
+    # Both sequences are (930, 930, 931, 942): a swap within a bin leaves no trace.
+    assert metrics.sparse_kendall_tau(scores, truth, variant="published") == 1
+
+
+def published_sparse_tau(scores, ten_thousandths):
+    """The steps of the authors' code at threshold 1e-3, on accuracies in integer ten-thousandths."""
+    by_truth = sorted(range(len(scores)), key=lambda arch: ten_thousandths[arch])
+    counter, previous, bin_rank, sorted_ranks = 0, 0, {}, []
+    for arch in by_truth:
+        if ten_thousandths[arch] // 10 > previous // 10:
+            counter += 1
+        bin_rank[arch] = counter
+        sorted_ranks.append(counter)
+        previous = ten_thousandths[arch]
+    by_score = sorted(range(len(scores)), key=lambda arch: scores[arch])
+    return brute_tau_b(sorted_ranks, [bin_rank[arch] for arch in by_score])
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), min_size=2, max_size=12))
+def test_sparse_tau_equals_the_described_steps(archs):
+    scores, ten_thousandths = np.transpose(archs)
+    truth = ten_thousandths / 10_000
+    assert metrics.sparse_kendall_tau(scores, truth) == pytest.approx(
+        brute_tau_b(scores, ten_thousandths // 10), nan_ok=True
+    )
+    published = metrics.sparse_kendall_tau(scores, truth, variant="published")
+    assert published == pytest.approx(published_sparse_tau(scores, ten_thousandths), nan_ok=True)
+
+
+def test_top_k_by_hand():
+    scores = [9, 8, 7, 6, 5]
+    truth = [0.7, 0.9, 0.5, 0.8, 0.6]  # ranks 3, 1, 5, 2, 4
+    assert metrics.precision_at_k(scores, truth, k=2) == 0.5
+    assert metrics.best_rank_at_k(scores, truth, k=1) == 3
+    assert metrics.best_rank_at_k(scores, truth, k=3) == 1
+    assert metrics.worst_rank_at_k(scores, truth, k=3) == 5
+    assert metrics.top_k_mean(scores, truth, k=2) == pytest.approx(0.8)
+    assert metrics.top_k_regret(scores, truth, k=1) == pytest.approx(0.2)
+    assert metrics.top_k_regret(scores, truth, k=2) == 0
+
+
+def test_a_fair_draw_breaks_ties_in_the_scores():
+    scores = [2, 1, 1, 1, 0]
+    truth = [0.5, 0.9, 0.7, 0.1, 0.8]  # ranks 4, 1, 3, 5, 2; the top two are the first and one of the next three
+    assert metrics.precision_at_k(scores, truth, k=2) == pytest.approx((1 / 3) / 2)
+    assert metrics.best_rank_at_k(scores, truth, k=2) == pytest.approx((1 + 3 + 4) / 3)
+    assert metrics.worst_rank_at_k(scores, truth, k=2) == pytest.approx((4 + 4 + 5) / 3)
+    assert metrics.top_k_mean(scores, truth, k=2) == pytest.approx((0.5 + (0.9 + 0.7 + 0.1) / 3) / 2)
+    assert metrics.top_k_regret(scores, truth, k=2) == pytest.approx((0 + 0.2 + 0.4) / 3)
+
+
+def top_k_loop(scores, truth, k):
+    """P@k, best and worst rank, mean and regret, averaged over every order in which ties could be broken."""
+    rows = []
+    for draw in itertools.permutations(range(len(scores))):
+        top = sorted(range(len(scores)), key=lambda arch: (-scores[arch], draw[arch]))[:k]
+        ranks = [1 + sum(other > truth[arch] for other in truth) for arch in top]
+        best = max(truth[arch] for arch in top)
+        mean = sum(truth[arch] for arch in top) / k
+        rows.append([sum(rank <= k for rank in ranks) / k, min(ranks), max(ranks), mean, max(truth) - best])
+    return np.mean(rows, axis=0)
+
+
+@given(tied_pairs(5), st.data())
+@settings(max_examples=60, deadline=None)
+def test_top_k_equals_the_mean_over_all_tie_breaks(pair, data):
+    k = data.draw(st.integers(1, pair.shape[1]))
+    functions = (
+        metrics.precision_at_k,
+        metrics.best_rank_at_k,
+        metrics.worst_rank_at_k,
+        metrics.top_k_mean,
+        metrics.top_k_regret,
+    )
+    np.testing.assert_allclose([function(*pair, k=k) for function in functions], top_k_loop(*pair, k), atol=1e-12)
+
+
+def test_prob_surpass_random():
+    assert metrics.prob_surpass_random(20, num_archs=100, num_draws=10) == pytest.approx(0.1073741824)  # 0.8 ** 10
+    draws = list(itertools.product(range(1, 6), repeat=3))  # every outcome of three draws from five architectures
+    all_worse = sum(min(draw) > 2 for draw in draws) / len(draws)
+    assert metrics.prob_surpass_random(2, num_archs=5, num_draws=3) == pytest.approx(all_worse)
+    # NASBench-101 and 10 draws: 1 - rank / 423,624 is 0.86526, 0.95385, 0.77117; squared, to the 4th and 8th, by hand.
+    for rank, published in ((57_079, 0.24), (19_552, 0.62), (96_939, 0.07)):
+        assert metrics.prob_surpass_random(rank, num_archs=423_624, num_draws=10) == pytest.approx(published, abs=0.005)
+
+
+def test_top_decile_by_hand():
+    scores = np.arange(30)
+    chosen = np.where(np.isin(scores, (3, 5, 8)), 1.0, 0.0)  # the best three of thirty by one measurement
+    compared = np.zeros(30)
+    compared[[3, 5, 8]] = 2, 1, 3  # one discordant pair of three among them
+    assert metrics.top_decile_kendall_tau(scores, compared, choose_by=chosen) == pytest.approx((2 - 1) / 3)
+
+
+def test_top_decile_averages_over_ordered_pairs_of_seeds():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 40, size=(95, 3))
+    scores = rng.integers(0, 40, size=95)
+
+    def tau_inside(chooser, x, y):
+        kth = sorted(chooser, reverse=True)[9]  # the tenth: a tenth of 95 is rounded up
+        top = [arch for arch in range(95) if chooser[arch] >= kth]
+        return brute_tau_b([x[arch] for arch in top], [y[arch] for arch in top])
+
+    pairs = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    expected = np.mean([tau_inside(truth[:, a], scores, truth[:, b]) for a, b in pairs])
+    assert metrics.top_decile_kendall_tau(scores, truth) == pytest.approx(expected)
+    triples = [(0, 1, 2), (1, 0, 2), (2, 0, 1)]
+    expected = np.mean([tau_inside(truth[:, a], truth[:, b], truth[:, c]) for a, b, c in triples])
+    assert metrics.top_decile_seed_kendall_tau(truth) == pytest.approx(expected)
+
+
+def test_choosing_the_decile_by_what_is_compared_lowers_tau():
+    quality = np.random.default_rng(1).normal(size=4000)
+    truth = quality[:, None] + 0.5 * np.random.default_rng(2).normal(size=(4000, 2))
+    held_out = metrics.top_decile_kendall_tau(quality, truth)
+    assert metrics.top_decile_kendall_tau(quality, truth[:, 0], choose_by=truth[:, 0]) < held_out - 0.05
+
+
+def test_seed_agreement():
+    truth = np.array([[1, 1, 2], [2, 3, 1], [3, 2, 3]])  # pairs of seeds: 1/3, 1/3, -1/3
+    assert metrics.seed_kendall_tau(truth) == pytest.approx(1 / 9)
+    # Pearson correlations of (1, 2, 3), (1, 3, 2) and (2, 1, 3): 1/2, 1/2, -1/2; mean 1/6; 3/6 / (1 + 2/6) = 3/8.
+    assert metrics.reliability(truth) == pytest.approx(3 / 8)
+
+
+def test_reliability_is_the_squared_correlation_with_the_noiseless_truth():
+    rng = np.random.default_rng(0)
+    quality = rng.normal(size=20_000)
+    truth = quality[:, None] + rng.normal(size=(20_000, 4))  # variance 1, noise of the mean 1/4
+    assert metrics.reliability(truth) == pytest.approx(1 / (1 + 1 / 4), abs=0.01)
+    assert metrics.reliability(truth) == pytest.approx(np.corrcoef(quality, truth.mean(axis=1))[0, 1] ** 2, abs=0.01)
+
+
+def test_constant_input_gives_nan_without_a_warning():
+    constant, varied = [1.0, 1.0, 1.0], [0.1, 0.2, 0.3]
+    for function in (metrics.kendall_tau, metrics.spearman, metrics.sparse_kendall_tau):
+        assert math.isnan(function(constant, varied))
+        assert math.isnan(function(varied, constant))
+    assert math.isnan(metrics.reliability(np.transpose([constant, varied])))
+    low, high = metrics.bootstrap_interval(metrics.kendall_tau, constant, varied, num_resamples=5)
+    assert math.isnan(low) and math.isnan(high)
+
+
+def test_nas_bench_macro_reference_values(data_dir):
+    path = data_dir / "nas-bench-macro_cifar10.json"
+    entries = list(json.loads(path.read_text()).values())
+    truth = np.array([entry["test_acc"] for entry in entries])
+    flops = np.array([entry["flops"] for entry in entries])
+    assert metrics.seed_kendall_tau(truth) == pytest.approx(0.88, abs=0.005)
+    assert metrics.kendall_tau(flops, truth.mean(axis=1)) == pytest.approx(0.556, abs=0.0005)
+    assert 0.30 <= metrics.top_decile_kendall_tau(flops, truth) <= 0.325
+    assert 0.31 <= metrics.top_decile_seed_kendall_tau(truth) <= 0.39
+
+
+def test_nasbench201_reference_values(data_dir):
+    table = np.load(data_dir / "nasbench201_cifar10.npz")
+    assert metrics.kendall_tau(table["flops_m_cifar10"], table["cifar10_test"]) == pytest.approx(0.578, abs=0.0005)
+    assert metrics.kendall_tau(table["oneshot_cifar10"], table["cifar10_test"]) == pytest.approx(0.484, abs=0.0005)
+
+
+def correlated_normals(rng, num_archs, tau):
+    """Bivariate normal samples whose population tau is (2 / pi) asin(rho)."""
+    rho = math.sin(math.pi * tau / 2)
+    x, noise = rng.normal(size=(2, num_archs))
+    return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+def test_bootstrap_draws_the_same_rows_of_every_array():
+    seen = []
+
+    def statistic(x, y, seeds):
+        np.testing.assert_array_equal(y, 2 * x)
+        np.testing.assert_array_equal(seeds, np.stack([x, -x], axis=1))
+        seen.append(sorted(x))
+        return x.mean()
+
+    x = np.arange(20)
+    low, high = metrics.bootstrap_interval(statistic, x, 2 * x, np.stack([x, -x], axis=1), num_resamples=50)
+    assert low < x.mean() < high
+    assert len(seen) == 50 and all(len(rows) == 20 for rows in seen)
+    assert any(len(set(rows)) < 20 for rows in seen) and seen[0] != seen[1]  # with replacement, anew each time
+
+
+def test_bootstrap_repeats_with_its_seed():
+    x, y = correlated_normals(np.random.default_rng(0), 40, 0.5)
+    first = metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=50, seed=3)
+    assert first == metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=50, seed=3)
+    assert first != metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=50, seed=4)
+
+
+def test_bootstrap_agrees_with_scipy():
+    x, y = correlated_normals(np.random.default_rng(1), 150, 0.5)
+    ours = metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=2000, level=0.9)
+    theirs = scipy.stats.bootstrap(
+        (x, y),
+        lambda x, y: scipy.stats.kendalltau(x, y).statistic,
+        n_resamples=2000,
+        paired=True,
+        vectorized=False,
+        confidence_level=0.9,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)  # the interval is 0.13 wide
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_bootstrap_covers_the_known_tau(rounded):
+    rng = np.random.default_rng(2)
+    covered = 0
+    for repetition in range(100):
+        x, y = correlated_normals(rng, 60, tau=0.4)
+        if rounded:  # ties: tau-b of two coins made of the signs is (2 / pi) asin(rho) = tau as well
+            x, y = x > 0, y > 0
+        low, high = metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=100, seed=repetition)
+        covered += low <= 0.4 <= high
+    assert 88 <= covered <= 99
+
+
+def test_undefined_resamples_are_left_out():
+    def statistic(x):
+        return math.nan if x[0] == 0 else 7.0
+
+    assert metrics.bootstrap_interval(statistic, [0, 1, 2], num_resamples=30) == (7, 7)
+
+
+def test_seeds_bootstrap_draws_seeds():
+    # The mean over three seeds drawn from 0, 0, 1 is 0, 1/3, 2/3, 1 with chances 8, 12, 6, 1 in 27.
+    scores = np.repeat([[0.0], [0.0], [1.0]], 6, axis=1)
+
+    def statistic(scores, truth):
+        return scores.mean()
+
+    assert metrics.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.8) == pytest.approx((0, 2 / 3))
+    assert metrics.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.2) == pytest.approx((1 / 3, 1 / 3))
+    assert metrics.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.98) == pytest.approx((0, 1))
+
+
+def test_seeds_bootstrap_draws_the_same_architectures_for_every_seed():
+    calls = []
+    truth = np.arange(10)
+
+    def statistic(scores, resampled):
+        assert np.unique(scores - resampled).size == 1  # the seed's offset: rows are paired
+        calls.append((scores[0] - resampled[0], tuple(resampled)))
+        return 0.0
+
+    metrics.bootstrap_seeds_interval(statistic, truth + np.array([[0], [100]]), truth, num_resamples=20)
+    resamples = {rows for _, rows in calls}
+    assert {offset for offset, _ in calls} == {0, 100} and len(resamples) == 20
+    assert len(calls) > 20  # where both seeds were drawn, both saw the same rows
+
+
+def test_seeds_bootstrap_is_wider_where_seeds_differ():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=80)
+    noise = rng.normal(size=80)
+    alike = np.stack([truth + noise] * 4)
+    differing = truth + np.array([[0.2], [0.8], [2.0], [4.0]]) * noise
+    options = {"num_resamples": 200, "seed": 1}
+    one_seed = np.diff(metrics.bootstrap_interval(metrics.kendall_tau, alike[0], truth, **options))
+    same = np.diff(metrics.bootstrap_seeds_interval(metrics.kendall_tau, alike, truth, **options))
+    wide = np.diff(metrics.bootstrap_seeds_interval(metrics.kendall_tau, differing, truth, **options))
+    assert same == pytest.approx(one_seed, rel=0.25)
+    assert wide > 1.5 * same
+
+
+TWENTY = np.arange(20.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.kendall_tau([1, 2], [1, 2, 3]), r"\(2,\) and \(3,\), expected two vectors of one length"),
+        (lambda: metrics.kendall_tau([1], [1]), "at least 2"),
+        (lambda: metrics.spearman([], []), "at least 2"),
+        (lambda: metrics.spearman([[1, 2]], [[1, 2]]), "expected two vectors"),
+        (lambda: metrics.kendall_tau([1, 2], [1, math.nan]), r"architecture 1 has \[2.0, nan\], expected finite"),
+        (lambda: metrics.top_k_mean([1, -math.inf], [1, 2], k=1), "architecture 1 has"),
+        (lambda: metrics.sparse_kendall_tau([1, 2], [93, 94]), "divide percentages by 100"),
+        (lambda: metrics.sparse_kendall_tau([1, 2], [-0.1, 0.5]), r"expected \[0, 1\]"),
+        (lambda: metrics.sparse_kendall_tau([1, 2], [0.1, 0.2], threshold=0), "threshold is 0"),
+        (lambda: metrics.sparse_kendall_tau([1, 2], [0.1, 0.2], variant="both"), "variant is 'both'"),
+        (lambda: metrics.precision_at_k([1, 2], [1, 2], k=0), "k is 0"),
+        (lambda: metrics.best_rank_at_k([1, 2], [1, 2], k=3), "number of architectures, 2"),
+        (lambda: metrics.prob_surpass_random(0, num_archs=10, num_draws=2), "rank is 0"),
+        (lambda: metrics.prob_surpass_random(11, num_archs=10, num_draws=2), "rank is 11"),
+        (lambda: metrics.prob_surpass_random(1, num_archs=10, num_draws=0), "num_draws is 0"),
+        (
+            lambda: metrics.top_decile_kendall_tau(TWENTY, TWENTY),
+            r"\(20,\), expected \[num_archs >= 2, num_seeds >= 2\]",
+        ),
+        (lambda: metrics.top_decile_kendall_tau(TWENTY, TWENTY[:19], choose_by=TWENTY), r"\(20,\) and \(19,\)"),
+        (lambda: metrics.top_decile_kendall_tau(TWENTY[:19], TWENTY, choose_by=TWENTY), r"\(19,\) and \(20,\)"),
+        (lambda: metrics.top_decile_kendall_tau(range(10), np.eye(10)), "give at least 11"),
+        (lambda: metrics.top_decile_seed_kendall_tau(np.eye(20, 2)), "num_seeds >= 3"),
+        (lambda: metrics.seed_kendall_tau(np.full((30, 20), math.nan)), "architecture 0 has"),
+        (lambda: metrics.reliability(np.eye(20, 1)), "num_seeds >= 2"),
+        (lambda: metrics.bootstrap_interval(metrics.kendall_tau, [1, 2, 3], [1, 2]), r"\(3,\), \(2,\)"),
+        (lambda: metrics.bootstrap_interval(metrics.kendall_tau), "shapes none"),
+        (lambda: metrics.bootstrap_interval(np.mean, TWENTY, num_resamples=0), "got 0 resamples"),
+        (lambda: metrics.bootstrap_interval(np.mean, TWENTY, level=95), "level 95"),
+        (lambda: metrics.bootstrap_seeds_interval(metrics.kendall_tau, TWENTY[None], TWENTY), r"\(1, 20\)"),
+        (lambda: metrics.bootstrap_seeds_interval(metrics.kendall_tau, np.eye(20)[:3], [1, 2]), r"\(20, 3\), \(2,\)"),
+    ],
+)
+def test_bad_input_ends_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
