@@ -1,0 +1,177 @@
+"""`choose` and `mix`: one of several candidate functions per architecture, or a weighted sum of them all.
+
+A branch is written for one architecture: `branch(shared, *inputs) -> outputs`, with `shared` what every
+architecture has in common (parameters, image mask) and `inputs` what belongs to one (activations, statistics).
+Alone, `choose` is `lax.switch`. Under `vmap` over architectures JAX would turn that switch into a select of ALL
+branches, with kernels batched into grouped convolutions; `choose` brings its own batching rule, which runs each
+branch only on the architectures that chose it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+
+Branch = Callable[..., chex.ArrayTree]
+Groups = int | Literal["balanced"] | None
+
+
+def choose(
+    branches: Sequence[Branch],
+    choice: int | chex.Array,
+    shared: chex.ArrayTree,
+    *inputs: chex.ArrayTree,
+    groups: Groups = 4,
+) -> Any:
+    """Return `branches[choice](shared, *inputs)`; all branches return the same tree of shapes and dtypes.
+
+    Args:
+      branches: functions of (shared, *inputs). They must not close over traced values.
+      choice: a Python int (decided while tracing), or an int32 scalar in [0, len(branches)); `lax.switch` clamps
+        what lies outside, so codes are checked on the host (`arch.check`).
+      shared: read by every architecture alike. If it is batched under `vmap` (several super-nets at once) each
+        branch runs for all of them and the results are selected: len(branches) times the work.
+      *inputs: one architecture's own. Where `vmap` leaves them unbatched (the first choice after the stem) each
+        branch runs once and results are gathered.
+      groups: how a batch of choices is dispatched.
+        int: sort by choice and run tiles of so many architectures, each one switch. Any population; at most
+          `groups - 1` architectures of padding per branch. On accelerators a larger tile fills the device.
+        "balanced": the caller promises that each branch is chosen equally often (strict fairness): no switch, no
+          loop, no padding. A broken promise gives NaN, never a silent wrong answer.
+        None: a plain `lax.switch`, for `lax.map` and for gradients of an unbatched call (JAX cannot differentiate
+          the rule's unbatched form); under `vmap` it costs all branches.
+    """
+    if isinstance(choice, int | np.integer):
+        return branches[choice](shared, *inputs)
+    if groups is None:
+        return jax.lax.switch(choice, branches, shared, *inputs)
+
+    @custom_vmap
+    def select(choice, shared, inputs):
+        return jax.lax.switch(choice, branches, shared, *inputs)
+
+    @select.def_vmap
+    def batched_select(num_archs, in_batched, choice, shared, inputs):
+        choice_batched, shared_batched, inputs_batched = in_batched
+        axes = jax.tree.map(lambda batched: 0 if batched else None, inputs_batched)
+        if any(jax.tree.leaves(shared_batched)):
+            shared_axes = jax.tree.map(lambda batched: 0 if batched else None, shared_batched)
+            over_all = (0 if choice_batched else None, shared_axes, *axes)
+            outputs = jax.vmap(lambda c, *args: jax.lax.switch(c, branches, *args), in_axes=over_all)(
+                choice, shared, *inputs
+            )
+        elif not choice_batched:
+            run = [jax.vmap(branch, in_axes=(None, *axes)) for branch in branches]
+            outputs = jax.lax.switch(choice, run, shared, *inputs)
+        elif not any(jax.tree.leaves(inputs_batched)):
+            results = [branch(shared, *inputs) for branch in branches]
+            outputs = jax.tree.map(lambda *leaves: jnp.stack(leaves)[choice], *results)
+        else:
+            inputs = jax.tree.map(
+                lambda leaf, batched: leaf if batched else jnp.broadcast_to(leaf, (num_archs, *leaf.shape)),
+                inputs,
+                inputs_batched,
+            )
+            dispatch = _dispatch_balanced if groups == "balanced" else _dispatch_tiles
+            outputs = dispatch(branches, choice, shared, inputs, groups)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    return select(choice, shared, inputs)
+
+
+def mix(branches: Sequence[Branch], weights: chex.Array, shared: chex.ArrayTree, *inputs: chex.ArrayTree) -> Any:
+    """Return the sum over branches of `weights[b] * branches[b](shared, *inputs)`; weights: float [num_branches].
+
+    With one-hot weights this is the mask route: what `choose` must equal, at the cost of every branch.
+    """
+    results = [branch(shared, *inputs) for branch in branches]
+    return jax.tree.map(
+        lambda *leaves: sum(weight.astype(leaf.dtype) * leaf for weight, leaf in zip(weights, leaves, strict=False)),
+        *results,
+    )
+
+
+def branch_runs(choices: np.ndarray, num_branches: int, groups: Groups) -> np.ndarray:
+    """How many architectures each branch is executed for, padding included: int64 [num_branches].
+
+    Host-side twin of the dispatch above for one choice: `choices` int [num_archs] is one call's population.
+    """
+    counts = np.bincount(choices, minlength=num_branches)
+    if isinstance(groups, int):
+        return -(-counts // groups) * groups
+    return counts
+
+
+def _dispatch_balanced(branches, choice, shared, inputs, groups):
+    """Each branch on its static share of the sorted population."""
+    num_archs, num_branches = choice.shape[0], len(branches)
+    if num_archs % num_branches:
+        raise ValueError(
+            f"groups='balanced' needs a multiple of {num_branches} architectures, got {num_archs}; pass a tile size."
+        )
+    share = num_archs // num_branches
+    order = jnp.argsort(choice, stable=True)
+    inverse = jnp.argsort(order)
+    inputs = jax.tree.map(lambda leaf: _permute(leaf, order, inverse), inputs)
+    results = []
+    for number, branch in enumerate(branches):
+        own = jax.tree.map(lambda leaf, start=number * share: leaf[start : start + share], inputs)
+        results.append(jax.vmap(branch, in_axes=(None, *[0] * len(own)))(shared, *own))
+    kept = jnp.all(choice[order] == jnp.arange(num_archs) // share)
+
+    def restore(*leaves):
+        whole = _permute(jnp.concatenate(leaves), inverse, order)
+        return jnp.where(kept, whole, jnp.asarray(jnp.nan, whole.dtype))
+
+    return jax.tree.map(restore, *results)
+
+
+@jax.custom_vjp
+def _permute(array, order, inverse):
+    return array[order]
+
+
+def _permute_forward(array, order, inverse):
+    return array[order], (inverse,)
+
+
+def _permute_backward(residuals, cotangent):
+    (inverse,) = residuals
+    return cotangent[inverse], None, None  # a gather: autodiff of array[order] would scatter
+
+
+_permute.defvjp(_permute_forward, _permute_backward)
+
+
+def _dispatch_tiles(branches, choice, shared, inputs, tile):
+    """Sorted by choice, cut into tiles of one branch each; a scan switches once per tile."""
+    num_archs, num_branches = choice.shape[0], len(branches)
+    tile = min(tile, num_archs)
+    most_tiles = (num_archs + num_branches * (tile - 1)) // tile  # sum of ceil(count / tile) cannot exceed it
+    order = jnp.argsort(choice, stable=True)
+    counts = jnp.bincount(choice, length=num_branches)
+    tiles = -(-counts // tile)
+    first_row, first_tile = jnp.cumsum(counts) - counts, jnp.cumsum(tiles) - tiles
+
+    number = jnp.arange(most_tiles)
+    branch_of = jnp.searchsorted(jnp.cumsum(tiles), number, side="right")  # num_branches: an idle tile
+    within = jnp.minimum(branch_of, num_branches - 1)
+    position = ((number - first_tile[within]) * tile)[:, None] + jnp.arange(tile)[None, :]
+    rows = order[first_row[within][:, None] + jnp.minimum(position, counts[within][:, None] - 1)]
+
+    def run_tile(_, xs):
+        branch, own = xs
+        axes = (None, *[0] * len(own))
+        run = [jax.vmap(branch, in_axes=axes) for branch in branches]
+        like = jax.eval_shape(run[0], shared, *own)
+        idle = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)  # noqa: E731
+        return None, jax.lax.switch(branch, [*run, idle], shared, *own)
+
+    _, outputs = jax.lax.scan(run_tile, None, (branch_of, jax.tree.map(lambda leaf: leaf[rows], inputs)))
+    rank = jnp.argsort(order)  # place of each architecture in the sorted population
+    slot = first_tile[choice] * tile + rank - first_row[choice]
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[slot], outputs)

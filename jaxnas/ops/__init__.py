@@ -1,0 +1,39 @@
+"""Candidate operations: Flax modules that take (x, tape) and return activations.
+
+`OPS` maps a candidate's name to how it is built: `(channels, stride, affine, policy) -> module`. A user's own
+operation is one more entry in a dict like it, passed to `make_supernet(..., ops=OPS | {"mine": ...})`.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from jaxnas.ops.convolution import ConvBN, Head, Stem
+from jaxnas.ops.mobile import Identity, InvertedResidual
+from jaxnas.ops.normalisation import Policy, Tape
+from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
+
+OpFactory = Callable[[int, int, bool, Policy], nn.Module]
+
+
+def _inverted(expansion: int, kernel: int) -> OpFactory:
+    return lambda channels, stride, affine, policy: InvertedResidual(
+        channels, stride, expansion, kernel, affine, policy
+    )
+
+
+def _relu_conv_bn(kernel: int) -> OpFactory:
+    return lambda channels, stride, affine, policy: ConvBN(channels, kernel, stride, True, affine, policy)
+
+
+OPS: dict[str, OpFactory] = {
+    "none": lambda channels, stride, affine, policy: Zero(),
+    "skip_connect": lambda channels, stride, affine, policy: Skip(),
+    "nor_conv_1x1": _relu_conv_bn(1),
+    "nor_conv_3x3": _relu_conv_bn(3),
+    "avg_pool_3x3": lambda channels, stride, affine, policy: AveragePool(),
+    "identity": Identity,
+    **{f"mb{e}_k{k}": _inverted(e, k) for e in (1, 2, 3, 4, 6) for k in (3, 5, 7)},
+}
+
+__all__ = ["OPS", "Head", "OpFactory", "Policy", "Reduction", "Stem", "Tape"]

@@ -1,0 +1,139 @@
+"""Convolutions in the form that runs fast on every device, and the units built from them.
+
+All take x [num_images, height, width, channels] and pad so that stride 1 keeps the size.
+"""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+
+_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+_depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
+
+
+class Conv(nn.Module):
+    """Convolution without bias. 1x1 is a matrix product: up to twice as fast as a convolution on CPU."""
+
+    channels: int
+    kernel: int
+    stride: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
+        weights = self.param("kernel", _init, shape, self.policy.params).astype(x.dtype)
+        if self.kernel == 1:
+            return x[:, :: self.stride, :: self.stride] @ weights[0, 0]
+        pad = self.kernel // 2
+        return jax.lax.conv_general_dilated(
+            x,
+            weights,
+            (self.stride, self.stride),
+            [(pad, pad), (pad, pad)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class Unfold(nn.Module):
+    """Convolution without bias as one matrix product over gathered patches: for stems, whose inputs have few
+    channels. Several super-nets under `vmap` stay a batched product instead of a grouped convolution."""
+
+    channels: int
+    kernel: int
+    stride: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        shape = (self.kernel * self.kernel * x.shape[-1], self.channels)
+        weights = self.param("kernel", _init, shape, self.policy.params).astype(x.dtype)
+        return jnp.concatenate(shifted(x, self.kernel, self.stride), axis=-1) @ weights
+
+
+class Depthwise(nn.Module):
+    """Depthwise convolution as a sum of shifted products: XLA's grouped convolution is tens of times slower on CPU."""
+
+    kernel: int
+    stride: int
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        shape = (self.kernel, self.kernel, x.shape[-1])
+        weights = self.param("kernel", _depthwise_init, shape, self.policy.params).astype(x.dtype)
+        weights = weights.reshape(-1, x.shape[-1])
+        return sum(part * weights[i] for i, part in enumerate(shifted(x, self.kernel, self.stride)))
+
+
+def shifted(x: chex.Array, kernel: int, stride: int) -> list[chex.Array]:
+    """The kernel * kernel views of zero-padded x that a window meets, row by row."""
+    height, width = x.shape[1:3]
+    pad = kernel // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return [x[:, i : i + height : stride, j : j + width : stride] for i in range(kernel) for j in range(kernel)]
+
+
+class ConvBN(nn.Module):
+    """Optional ReLU, convolution, batch normalisation."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    relu_first: bool = False
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        if self.relu_first:
+            x = relu(x)
+        x = Conv(self.channels, self.kernel, self.stride, self.policy)(x)
+        return BatchNorm(self.affine, self.policy)(x, tape)
+
+
+class Stem(nn.Module):
+    """3x3 convolution and batch normalisation from image channels; ReLU where the published network has one."""
+
+    channels: int
+    stride: int = 1
+    relu: bool = False
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        x = Unfold(self.channels, 3, self.stride, self.policy)(x.astype(self.policy.compute))
+        x = BatchNorm(self.affine, self.policy)(x, tape)
+        return relu(x) if self.relu else x
+
+
+class Classifier(nn.Module):
+    """Global average pooling and a linear layer; logits are float32 whatever the compute type."""
+
+    num_classes: int
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        return nn.Dense(self.num_classes, param_dtype=self.policy.params, dtype=jnp.float32)(x)
+
+
+class Head(nn.Module):
+    """Optional 1x1 convolution to `head_width`, batch normalisation, ReLU, pooling, classifier: returns logits."""
+
+    head_width: int
+    num_classes: int
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        if self.head_width:
+            x = Conv(self.head_width, 1, 1, self.policy)(x)
+        x = relu(BatchNorm(self.affine, self.policy)(x, tape))
+        return Classifier(self.num_classes, self.policy)(x)

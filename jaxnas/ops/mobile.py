@@ -1,0 +1,45 @@
+"""Mobile-style candidates of chain spaces."""
+
+import chex
+import flax.linen as nn
+
+from jaxnas.ops.convolution import Conv, ConvBN, Depthwise
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise, 1x1 projection, each with batch normalisation, ReLU after the first two; a shortcut
+    where stride is 1 and widths agree (NAS-Bench-Macro, its authors' train/model.py)."""
+
+    channels: int
+    stride: int
+    expansion: int
+    kernel: int
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        hidden = x.shape[-1] * self.expansion
+        y = Conv(hidden, 1, 1, self.policy, name="expand")(x)
+        y = relu(BatchNorm(self.affine, self.policy, name="expand_bn")(y, tape))
+        y = Depthwise(self.kernel, self.stride, self.policy, name="depthwise")(y)
+        y = relu(BatchNorm(self.affine, self.policy, name="depthwise_bn")(y, tape))
+        y = Conv(self.channels, 1, 1, self.policy, name="project")(y)
+        y = BatchNorm(self.affine, self.policy, name="project_bn")(y, tape)
+        return x + y if x.shape == y.shape else y
+
+
+class Identity(nn.Module):
+    """Nothing where shapes agree, else a strided 1x1 convolution with batch normalisation (NAS-Bench-Macro)."""
+
+    channels: int
+    stride: int
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        if self.stride == 1 and x.shape[-1] == self.channels:
+            return x
+        return ConvBN(self.channels, 1, self.stride, affine=self.affine, policy=self.policy)(x, tape)

@@ -1,0 +1,87 @@
+"""Batch normalisation whose statistics are plain arrays, passed in and out."""
+
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+EPSILON = 1e-5
+
+
+class Policy(NamedTuple):
+    """Number types: of the stored parameters, of activations and products, of normalisation statistics."""
+
+    params: str = "float32"
+    compute: str = "float32"
+    stats: str = "float32"
+
+
+class Tape:
+    """The statistics along one operation, read or written in the order its normalisations run.
+
+    Args:
+      stats: float [2, size], rows mean and variance, of all normalisations of the operation one after the other, or
+        None: normalise by the images at hand.
+      mask: bool [num_images], False for padding images that must not count; None: all count.
+      dtype: number type of the statistics.
+    """
+
+    def __init__(self, stats: chex.Array | None, mask: chex.Array | None, dtype: str = "float32"):
+        self.stats, self.mask, self.dtype = stats, mask, dtype
+        self.size, self.taken = 0, []
+
+    def normalise(self, x: chex.Array) -> chex.Array:
+        """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used."""
+        channels = x.shape[-1]
+        if self.stats is None:
+            stats = moments(x.astype(self.dtype), self.mask)
+        else:
+            stats = self.stats[:, self.size : self.size + channels]
+        self.size += channels
+        self.taken.append(stats)
+        mean, variance = stats
+        scale = jax.lax.rsqrt(variance + EPSILON)
+        return (x * scale + (-mean * scale)).astype(x.dtype)
+
+    def used(self, size: int) -> chex.Array:
+        """What was used, zero-padded to float [2, size] so that all candidates of a choice agree in shape."""
+        stats = jnp.concatenate([jnp.zeros((2, 0), self.dtype), *self.taken], axis=1)
+        return jnp.pad(stats, ((0, 0), (0, size - stats.shape[1])))
+
+
+def moments(x: chex.Array, mask: chex.Array | None) -> chex.Array:
+    """Mean and (biased) variance per channel over the images under the mask: [2, channels]."""
+    if mask is None:
+        count = x.size // x.shape[-1]
+        weighted = x
+    else:
+        weight = mask.astype(x.dtype)[:, None, None, None]
+        count = jnp.sum(weight) * (x.shape[1] * x.shape[2])
+        weighted = x * weight
+    mean = jnp.sum(weighted, axis=(0, 1, 2)) / count
+    square = jnp.sum(weighted * x, axis=(0, 1, 2)) / count
+    return jnp.stack([mean, relu(square - mean * mean)])
+
+
+def relu(x: chex.Array) -> chex.Array:
+    """max(x, 0) that keeps NaN: XLA's maximum on CPU turns NaN into 0 and so hides a diverged network."""
+    return jnp.where(x <= 0, jnp.zeros_like(x), x)
+
+
+class BatchNorm(nn.Module):
+    """Normalise by the tape; with `affine`, then scale and shift per channel by learned parameters."""
+
+    affine: bool
+    policy: Policy
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        x = tape.normalise(x)
+        if self.affine:
+            shape = (x.shape[-1],)
+            scale = self.param("scale", nn.initializers.ones, shape, self.policy.params)
+            bias = self.param("bias", nn.initializers.zeros, shape, self.policy.params)
+            x = x * scale.astype(x.dtype) + bias.astype(x.dtype)
+        return x

@@ -1,0 +1,136 @@
+"""What chain and cell super-nets are built from: layers of candidate modules, and the `Supernet` they become."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxnas.choice import Branch, Groups, choose, mix
+from jaxnas.ops import Tape
+
+Params = dict[str, dict[str, Any]]  # layer name -> candidate name -> that module's parameters
+Stats = dict[str, chex.Array]  # layer name -> float [2, size], rows mean and variance, of the candidate taken
+
+
+class Layer(NamedTuple):
+    """One place in the network: a fixed module, or the candidates of one choice."""
+
+    name: str
+    choice: int | None  # which position of the code decides; None: there is one candidate
+    modules: Mapping[str, nn.Module]  # candidate name -> module, in code order
+    in_shape: tuple[int, ...]  # [height, width, channels]
+    out_shape: tuple[int, ...]
+    stats_size: int  # the largest candidate's number of normalised channels
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """One function a candidate: ((params of the layer, mask), x, stats) -> (y, stats used)."""
+
+        def branch(name: str, module: nn.Module) -> Branch:
+            def run(shared, x, stats):
+                params, mask = shared
+                tape = Tape(stats, mask)
+                y = module.apply({"params": params[name]}, x, tape)
+                return y, tape.used(self.stats_size)
+
+            return run
+
+        return tuple(branch(name, module) for name, module in self.modules.items())
+
+    def __call__(self, params, arch, x, stats, mask, groups: Groups):
+        """Run the candidate that `arch` takes here: x [num_images, *in_shape] -> (y, stats used)."""
+        shared = (params[self.name], mask)
+        own_stats = None if stats is None else stats[self.name]
+        if self.choice is None:
+            return self.branches[0](shared, x, own_stats)
+        here = arch[self.choice]
+        if jnp.ndim(here) == 1:  # weights of the candidates instead of a code
+            return mix(self.branches, here[: len(self.modules)], shared, x, own_stats)
+        return choose(self.branches, here, shared, x, own_stats, groups=groups)
+
+
+class Supernet(NamedTuple):
+    """All sub-networks of a space over one parameter tree.
+
+    Attributes:
+      init: key -> params. Leaf paths are layer/candidate/leaf and stable.
+      apply: (params, arch, images, *, stats=None, mask=None, groups=4) -> (logits, stats), for ONE architecture;
+        `jax.vmap` it over architectures.
+        arch: int32 [num_choices]; or float [num_choices, max_num_ops], weights that mix the candidates of each choice.
+        images: float [num_images, height, width, channels], already normalised. logits: float32 [num_images, classes].
+        stats None: normalise by these images (those where `mask` is True) and return what was used.
+        stats given (calibrated, tracked): normalise by them and return them.
+        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`. The gradient of an unbatched
+          call needs `groups=None`; losses are written over a batch.
+      layers: chains only, else None: stem, one layer per choice, head, in order; so that prefixes can be shared.
+      all_layers: every layer by name, whatever the wiring.
+    """
+
+    init: Callable[[chex.PRNGKey], Params]
+    apply: Callable[..., tuple[chex.Array, Stats]]
+    layers: tuple[Layer, ...] | None
+    all_layers: Mapping[str, Layer]
+
+
+def make_layer(name: str, choice: int | None, modules: Mapping[str, nn.Module], in_shape: tuple[int, ...]) -> Layer:
+    """Build a layer, checking that all candidates agree on what they return for in_shape [height, width, channels]."""
+    outlines = {op: _outline(module, in_shape) for op, module in modules.items()}
+    shapes = {op: outline[0] for op, outline in outlines.items()}
+    if len(set(shapes.values())) != 1:
+        raise ValueError(f"layer {name}: candidates must return one shape, got {shapes}; give them one width and stride.")
+    return Layer(name, choice, modules, in_shape, next(iter(shapes.values())), max(size for *_, size in outlines.values()))
+
+
+@functools.cache
+def _outline(module: nn.Module, in_shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any, int]:
+    """Without computing anything: shape returned, parameters as ShapeDtypeStructs, number of normalised channels."""
+    tape = Tape(None, None)
+    x = jax.ShapeDtypeStruct((2, *in_shape), "float32")
+    y, variables = jax.eval_shape(lambda key, x: module.init_with_output(key, x, tape), jax.random.key(0), x)
+    return y.shape[1:], variables.get("params", {}), tape.size
+
+
+def make_init(layers: Mapping[str, Layer]) -> Callable[[chex.PRNGKey], Params]:
+    """Initialise every candidate of every layer from one key.
+
+    By leaf name: `kernel` He-normal over its fan-in (all axes but the last), `scale` one, `bias` zero. One draw serves
+    all kernels, since each separate draw costs XLA half a second to compile. A module with other leaves initialises
+    itself.
+    """
+
+    def by_rule(path) -> bool:
+        return path[-1].key in ("kernel", "scale", "bias")
+
+    @jax.jit
+    def init(key: chex.PRNGKey) -> Params:
+        kernel_key, own_key = jax.random.split(key)
+        params: Params = {}
+        for number, (name, layer) in enumerate(layers.items()):
+            params[name] = {}
+            for index, (op, module) in enumerate(layer.modules.items()):
+                _, tree, _ = _outline(module, layer.in_shape)
+                if not all(by_rule(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)):
+                    op_key = jax.random.fold_in(jax.random.fold_in(own_key, number), index)
+                    tree = module.init(op_key, jnp.zeros((2, *layer.in_shape)), Tape(None, None))["params"]
+                params[name][op] = tree
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+        kernels = [leaf for path, leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct) and path[-1].key == "kernel"]
+        draws = jax.random.normal(kernel_key, (sum(leaf.size for leaf in kernels),))
+        values, used = [], 0
+        for path, leaf in leaves:
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                values.append(leaf)
+            elif path[-1].key == "kernel":
+                std = math.sqrt(2.0 / math.prod(leaf.shape[:-1]))
+                values.append((std * draws[used : used + leaf.size].reshape(leaf.shape)).astype(leaf.dtype))
+                used += leaf.size
+            else:
+                values.append(jnp.full(leaf.shape, path[-1].key == "scale", leaf.dtype))
+        return jax.tree.unflatten(treedef, values)
+
+    return init
