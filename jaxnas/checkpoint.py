@@ -1,0 +1,257 @@
+"""Checkpoints of any pytree of arrays, and the CSV of metrics that goes with them; both resume exactly.
+
+A checkpoint is a folder `step_00000100` with the arrays as Orbax writes them (`tree/`) and a manifest: step,
+fingerprint of the search space, shape and dtype of each leaf, SHA-256 of each file, since Orbax alone restores a
+flipped byte without a word. A folder appears under its name only when it is whole. One process writes.
+"""
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+_STEP = "step_"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, or is damaged, of another space, or of another tree."""
+
+
+def save(directory: str | os.PathLike, step: int, tree: chex.ArrayTree, *, fingerprint: str, keep: int = 2) -> Path:
+    """Write `tree` as the checkpoint of `step`, then delete all but the newest `keep`; return its folder.
+
+    Args:
+      directory: where the steps' folders lie; made if it isn't there.
+      step: at least 0. A checkpoint of the same step is replaced.
+      tree: any pytree of jax or NumPy arrays and numbers; keys old (uint32) and typed (`jax.random.key`).
+        Orbax stores no array of size 0.
+      fingerprint: `SearchSpace.fingerprint` of what was trained.
+      keep: how many checkpoints stay, at least 1.
+
+    Raises:
+      CheckpointError: it cannot be written, a full disk for instance. What was there before stays.
+    """
+    directory = Path(directory).absolute()
+    final = directory / f"{_STEP}{step:08d}"
+    # Hidden names: never mistaken for a checkpoint, and swept up by the next save if this process is killed.
+    temp, replaced = directory / f".new_{final.name}", directory / f".old_{final.name}"
+    tree = jax.tree.map(_storable, tree)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for leftover in directory.glob(f".*_{_STEP}*"):
+            shutil.rmtree(leftover)
+        _check_space(directory, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+        temp.mkdir()
+        with _checkpointer() as checkpointer:
+            checkpointer.save(temp / "tree", args=ocp.args.StandardSave(tree))
+        manifest = {"step": step, "fingerprint": fingerprint, "leaves": _describe(tree), "files": _hash_files(temp)}
+        replace_file(temp / "manifest.json", json.dumps(manifest, indent=1).encode())
+        if final.exists():
+            final.rename(replaced)
+        temp.rename(final)
+    except Exception as error:  # TensorStore has its own types for what goes wrong with files
+        shutil.rmtree(temp, ignore_errors=True)
+        raise CheckpointError(f"{final}: cannot write the checkpoint: {_one_line(error)}") from error
+    for old in [replaced, *_step_folders(directory)[:-keep]]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def restore_latest(
+    directory: str | os.PathLike, template: chex.ArrayTree, *, fingerprint: str
+) -> tuple[int, chex.ArrayTree] | None:
+    """Read the newest checkpoint: (step, tree), or None where there is none.
+
+    Args:
+      directory: as given to `save`.
+      template: a tree of the same structure, shapes and dtypes, say the freshly initialised state. jax arrays come
+        back with the template's sharding, everything else as NumPy arrays.
+      fingerprint: that of the space which the tree belongs to.
+
+    Raises:
+      CheckpointError: damaged or truncated files, another space, other leaves, shapes or dtypes. An older checkpoint is
+        not taken silently instead: delete the folder that the message names to go on from the one before.
+    """
+    folders = _step_folders(Path(directory).absolute())
+    if not folders:
+        return None
+    folder = folders[-1]
+    remedy = f"delete {folder} to go on from the checkpoint before it, or from the start"
+    manifest = _read_manifest(folder, remedy)
+    if manifest["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{folder}: belongs to the search space {manifest['fingerprint']}, expected {fingerprint};"
+            " use the space that it was trained with, or another folder."
+        )
+    expected = jax.tree.map(_storable, template)
+    _check_leaves(folder, manifest["leaves"], _describe(expected))
+    _check_files(folder, manifest["files"], remedy)
+    try:
+        with _checkpointer() as checkpointer:
+            tree = checkpointer.restore(folder / "tree", args=ocp.args.StandardRestore(expected))
+    except Exception as error:
+        raise CheckpointError(f"{folder}: Orbax cannot read it ({_one_line(error)}); {remedy}.") from error
+    return manifest["step"], jax.tree.map(_as_template, template, tree)
+
+
+def csv_metrics(path: str | os.PathLike, *, resume_step: int = 0) -> Callable[[Mapping[str, Any]], None]:
+    """Return `write(row)`, which appends one row of numbers, `{"step": 10, "loss": 2.3}`, to the CSV at `path`.
+
+    The first row fixes the columns, and each row is in the file when `write` returns. Rows of `resume_step` and later,
+    and a last row that a killed process left half-written, are dropped first, so a resumed file equals an uninterrupted
+    one: pass the step that `restore_latest` gave; 0 starts afresh.
+
+    Raises:
+      ValueError: `path` holds something else; a row lacks `step` or has other columns than the first.
+    """
+    path = Path(path)
+    columns = _rewind(path, resume_step)
+
+    def write(row: Mapping[str, Any]) -> None:
+        nonlocal columns
+        if "step" not in row:
+            raise ValueError(f"{path}: a row of metrics has {list(row)}, expected a 'step' among them.")
+        header = [] if columns else [list(row)]
+        columns = columns or list(row)
+        if set(row) != set(columns):
+            raise ValueError(f"{path}: a row of metrics has {list(row)}, expected the columns of the first, {columns}.")
+        values = [int(row[name]) if name == "step" else float(row[name]) for name in columns]
+        with path.open("a", newline="") as file:
+            file.write(_csv_text([*header, values]))
+
+    return write
+
+
+def replace_file(path: str | os.PathLike, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all: the file that was there stays until the new one is on disk."""
+    path = Path(path)
+    temp = path.with_name(f".{path.name}.tmp")
+    try:
+        with temp.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+        raise
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+
+def _step_folders(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{_STEP}*"), key=lambda folder: (len(folder.name), folder.name))
+
+
+def _is_typed_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _storable(leaf: Any) -> Any:
+    """A jax or NumPy array; a typed key as its bits, which any version of Orbax can store."""
+    if _is_typed_key(leaf):
+        return jax.random.key_data(leaf)
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _as_template(leaf: Any, restored: Any) -> Any:
+    return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf)) if _is_typed_key(leaf) else restored
+
+
+def _check_space(directory: Path, num_bytes: int) -> None:
+    """Refuse before Orbax begins: on a full disk its threads print hundreds of lines."""
+    free = shutil.disk_usage(directory).free
+    needed = num_bytes + 2**20  # compressed, but with an index and metadata
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"{needed / 2**20:.1f} MiB needed, {free / 2**20:.1f} MiB free; make room and start again"
+        )
+
+
+def _describe(tree: chex.ArrayTree) -> dict[str, str]:
+    """Each leaf's path and what it is: {"['params']['stem']": "float32[3, 3]"}."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in the folder's `tree`, each forced to disk on the way."""
+    hashes = {}
+    for path in sorted(path for path in (folder / "tree").rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+    return hashes
+
+
+def _read_manifest(folder: Path, remedy: str) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+        types = [type(manifest[name]) for name in ("step", "fingerprint", "leaves", "files")]
+        whole = types == [int, str, dict, dict] and folder.name == f"{_STEP}{manifest['step']:08d}"
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path}: not the manifest of a whole checkpoint; {remedy}.")
+    return manifest
+
+
+def _check_leaves(folder: Path, stored: dict[str, str], expected: dict[str, str]) -> None:
+    for name in [*expected, *stored]:
+        if stored.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"{folder}: leaf {name} is {stored.get(name, 'absent')}, expected {expected.get(name, 'none')};"
+                " restore with the configuration that it was saved with, or use another folder."
+            )
+
+
+def _check_files(folder: Path, expected: dict[str, str], remedy: str) -> None:
+    found = _hash_files(folder)
+    for name in [*expected, *found]:
+        if name not in found or name not in expected or found[name] != expected[name]:
+            what = "is missing" if name not in found else "is not part of it" if name not in expected else "is damaged"
+            raise CheckpointError(f"{folder / name}: this file of a checkpoint {what}; {remedy}.")
+
+
+def _one_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:600]
+
+
+def _csv_text(rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _rewind(path: Path, resume_step: int) -> list[str] | None:
+    """Drop rows of `resume_step` and later, and a half-written last one; return the columns, None if no row is left."""
+    if not path.exists():
+        return None
+    whole, _, _ = path.read_text().rpartition("\n")
+    columns, *rows = list(csv.reader(whole.splitlines())) or [["step"]]
+    try:
+        where = columns.index("step")
+        rows = [row for row in rows if int(row[where]) < resume_step]
+    except (ValueError, IndexError):
+        raise ValueError(
+            f"{path}: not a CSV of metrics with a step column; move it away, or use another folder."
+        ) from None
+    replace_file(path, _csv_text([columns, *rows] if rows else []).encode())
+    return columns if rows else None

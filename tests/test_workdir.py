@@ -1,0 +1,255 @@
+"""The command line and the results folder, on a dummy experiment: each way to go wrong ends in one line."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import workdir as wd
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A dummy."""
+
+    steps: int = 3  # how many steps to train
+    mode: Literal["sum", "mean"] = "sum"
+    rate: float = 0.1
+    widths: tuple[int, ...] = (1, 2)
+    data_dir: Path | None = dataclasses.field(default=None, compare=False)
+
+
+PRESETS = {"tiny": Config(steps=1), "quick": Config(), "paper": Config(steps=1000, rate=0.5)}
+
+
+def run(config: Config, workdir: Path) -> dict:
+    with (workdir / "calls.txt").open("a") as file:
+        file.write("called\n")
+    return {
+        "total": config.steps * 2,
+        "tau": np.float32(0.5),
+        "top": jnp.asarray(7),
+        "space": "dummy",
+        "nothing": np.nan,
+    }
+
+
+def start(*argv: str, run=run) -> None:
+    wd.main("dummy", run, PRESETS, argv)
+
+
+def refusal(capsys, *argv: str, run=run, code: int = 2) -> str:
+    """The one line that the command ends in."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        start(*argv, run=run)
+    assert stop.value.code == code
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("python -m experiments.dummy: ") and "\n" not in line
+    return line
+
+
+def result_of(workdir: Path) -> dict:
+    return json.loads((workdir / "result.json").read_text())
+
+
+def test_result_is_flat_and_says_what_made_it(tmp_path, capsys):
+    start("tiny", "--rate", "0.25", "--workdir", str(tmp_path / "new" / "run"))
+    result = result_of(tmp_path / "new" / "run")
+    figures = {key: result[key] for key in ("name", "preset", "total", "tau", "top", "space", "nothing")}
+    assert figures == {
+        "name": "dummy", "preset": "tiny", "total": 2, "tau": 0.5, "top": 7, "space": "dummy", "nothing": None
+    }  # fmt: skip
+    assert result["config"] == {"steps": 1, "mode": "sum", "rate": 0.25, "widths": [1, 2], "data_dir": None}
+    assert result["versions"]["numpy"] == np.__version__
+    assert result["versions"]["python"] == sys.version.split()[0]
+    assert result["num_devices"] >= 1 and result["device"] and result["seconds"] >= 0
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if head.returncode == 0:
+        assert result["commit"].removesuffix("-dirty") == head.stdout.strip()
+    else:
+        assert result["commit"] is None
+    out = capsys.readouterr().out
+    assert "total    2" in out and "tau      0.5" in out and "result.json" in out
+
+
+def test_quick_is_the_default_preset_and_same_command_does_not_run_twice(tmp_path, capsys):
+    start("--workdir", str(tmp_path))
+    before = (tmp_path / "result.json").read_bytes()
+    start("quick", "--workdir", str(tmp_path), "--data-dir", "elsewhere")
+    assert result_of(tmp_path)["total"] == 6
+    assert (tmp_path / "result.json").read_bytes() == before
+    assert (tmp_path / "calls.txt").read_text() == "called\n"
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_same_configuration_resumes_after_a_failure(tmp_path, capsys):
+    def stops(config, workdir):
+        raise FloatingPointError("loss is nan at step 2;\nlower the rate")
+
+    assert refusal(capsys, "--workdir", str(tmp_path), run=stops).endswith("loss is nan at step 2; lower the rate")
+    assert not (tmp_path / "result.json").exists()
+    start("--workdir", str(tmp_path))
+    assert result_of(tmp_path)["total"] == 6
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["huge"], ["unknown preset 'huge'", "tiny, quick, paper"]),
+        (["--stepz", "4"], ["--stepz", "--steps"]),
+        (["tiny", "other"], ["other"]),
+        (["--steps", "many"], ["--steps", "'many'"]),
+        (["--steps"], ["--steps", "Missing value"]),
+        (["--mode", "max"], ["--mode", "'max'", "'sum', 'mean'"]),
+    ],
+)
+def test_bad_arguments_end_in_one_line(argv, words, tmp_path, capsys):
+    line = refusal(capsys, *argv, "--workdir", str(tmp_path / "run"))
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_is_required(capsys):
+    assert "no --workdir" in refusal(capsys, "tiny")
+    assert "--workdir" in refusal(capsys, "tiny", "--workdir")
+
+
+def test_help_lists_presets_and_fields(capsys):
+    with pytest.raises(SystemExit) as stop:
+        start("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("paper: steps=1000 rate=0.5", "--workdir", "--data-dir", "how many steps to train", __doc__.strip()):
+        assert word in text
+
+
+def test_another_configuration_or_experiment_in_the_workdir_is_refused(tmp_path, capsys):
+    start("--workdir", str(tmp_path))
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    line = refusal(capsys, "--rate", "0.5", "--widths", "3", "--workdir", str(tmp_path))
+    assert "rate=0.1" in line and "0.5" in line and "widths" not in line
+    with pytest.raises(SystemExit):
+        wd.main("other", run, PRESETS, ["--workdir", str(tmp_path)])
+    assert "the experiment dummy, not other" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+@pytest.mark.parametrize("content", ["", "[1]", '{"name": "dum'])
+def test_truncated_files_are_refused(name, content, tmp_path, capsys):
+    start("--workdir", str(tmp_path))
+    (tmp_path / name).write_text(content)
+    assert name in refusal(capsys, "--workdir", str(tmp_path))
+    assert (tmp_path / name).read_text() == content
+
+
+def test_workdir_that_cannot_be_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert f"cannot write to --workdir {workdir}" in refusal(capsys, "--workdir", str(workdir))
+
+
+@pytest.fixture
+def read_only_folder():
+    """A folder that this process may list but not write to; root becomes nobody meanwhile, since root may."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield folder
+    os.seteuid(user)
+    folder.rmdir()
+
+
+def test_read_only_workdir(read_only_folder, capsys):
+    for workdir in (read_only_folder, read_only_folder / "new"):
+        assert f"{workdir} (Permission denied)" in refusal(capsys, "--workdir", str(workdir))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the disk that is always full (Linux)")
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_full_disk(name, tmp_path, capsys):
+    (tmp_path / f".{name}.tmp").symlink_to("/dev/full")
+    line = refusal(capsys, "--workdir", str(tmp_path))
+    assert "No space left on device" in line and "make room" in line
+    assert not (tmp_path / name).exists()
+    start("--workdir", str(tmp_path))
+    assert result_of(tmp_path)["total"] == 6
+
+
+def test_traceback_on_request(tmp_path, capsys, monkeypatch):
+    def stops(config, workdir):
+        raise ValueError("wrong")
+
+    monkeypatch.setenv("JAXNAS_TRACEBACK", "1")
+    with pytest.raises(SystemExit):
+        start("--workdir", str(tmp_path), run=stops)
+    assert "in stops" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("figures", [{"config": 1}, {"curve": [1, 2]}, {"parts": {"a": 1}}])
+def test_figures_that_do_not_fit_are_a_bug(figures, tmp_path):
+    with pytest.raises((KeyError, TypeError)):
+        start("--workdir", str(tmp_path), run=lambda config, workdir: figures)
+
+
+SLEEPER = """
+import dataclasses, time
+from experiments.workdir import main
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seconds: float = 60.0
+
+def run(config, workdir):
+    (workdir / "started").touch()
+    time.sleep(config.seconds)
+    return {"slept": config.seconds}
+
+main("sleeper", run, {"quick": Config()})
+"""
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    """A process that runs in tmp_path/run, once it has begun."""
+    command = [sys.executable, "-c", SLEEPER, "--workdir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "run" / "started").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_two_processes_and_an_interrupted_one(sleeper, tmp_path, capsys):
+    assert "another process is running" in refusal(capsys, "--workdir", str(tmp_path / "run"))
+    sleeper.send_signal(signal.SIGINT)
+    _, error = sleeper.communicate(timeout=60)
+    assert sleeper.returncode == 130
+    assert (
+        error.strip()
+        == "python -m experiments.sleeper: interrupted; the same command goes on from the last checkpoint."
+    )
+
+
+def test_a_killed_process_leaves_no_lock(sleeper, tmp_path, capsys):
+    sleeper.kill()
+    sleeper.wait()
+    assert "holds the experiment sleeper, not dummy" in refusal(capsys, "--workdir", str(tmp_path / "run"))
