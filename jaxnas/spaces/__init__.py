@@ -1,0 +1,22 @@
+"""The search spaces by name, each with its published layout; `space.resized(...)` gives a smaller network."""
+
+from jaxnas.arch import SearchSpace
+from jaxnas.spaces.chain import chain_isomorphs, chain_space
+from jaxnas.spaces.digits_chain import digits_chain
+from jaxnas.spaces.nasbench201 import nasbench201
+from jaxnas.spaces.nasbench_macro import nasbench_macro
+
+__all__ = ["SPACES", "chain_isomorphs", "chain_space", "digits_chain", "get_space", "nasbench201", "nasbench_macro"]
+
+SPACES: dict[str, SearchSpace] = {
+    "nasbench201": nasbench201,
+    "nasbench_macro": nasbench_macro,
+    "digits_chain": digits_chain,
+}
+
+
+def get_space(name: str) -> SearchSpace:
+    """The space called `name`, or a ValueError that lists the known ones."""
+    if name not in SPACES:
+        raise ValueError(f"unknown search space {name!r}; choose one of {', '.join(sorted(SPACES))}.")
+    return SPACES[name]

@@ -1,0 +1,110 @@
+"""Costs: the published tables to the last digit, and small numbers by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxnas import costs
+from jaxnas.arch import ChainLayout, enumerate_archs, to_text
+from jaxnas.costs import Place, arch_costs, op_cost, op_costs
+from jaxnas.spaces import chain_space, nasbench201, nasbench_macro
+
+
+def test_all_published_macro_chains(data_dir):
+    table = json.loads((data_dir / "nas-bench-macro_cifar10.json").read_text())
+    archs = enumerate_archs(nasbench_macro)
+    entries = [table[to_text(nasbench_macro, code)] for code in archs]
+    found = arch_costs(nasbench_macro, archs)
+    assert len(entries) == len(table) == 6_561
+    np.testing.assert_array_equal(found.macs, [entry["flops"] for entry in entries])
+    np.testing.assert_array_equal(found.params, [entry["params"] for entry in entries])
+
+
+def test_all_published_cells(data_dir):
+    with np.load(data_dir / "nasbench201_cifar10.npz") as table:
+        archs, macs_m, params_mb = (table[name] for name in ("ops", "flops_m_cifar10", "params_mb_cifar10"))
+    found = arch_costs(nasbench201, archs)
+    assert len(archs) == 15_625
+    np.testing.assert_array_equal((found.macs / 1e6).astype(np.float32), macs_m)  # the table has float32
+    np.testing.assert_array_equal((found.params / 1e6).astype(np.float32), params_mb)
+
+
+@pytest.mark.parametrize(
+    ("space", "code", "macs", "params"),
+    [
+        # Stem 884,736, three strided identities of 524,288 each, head 5,242,880, classifier 12,800.
+        (nasbench_macro, "00000000", 7_713_280, 387_882),
+        (nasbench_macro, "22222222", 105_660_928, 2_932_586),  # as published
+        # Stem 442,368, two reduction blocks of 3,670,016 each, classifier 640.
+        (nasbench201, "000000", 7_783_040, 73_306),
+        (nasbench201, "111444", 7_783_040, 73_306),  # skip and pooling count nothing
+        (nasbench201, "421211", 15_647_360, 129_306),  # as published, row 0
+        # One 3x3 on a dead edge, 15 times 9 * 16 * 16 * 32 * 32 MACs: counted all the same.
+        (nasbench201, "300000", 7_783_040 + 35_389_440, 73_306 + 243_040),
+    ],
+)
+def test_known_networks(space, code, macs, params):
+    found = arch_costs(space, [[int(op) for op in code]])
+    assert (found.macs.tolist(), found.params.tolist()) == ([macs], [params])
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "macs", "params"),
+    [
+        # 1x1 2 -> 8 at 5 px, 7x7 depthwise and 1x1 8 -> 3 at 3 px; normalisations of 8, 8 and 3 channels.
+        ("mb4_k7", Place(2, 3, 5, 2), 16 * 25 + 392 * 9 + 24 * 9, 16 + 392 + 24 + 2 * (8 + 8 + 3)),
+        ("nor_conv_5x5", Place(2, 2, 4, 1), 100 * 16, 100 + 4),
+        ("identity", Place(2, 2, 4, 1), 0, 0),
+        ("identity", Place(2, 3, 4, 1), 6 * 16, 6 + 6),
+        ("identity", Place(2, 2, 4, 2), 4 * 4, 4 + 4),
+        ("avg_pool_3x3", Place(2, 2, 4, 1), 0, 0),
+    ],
+)
+def test_operations_by_hand(name, place, macs, params):
+    np.testing.assert_array_equal(op_cost(name, place), [macs, params])
+
+
+def test_a_chain_by_hand():
+    """8 px, 1 -> 8 channels, nothing, 8 -> 16 strided, head 64, ten classes."""
+    layout = ChainLayout(8, widths=(8, 16), strides=(1, 2), head_width=64, image_size=8, in_channels=1)
+    found = arch_costs(chain_space("mine", layout, [("identity", "mb3_k3")] * 2), [[0, 0]])
+    assert found.macs.tolist() == [72 * 64 + 128 * 16 + 1024 * 16 + 640]
+    assert found.params.tolist() == [(72 + 16) + (128 + 32) + (1024 + 128) + 650]
+    headless = chain_space("mine", layout._replace(head_width=0, stem_stride=2), [("identity", "mb3_k3")] * 2)
+    assert arch_costs(headless, [[0, 0]]).macs.tolist() == [72 * 16 + 128 * 4 + 160]
+
+
+def test_a_small_cell_network_by_hand():
+    small = nasbench201.resized(width=8, image_size=16, cells_per_stage=1, num_classes=3)
+    per_op, fixed = op_costs(small)
+    # A 1x1 convolution at every stage: 8 * 8 at 16 px, 16 * 16 at 8 px, 32 * 32 at 4 px.
+    assert per_op.macs[0].tolist() == [0, 0, 3 * 64 * 256, 9 * 3 * 64 * 256, 0]
+    assert per_op.params[5].tolist() == [0, 0, 64 + 256 + 1024 + 2 * 56, 9 * (64 + 256 + 1024) + 2 * 56, 0]
+    # The stem, two reductions (3x3, 3x3 and 1x1), the classifier.
+    assert fixed.macs == 216 * 256 + (1152 + 2304 + 128) * 64 + (4608 + 9216 + 512) * 16 + 96
+
+
+def test_op_costs_with_choices_of_different_sizes():
+    layout = ChainLayout(8, widths=(8, 16), strides=(1, 2), head_width=0)
+    space = chain_space("mine", layout, [("mb3_k3", "mb6_k5", "identity"), ("mb3_k3",)])
+    per_op, fixed = op_costs(space)
+    assert per_op.macs.shape == per_op.params.shape == (2, 3) and fixed.macs.shape == fixed.params.shape == ()
+    assert (per_op.macs[0, :2] > 0).all() and per_op.macs[1, 0] > 0
+    assert per_op.macs[0, 2] == 0 and per_op.macs[1, 1:].tolist() == [0, 0]
+
+
+def test_an_operation_without_a_cost_is_refused_until_it_has_one(monkeypatch):
+    layout = ChainLayout(8, widths=(8,), strides=(1,), head_width=0, image_size=4)
+    space = chain_space("mine", layout, [("identity", "shuffle_2")])
+    with pytest.raises(ValueError, match=r"^no cost is known for operation 'shuffle_2'; add it to .*OP_COSTS") as error:
+        arch_costs(space, [[1]])
+    assert "\n" not in str(error.value)
+    monkeypatch.setitem(costs.OP_COSTS, r"shuffle_(\d+)", lambda place, groups: np.array([groups, place.in_size]))
+    found, without = arch_costs(space, [[1]]), arch_costs(space, [[0]])
+    assert (found.macs - without.macs, found.params - without.params) == (2, 4)
+
+
+def test_bad_codes_are_refused():
+    with pytest.raises(ValueError, match=r"^nasbench201: code 5 at index 5 of architecture 0 is outside \[0, 5\)\.$"):
+        arch_costs(nasbench201, [[0, 0, 0, 0, 0, 5]])

@@ -1,0 +1,259 @@
+"""The spaces: equal networks found by rule, against cells and chains that are evaluated one by one."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs, from_text, to_text
+from jaxnas.costs import arch_costs
+from jaxnas.spaces import SPACES, chain_space, digits_chain, get_space, nasbench201, nasbench_macro
+
+NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(5)
+CELLS = enumerate_archs(nasbench201)
+CHAINS = ("nasbench_macro", "digits_chain")
+
+
+def labels(keys) -> np.ndarray:
+    """The partition that equal keys make: the number of each item's class, in order of first appearance."""
+    numbers: dict = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def rows(archs: np.ndarray) -> list[tuple[int, ...]]:
+    return list(map(tuple, archs.tolist()))
+
+
+# NAS-Bench-201
+
+
+def live_terms(code, node=3, *, affine):
+    """What node sums, as nested sets of (edge, operation, source's terms); nothing is known of any operation but that
+    it maps zero to zero or not."""
+    terms = set()
+    for edge, (source, target) in enumerate(nasbench201.layout.edges):
+        if target == node and code[edge] != NONE:
+            inside = {"input"} if source == 0 else live_terms(code, source, affine=affine)
+            if inside or (affine and code[edge] in (CONV_1X1, CONV_3X3)):
+                terms.add((edge, code[edge], frozenset(inside)))
+    return frozenset(terms)
+
+
+@pytest.mark.parametrize("bn_mode", ["batch", "calibrated"])
+@pytest.mark.parametrize(("affine", "num_left"), [(False, 9_445), (True, 10_405)])
+def test_pruned_cells_are_equal_exactly_where_their_live_edges_are(affine, num_left, bn_mode):
+    pruned = nasbench201.prune(CELLS, affine=affine, bn_mode=bn_mode)
+    terms = [live_terms(code, affine=affine) for code in rows(CELLS)]
+    np.testing.assert_array_equal(labels(rows(pruned)), labels(terms))
+    assert labels(terms).max() + 1 == num_left
+    assert [live_terms(code, affine=affine) for code in rows(pruned)] == terms
+    np.testing.assert_array_equal(nasbench201.prune(pruned, affine=affine, bn_mode=bn_mode), pruned)
+
+
+def cell_outputs(archs, *, affine, bn_mode):
+    """[num_archs, 4 * 3]: the cells computed on 4 images of 3 features, convolution and pooling being random matrices.
+
+    Four more images are there to calibrate by.
+    """
+    random = np.random.default_rng(0)
+    convs = random.normal(size=(6, 5, 3, 3))
+    biases = random.normal(size=(6, 5, 3)) * affine
+    pool = random.normal(size=(3, 3))
+    tracked_means, tracked_variances = random.normal(size=(6, 5, 3)), random.uniform(1, 2, size=(6, 5, 3))
+
+    def operate(x, edge, op):
+        if op == SKIP:
+            return x
+        if op == POOL:
+            return x @ pool
+        x = np.maximum(x, 0) @ convs[edge, op]
+        reference = x[:, :4] if bn_mode == "batch" else x[:, 4:]
+        mean, variance = reference.mean(axis=1, keepdims=True), reference.var(axis=1, keepdims=True)
+        if bn_mode == "tracked":
+            mean, variance = tracked_means[edge, op], tracked_variances[edge, op]
+        return (x - mean) / np.sqrt(variance + 1e-5) + biases[edge, op]
+
+    nodes = np.zeros((4, len(archs), 8, 3))
+    nodes[0] = random.normal(size=(8, 3))
+    for edge, (source, target) in enumerate(nasbench201.layout.edges):
+        for op in (SKIP, CONV_1X1, CONV_3X3, POOL):
+            cells = archs[:, edge] == op
+            nodes[target, cells] += operate(nodes[source, cells], edge, op)
+    return nodes[3, :, :4].reshape(len(archs), -1)
+
+
+@pytest.mark.parametrize("bn_mode", ["batch", "calibrated", "tracked"])
+@pytest.mark.parametrize("affine", [False, True])
+def test_pruned_cells_compute_the_same(affine, bn_mode):
+    pruned = nasbench201.prune(CELLS, affine=affine, bn_mode=bn_mode)
+    before, after = (cell_outputs(codes, affine=affine, bn_mode=bn_mode) for codes in (CELLS, pruned))
+    np.testing.assert_allclose(after, before, rtol=1e-9, atol=1e-9)
+
+
+def test_tracked_statistics_leave_every_code_since_a_zero_input_comes_out():
+    np.testing.assert_array_equal(nasbench201.prune(CELLS, affine=False, bn_mode="tracked"), CELLS)
+    zero_source = np.array([[NONE, SKIP, CONV_3X3, NONE, NONE, SKIP]])
+    pruned = nasbench201.prune(zero_source, affine=False, bn_mode="batch")
+    np.testing.assert_array_equal(pruned, [[NONE, SKIP, NONE, NONE, NONE, SKIP]])
+    before, after = (cell_outputs(codes, affine=False, bn_mode="tracked") for codes in (zero_source, pruned))
+    assert np.abs(before - after).max() > 0.1
+
+
+def test_7548_cells_compute_something_else_when_linear_operations_are_seen_through():
+    outputs = cell_outputs(CELLS, affine=False, bn_mode="batch")
+    assert len(np.unique(outputs.round(6), axis=0)) == 7_548
+
+
+def test_prune_refuses_an_unknown_rule_and_bad_codes():
+    with pytest.raises(ValueError) as error:
+        nasbench201.prune(CELLS, affine=False, bn_mode="running")
+    assert str(error.value) == "nasbench201: unknown bn_mode 'running'; choose one of batch, calibrated, tracked."
+    with pytest.raises(ValueError, match=r"^nasbench201: code 5 at index 0 of architecture 0 is outside \[0, 5\)\.$"):
+        nasbench201.prune([[5, 0, 0, 0, 0, 0]], affine=False, bn_mode="batch")
+
+
+def test_isomorphs_are_6466_classes_each_of_one_network():
+    found = nasbench201.isomorphs(CELLS)
+    assert len(np.unique(found, axis=0)) == 6_466
+    np.testing.assert_array_equal(nasbench201.isomorphs(found), found)
+    np.testing.assert_array_equal(nasbench201.isomorphs(CELLS[::-7]), found[::-7])  # whatever else is asked for
+
+    def network(code, node=3):  # the sum at node as a sorted list of terms, the sum of a sum as one sum, without zeros
+        terms = []
+        for op, (source, target) in zip(code, nasbench201.layout.edges):
+            inside = ["input"] if source == 0 else network(code, source) if target == node else []
+            if target == node and op != NONE and inside:
+                terms += inside if op == SKIP else [f"{op}{inside}"]
+        return sorted(terms)
+
+    networks = labels(map(str, map(network, rows(CELLS))))
+    assert networks.max() + 1 == 4_930
+    assert len(set(zip(rows(found), networks))) == 6_466  # no class has two networks
+
+
+def test_isomorphs_are_the_published_classes(data_dir):
+    with np.load(data_dir / "nasbench201_cifar10.npz") as table:
+        archs, published = table["ops"], table["isomorph"]
+    np.testing.assert_array_equal(labels(rows(nasbench201.isomorphs(archs))), labels(published.tolist()))
+
+
+# Chains
+
+
+def layers(space: SearchSpace, code) -> tuple:
+    """The layers of a chain that are there: identities that keep stride and width are left out."""
+    there, in_width = [], space.layout.stem_width
+    for names, op, width, stride in zip(space.op_names, code, space.layout.widths, space.layout.strides):
+        if names[op] != "identity" or stride != 1 or width != in_width:
+            there.append((names[op], in_width, width, stride))
+        in_width = width
+    return tuple(there)
+
+
+@pytest.mark.parametrize(("name", "num_networks"), [("nasbench_macro", 3_969), ("digits_chain", 243)])
+def test_chain_isomorphs_are_equal_exactly_where_the_layers_are(name, num_networks):
+    space = get_space(name)
+    archs = enumerate_archs(space)
+    networks = [layers(space, code) for code in rows(archs)]
+    found = space.isomorphs(archs)
+    np.testing.assert_array_equal(labels(rows(found)), labels(networks))
+    assert len(set(networks)) == num_networks
+    assert [layers(space, code) for code in rows(found)] == networks
+
+
+def test_equal_chains_have_equal_published_costs(data_dir):
+    table = json.loads((data_dir / "nas-bench-macro_cifar10.json").read_text())
+    archs = enumerate_archs(nasbench_macro)
+    costs = {}
+    for code, same in zip(archs, nasbench_macro.isomorphs(archs)):
+        entry = table[to_text(nasbench_macro, code)]
+        costs.setdefault(to_text(nasbench_macro, same), set()).add((entry["params"], entry["flops"]))
+    assert len(costs) == 3_969 and all(len(pairs) == 1 for pairs in costs.values())
+
+
+shapes = st.lists(st.tuples(st.sampled_from([4, 8]), st.sampled_from([1, 1, 2])), min_size=1, max_size=5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(shapes, st.booleans(), st.data())
+def test_isomorphs_of_any_chain(shapes, same_candidates, data):
+    widths, strides = zip(*shapes)
+    candidates = [("mb3_k3", "identity", "mb6_k5"), ("identity", "mb6_k5"), ("mb3_k3", "mb6_k5")]
+    op_names = [data.draw(st.sampled_from(candidates)) for _ in shapes]
+    if same_candidates:
+        op_names = [op_names[0]] * len(shapes)
+    space = chain_space("any", ChainLayout(4, widths, strides, head_width=0), op_names)
+    archs = enumerate_archs(space)
+    networks = [layers(space, code) for code in rows(archs)]
+    found = space.isomorphs(archs)
+    assert [layers(space, code) for code in rows(found)] == networks
+    if same_candidates:
+        np.testing.assert_array_equal(labels(rows(found)), labels(networks))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_pruning_leaves_chains_alone_since_weights_belong_to_places(name):
+    archs = enumerate_archs(get_space(name))
+    np.testing.assert_array_equal(get_space(name).prune(archs, affine=False, bn_mode="batch"), archs)
+
+
+def test_a_chain_of_your_own_in_a_dozen_lines():
+    my_chain = chain_space(
+        "my_chain",
+        ChainLayout(stem_width=16, widths=(16, 32, 32, 32), strides=(1, 2, 1, 1), head_width=128),
+        [("identity", "mb3_k3", "mb4_k7")] * 4,
+    )
+    assert my_chain.size == 81
+    np.testing.assert_array_equal(my_chain.isomorphs(from_text(my_chain, ["0102", "0120"])), [[0, 1, 2, 0]] * 2)
+    small = my_chain.resized(width=4, image_size=8)
+    assert small.fingerprint == my_chain.fingerprint and small.layout.widths == (4, 8, 8, 8)
+    assert (arch_costs(small, [[2, 2, 2, 2]]).macs < arch_costs(my_chain, [[2, 2, 2, 2]]).macs).all()
+
+
+@pytest.mark.parametrize(
+    ("widths", "op_names", "message"),
+    [
+        (
+            (8, 8),
+            [("identity", "mb3_k3")],
+            "mine: the layout has 2 widths and 1 strides, op_names has 1 choices; give as many of each, at least one.",
+        ),
+        (
+            (8,),
+            [],
+            "mine: the layout has 1 widths and 1 strides, op_names has 0 choices; give as many of each, at least one.",
+        ),
+        ((8,), ["identity"], "mine: op_names[0] is 'identity', expected a list of distinct operation names."),
+        ((8,), [()], "mine: op_names[0] is (), expected a list of distinct operation names."),
+        ((8,), [("a", "a")], "mine: op_names[0] is ('a', 'a'), expected a list of distinct operation names."),
+    ],
+)
+def test_chain_space_refuses_what_does_not_fit(widths, op_names, message):
+    with pytest.raises(ValueError) as error:
+        chain_space("mine", ChainLayout(8, widths, strides=(1,), head_width=0), op_names)
+    assert str(error.value) == message
+
+
+# All
+
+
+def test_spaces_are_known_by_name():
+    assert {name: space.size for name, space in SPACES.items()} == {
+        "nasbench201": 15_625,
+        "nasbench_macro": 6_561,
+        "digits_chain": 243,
+    }
+    assert all(get_space(name) is space and space.name == name for name, space in SPACES.items())
+    assert len({space.fingerprint for space in SPACES.values()}) == len(SPACES)
+    with pytest.raises(ValueError) as error:
+        get_space("nasbench301")
+    known = "digits_chain, nasbench201, nasbench_macro"
+    assert str(error.value) == f"unknown search space 'nasbench301'; choose one of {known}."
+
+
+def test_digits_chain_is_for_small_grey_images():
+    layout = digits_chain.layout
+    assert (layout.image_size, layout.in_channels, layout.num_classes) == (8, 1, 10)
+    assert len(layout.widths) == 5 and layout.strides[0] == 1 and layout.widths[0] == layout.stem_width
