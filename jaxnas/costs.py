@@ -110,7 +110,7 @@ def _chain_costs(space: SearchSpace, layout: ChainLayout) -> tuple[np.ndarray, n
         per_op[:, choice] += _costs_at(space, choice, place)
         width, size = out_width, place.out_size
     if layout.head_width:
-        fixed += _conv(1, width, layout.head_width, size)
+        fixed += _conv(1, width, layout.head_width, size, norm=False)
     return per_op, fixed + _classifier(layout.head_width or width, layout.num_classes)
 
 
@@ -125,8 +125,7 @@ def _cell_costs(space: SearchSpace, layout: CellLayout) -> tuple[np.ndarray, np.
             width *= 2
         for choice in range(space.num_choices):
             per_op[:, choice] += layout.cells_per_stage * _costs_at(space, choice, Place(width, width, size, stride=1))
-    last_norm = np.array([0, 2 * width])
-    return per_op, fixed + last_norm + _classifier(width, layout.num_classes)
+    return per_op, fixed + _classifier(width, layout.num_classes)
 
 
 def _costs_at(space: SearchSpace, choice: int, place: Place) -> np.ndarray:
@@ -147,4 +146,5 @@ def _reduction(width: int, out_size: int) -> np.ndarray:
 
 
 def _classifier(width: int, num_classes: int) -> np.ndarray:
-    return np.array([width * num_classes, (width + 1) * num_classes], np.float64)
+    """Batch normalisation, pooling and a linear layer with bias."""
+    return np.array([width * num_classes, 2 * width + (width + 1) * num_classes], np.float64)

@@ -2,13 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from jaxnas import costs
-from jaxnas.arch import ChainLayout, enumerate_archs, to_text
+from jaxnas.arch import ChainLayout, enumerate_archs, sample, to_text
 from jaxnas.costs import Place, arch_costs, op_cost, op_costs
-from jaxnas.spaces import chain_space, nasbench201, nasbench_macro
+from jaxnas.spaces import SPACES, chain_space, nasbench201, nasbench_macro
+from jaxnas.supernets import make_supernet
 
 
 def test_all_published_macro_chains(data_dir):
@@ -73,6 +75,33 @@ def test_a_chain_by_hand():
     assert found.params.tolist() == [(72 + 16) + (128 + 32) + (1024 + 128) + 650]
     headless = chain_space("mine", layout._replace(head_width=0, stem_stride=2), [("identity", "mb3_k3")] * 2)
     assert arch_costs(headless, [[0, 0]]).macs.tolist() == [72 * 16 + 128 * 4 + 160]
+
+
+MINE = chain_space(
+    "mine",
+    ChainLayout(8, widths=(8, 16, 12), strides=(1, 2, 1), head_width=0, image_size=9),
+    [("mb1_k7", "identity"), ("identity", "mb2_k5", "mb3_k3"), ("identity",)],
+)
+
+
+@pytest.mark.parametrize(
+    "space", [*SPACES.values(), nasbench201.resized(width=4, image_size=8), MINE], ids=lambda space: space.name
+)
+def test_parameters_are_those_of_the_sub_network(space):
+    """Counted in the super-net's tree: the taken candidate of each choice, and every layer without a choice."""
+    with jax.numpy_rank_promotion("allow"):  # channels broadcast over images inside the operations
+        supernet = make_supernet(space)
+        params = jax.eval_shape(supernet.init, jax.random.key(0))
+    sizes = {
+        name: [sum(leaf.size for leaf in jax.tree.leaves(params[name][op])) for op in layer.modules]
+        for name, layer in supernet.all_layers.items()
+    }
+    choices = {name: layer.choice for name, layer in supernet.all_layers.items()}
+    archs = np.asarray(sample(jax.random.key(1), space, 20))
+    counted = [
+        sum(sizes[name][0 if choice is None else arch[choice]] for name, choice in choices.items()) for arch in archs
+    ]
+    np.testing.assert_array_equal(arch_costs(space, archs).params, counted)
 
 
 def test_a_small_cell_network_by_hand():
