@@ -1,0 +1,206 @@
+"""Who may import whom, who touches files, and how long a file may get: read from the sources, so that it stays true.
+
+notebooks -> experiments -> jaxnas, benchmarks -> jaxnas; inside jaxnas, `MAY_IMPORT`.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 400
+
+# A room of the library is a file or folder of jaxnas; what it may import of the others.
+CODES = {"arch", "spaces", "costs", "metrics", "losses", "samplers", "choice", "ops", "supernets"}
+MAY_IMPORT = {
+    "arch": set(),
+    "choice": set(),
+    "ops": set(),
+    "spaces": {"arch"},
+    "costs": {"arch"},
+    "tables": {"arch"},
+    "samplers": {"arch", "choice"},  # of choice only Groups, what a sampler promises about its populations
+    "losses": {"arch"},
+    "metrics": {"arch"},
+    "supernets": {"arch", "choice", "ops", "spaces"},
+    "training": CODES,
+    "evaluation": CODES,
+    "standalone": CODES | {"training", "evaluation"},
+    "search": CODES | {"training", "evaluation"},
+    "datasets": set(),
+    "checkpoint": set(),
+    "plotting": {"checkpoint"},  # replace_file
+}
+MAY_TOUCH_FILES = {"datasets", "tables", "latency", "checkpoint", "plotting"}
+MAY_IMPORT_FLAX = {"ops", "supernets"}
+
+# What the folders at the top level may import of each other.
+TOP_MAY_IMPORT = {
+    "jaxnas": {"jaxnas"},
+    "experiments": {"jaxnas", "experiments"},
+    "benchmarks": {"jaxnas", "benchmarks"},
+    "notebooks": {"jaxnas", "experiments"},
+}
+TOP_LEVEL = {*TOP_MAY_IMPORT, "tests"}
+FLAG_MODULES = {"argparse", "absl", "click", "getopt", "optparse", "tyro"}
+FILE_MODULES = {"glob", "orbax", "pathlib", "PIL", "shutil", "tempfile", "tensorflow_datasets", "zipfile"}
+FILE_CALLS = {"open", "load", "loadtxt", "genfromtxt", "memmap", "save", "savetxt", "savez", "savez_compressed"}
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """The dotted name of everything imported anywhere in the file, which lies in `package`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = ".".join(parts[: len(parts) - node.level + 1] if node.level else [])
+            module = ".".join(part for part in (base, node.module) if part)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def touches_files(tree: ast.AST) -> Iterator[str]:
+    """Calls that read or write files: open(...), numpy.load(...), path.write_text(...) and the like."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            owner, _, name = called.rpartition(".")
+            builtin = called == "open" or (owner in ("io", "os") and name == "open")
+            array = owner in ("np", "numpy", "jnp", "jax.numpy") and name in FILE_CALLS
+            if builtin or array or name in ("read_text", "write_text", "read_bytes", "write_bytes", "savefig"):
+                yield f"{called}()"
+
+
+def offences(path: str, source: str) -> list[str]:
+    """What the file at `path`, relative to the repository, does against the rules; empty when nothing."""
+    tree = ast.parse(source)
+    parts = Path(path).with_suffix("").parts
+    top, names = parts[0], list(imported(tree, ".".join(parts[:-1])))
+    found = []
+    for name in names:
+        first = name.split(".")[0]
+        if first in TOP_LEVEL and first not in TOP_MAY_IMPORT[top]:
+            found.append(f"{top} imports {name}")
+        if first == "torch" and top != "benchmarks":
+            found.append(f"{top} imports torch")
+    if top == "jaxnas" and parts != ("jaxnas", "__init__"):
+        found += _offences_of_room(parts[1], tree, names)
+    if Path(path).suffix == ".py" and len(source.splitlines()) > MAX_LINES:
+        found.append(f"longer than {MAX_LINES} lines")
+    if parts[-1] in ("utils", "common", "helpers", "misc"):
+        found.append("a file that gathers strays")
+    return [f"{path}: {offence}" for offence in found]
+
+
+def _offences_of_room(room: str, tree: ast.AST, names: list[str]) -> Iterator[str]:
+    if room not in MAY_IMPORT:
+        yield f"room {room} is not in MAY_IMPORT; say there what it may import"
+        return
+    for name in names:
+        first, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        if first == "jaxnas" and other != room and other not in MAY_IMPORT[room]:
+            yield f"{room} imports {name}"
+        if first == "flax" and room not in MAY_IMPORT_FLAX:
+            yield f"{room} imports flax"
+        if first == "matplotlib" and room != "plotting":
+            yield f"{room} imports matplotlib"
+        if first in FLAG_MODULES or name == "sys.argv":
+            yield f"{room} reads flags: {name}"
+        if first in FILE_MODULES and room not in MAY_TOUCH_FILES:
+            yield f"{room} touches files: {name}"
+    if "sys.argv" in (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)):
+        yield f"{room} reads flags: sys.argv"
+    if room not in MAY_TOUCH_FILES:
+        yield from (f"{room} touches files: {call}" for call in touches_files(tree))
+
+
+def source_of(path: Path) -> str:
+    """The Python of a file; of a notebook, its code cells without shell lines and magics."""
+    if path.suffix == ".py":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return re.sub(r"^(\s*)[!%].*$", r"\1pass", code, flags=re.MULTILINE)
+
+
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for top in TOP_MAY_IMPORT
+    for path in (ROOT / top).rglob("*")
+    if path.suffix in (".py", ".ipynb") and ".ipynb_checkpoints" not in path.parts
+)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_rules_hold(path):
+    assert offences(path, source_of(ROOT / path)) == []
+
+
+def test_files_are_found():
+    assert {"jaxnas/arch.py", "jaxnas/checkpoint.py", "experiments/workdir.py"} <= set(FILES)
+
+
+@pytest.mark.parametrize(
+    "path, source, offence",
+    [
+        ("jaxnas/arch.py", "from jaxnas.spaces import SPACES", "arch imports jaxnas.spaces.SPACES"),
+        ("jaxnas/arch.py", "import jaxnas", "arch imports jaxnas"),
+        ("jaxnas/arch.py", "def f():\n    from . import metrics", "arch imports jaxnas.metrics"),
+        ("jaxnas/spaces/chain.py", "from ..tables import Table", "spaces imports jaxnas.tables.Table"),
+        ("jaxnas/tables/format.py", "from jaxnas import spaces", "tables imports jaxnas.spaces"),
+        ("jaxnas/ops/mobile.py", "from jaxnas.choice import choose", "ops imports jaxnas.choice.choose"),
+        ("jaxnas/evaluation.py", "from jaxnas.checkpoint import save", "evaluation imports jaxnas.checkpoint.save"),
+        ("jaxnas/evaluation.py", "import flax.linen as nn", "evaluation imports flax"),
+        ("jaxnas/metrics.py", "import matplotlib.pyplot as plt", "metrics imports matplotlib"),
+        ("jaxnas/training.py", "import tyro", "training reads flags: tyro"),
+        ("jaxnas/tables/format.py", "import sys\nprint(sys.argv[1])", "tables reads flags: sys.argv"),
+        ("jaxnas/tables/format.py", "from sys import argv", "tables reads flags: sys.argv"),
+        ("jaxnas/losses.py", "open('weights')", "losses touches files: open()"),
+        ("jaxnas/losses.py", "np.load('weights.npz')", "losses touches files: np.load()"),
+        ("jaxnas/losses.py", "from pathlib import Path", "losses touches files: pathlib.Path"),
+        ("jaxnas/losses.py", "def f(path):\n    path.write_text('x')", "losses touches files: path.write_text()"),
+        ("jaxnas/ops/fast.py", "import torch", "jaxnas imports torch"),
+        ("jaxnas/arch.py", "from experiments.workdir import main", "jaxnas imports experiments.workdir.main"),
+        ("experiments/quickstart.py", "import benchmarks.evaluator", "experiments imports benchmarks.evaluator"),
+        ("experiments/quickstart.py", "import torch.nn", "experiments imports torch"),
+        ("notebooks/01_quickstart.py", "from tests import conftest", "notebooks imports tests.conftest"),
+        ("jaxnas/new_room.py", "", "room new_room is not in MAY_IMPORT; say there what it may import"),
+        ("jaxnas/arch.py", "x = 1\n" * 401, "longer than 400 lines"),
+        ("experiments/utils.py", "", "a file that gathers strays"),
+    ],
+)
+def test_offences_are_found(path, source, offence):
+    assert offences(path, source) == [f"{path}: {offence}"]
+
+
+@pytest.mark.parametrize(
+    "path, source",
+    [
+        ("jaxnas/__init__.py", "from jaxnas.training import make_train_step\nfrom jaxnas.tables import Table"),
+        ("jaxnas/supernets/cell.py", "import flax\nfrom jaxnas.supernets.layer import Layer\nfrom ..ops import OPS"),
+        ("jaxnas/tables/format.py", "from pathlib import Path\nnp.load(open('x'))"),
+        ("jaxnas/samplers/fair.py", "from jaxnas.arch import SearchSpace\nstate.load(x); urlopen(y)"),
+        ("jaxnas/arch.py", "x = 1\n" * 400),
+        ("benchmarks/peers.py", "import torch\nfrom jaxnas import arch"),
+        ("experiments/quickstart.py", "import jaxnas, matplotlib, tyro\nfrom experiments.workdir import main"),
+        ("notebooks/01_quickstart.py", "from experiments import quickstart"),
+    ],
+)
+def test_what_is_allowed_passes(path, source):
+    assert offences(path, source) == []
+
+
+def test_notebooks_are_read_without_shell_lines(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["import torch"]},
+        {"cell_type": "code", "source": ["if True:\n", "    !pip install x\n", "%matplotlib inline\n", "import torch"]},
+    ]
+    (tmp_path / "book.ipynb").write_text(json.dumps({"cells": cells}))
+    assert offences("notebooks/book.ipynb", source_of(tmp_path / "book.ipynb")) == [
+        "notebooks/book.ipynb: notebooks imports torch"
+    ]

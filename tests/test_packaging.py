@@ -1,0 +1,61 @@
+"""What pyproject.toml says of the packages, against the sources and the constraints files."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IMPORT_NAMES = {"orbax-checkpoint": "orbax", "pillow": "PIL", "scikit-learn": "sklearn"}
+
+
+def package(requirement: str) -> str:
+    """The normalised name in a requirement: 'array_record>=0.5; ...' is 'array-record'."""
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def pins(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return {package(line): line.partition("==")[2] for line in lines}
+
+
+def imports_of(folder: str) -> set[str]:
+    names = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.split(".")[0])
+    return names
+
+
+def test_everything_imported_is_a_declared_dependency():
+    declared = {package(requirement) for requirement in PROJECT["dependencies"]}
+    declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in declared}
+    own = {"jaxnas", "experiments"}
+    assert (imports_of("jaxnas") | imports_of("experiments")) - set(sys.stdlib_module_names) - own <= declared
+
+
+@pytest.mark.parametrize("version", ["311", "312"])
+def test_constraints_pin_every_dependency(version):
+    pinned = pins(ROOT / "constraints" / f"py{version}.txt")
+    extras = PROJECT["optional-dependencies"]
+    wanted = {package(line) for line in PROJECT["dependencies"] + extras["tests"] + extras["notebooks"]} - {"jaxnas"}
+    assert wanted <= set(pinned)
+    assert all(re.fullmatch(r"[\w.]+", version) for version in pinned.values())
+    for requirement in extras["tests"]:
+        if "==" in requirement:
+            assert pinned[package(requirement)] == requirement.partition("==")[2]
+
+
+def test_scripts_are_sound_bash():
+    for script in ("check.sh", ".ci/run"):
+        path = ROOT / script
+        assert path.stat().st_mode & 0o111, f"{script} is not executable"
+        subprocess.run(["bash", "-n", str(path)], check=True)
