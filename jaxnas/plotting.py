@@ -1,0 +1,164 @@
+"""Pictures of results: each function takes arrays and returns a matplotlib Figure, `save_figure` writes one.
+
+Figures are built without pyplot, so no window system is needed and nothing global changes. Colours are Okabe and Ito's
+and the viridis map, which colour-blind readers can tell apart. Titles longer than a line are wrapped.
+"""
+
+import io
+import itertools
+import os
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import ArrayLike
+
+from jaxnas.checkpoint import replace_file
+
+BLUE = "#0072B2"
+REFERENCE_LINES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (8, 3))))  # colour, dashes
+WIDTH, DPI = 6.4, 160  # inches, pixels per inch
+
+
+def rank_scatter(
+    scores: ArrayLike,
+    truth: ArrayLike,
+    *,
+    title: str,
+    score_label: str,
+    truth_label: str,
+    tau: float,
+    low: float,
+    high: float,
+    level: float = 0.95,
+    macs: ArrayLike | None = None,
+) -> Figure:
+    """A point for each architecture: `truth` [num_archs] over `scores` [num_archs]; higher is better in both.
+
+    The labels should say the unit. `tau` and its interval [low, high] of confidence `level` stand under the title.
+    `macs` [num_archs], multiply-accumulates per image, colours the points. A few very bad architectures would squeeze
+    all others into a corner: those more than three interquartile ranges outside the quartiles (Tukey's "far out") are
+    drawn as crosses at the edge, and the title says how many they are.
+    """
+    scores, truth = np.asarray(scores), np.asarray(truth)
+    colours = None if macs is None else np.asarray(macs, np.float64)
+    shapes = [array.shape for array in (scores, truth, colours) if array is not None]
+    if len(set(shapes)) > 1 or scores.ndim != 1:
+        raise ValueError(f"scores, truth, macs have shapes {shapes}, expected one shape, [num_archs].")
+    num_archs = len(scores)
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), score_label, truth_label)
+    axes.margins(0.02)
+    x, y = _within_fences(scores), _within_fences(truth)
+    is_far = (x != scores) | (y != truth)
+    # Rows are in the order of codes, which goes with size: drawn as they come, the last would hide the others.
+    rows = np.random.default_rng(0).permutation(num_archs)
+    norm = None if colours is None else Normalize(colours.min(), colours.max())
+    size, alpha = np.clip(6000 / num_archs, 5, 24), np.clip(3000 / num_archs, 0.1, 0.9)
+    for part, style in (
+        (rows[~is_far[rows]], {"marker": "o", "linewidths": 0, "alpha": alpha}),
+        (rows[is_far[rows]], {"marker": "x", "linewidths": 0.8}),
+    ):
+        colour = BLUE if colours is None else colours[part]
+        axes.scatter(x[part], y[part], c=colour, norm=norm, s=size, rasterized=True, **style)
+    if norm is not None:
+        bar = figure.colorbar(ScalarMappable(norm), ax=axes, format=EngFormatter(), pad=0.02, aspect=30)
+        bar.set_label("MACs per image")
+        bar.outline.set_visible(False)
+    interval = (
+        f"Kendall's τ = {tau:.3f}, {100 * level:g} % interval [{low:.3f}, {high:.3f}]; {num_archs:,} architectures"
+    )
+    far = f"\n× at the edge: {is_far.sum():,} architectures that lie farther out" if is_far.any() else ""
+    _set_title(axes, f"{title}\n{interval}{far}")
+    return figure
+
+
+def training_curve(steps: ArrayLike, columns: Mapping[str, ArrayLike], *, title: str) -> Figure:
+    """A panel for each of `columns`, label (with unit) -> values [num_steps], over `steps` [num_steps].
+
+    nan stands for "not measured at this step". Beyond 200 values a running mean over a 50th of them is drawn on top.
+    """
+    steps = np.asarray(steps)
+    figure = Figure(figsize=(WIDTH, 0.8 + 1.8 * len(columns)), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
+    for axes, (label, values) in zip(panels, columns.items()):
+        _axes(axes, "training step" if axes is panels[-1] else "", label)
+        values = np.asarray(values, np.float64)
+        is_measured = np.isfinite(values)
+        x, y = steps[is_measured], values[is_measured]
+        if len(y) <= 200:
+            axes.plot(x, y, color=BLUE, marker="o", markersize=3)
+            continue
+        window = len(y) // 50
+        mean = np.convolve(y, np.full(window, 1 / window), mode="valid")
+        axes.plot(x, y, color=BLUE, alpha=0.25, linewidth=0.7)
+        axes.plot(x[window // 2 :][: len(mean)], mean, color=BLUE, linewidth=1.8, label=f"mean of {window} values")
+        axes.legend(frameon=False, fontsize=8)
+    _set_title(panels[0], title)
+    figure.align_ylabels()
+    return figure
+
+
+def tau_over_training(
+    steps: ArrayLike,
+    taus: ArrayLike,
+    lows: ArrayLike,
+    highs: ArrayLike,
+    *,
+    title: str,
+    level: float = 0.95,
+    references: Mapping[str, float] | None = None,
+) -> Figure:
+    """Kendall's tau of the super-net over training; the four arrays are [num_evaluations].
+
+    The band from `lows` to `highs` is the interval of confidence `level`. `references`, name -> tau, are
+    horizontal lines: FLOPs only, a published super-net, the agreement of training seeds.
+    """
+    figure = Figure(figsize=(WIDTH, 0.65 * WIDTH), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), "training step", "Kendall's τ")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.fill_between(steps, lows, highs, color=BLUE, alpha=0.2, linewidth=0)
+    axes.vlines(steps, lows, highs, color=BLUE, linewidth=1)  # a band over one evaluation has no width
+    axes.plot(steps, taus, color=BLUE, marker="o", markersize=4, label=f"super-net, {100 * level:g} % interval")
+    for (name, tau), (colour, dashes) in zip((references or {}).items(), itertools.cycle(REFERENCE_LINES)):
+        axes.axhline(tau, color=colour, linestyle=dashes, linewidth=1.6, label=f"{name}: {tau:.3f}")
+    _set_title(axes, title)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Write `figure` to `path`, whole or not at all, in the format of its suffix: .png, .pdf or .svg.
+
+    Raises an OSError where the file cannot be written, a ValueError for another suffix.
+    """
+    path, content = Path(path), io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:])
+    replace_file(path, content.getvalue())
+
+
+def _axes(axes: Axes, x_label: str, y_label: str) -> Axes:
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _set_title(axes: Axes, text: str) -> None:
+    lines = [textwrap.fill(line, width=78) for line in text.splitlines()]
+    axes.set_title("\n".join(lines), loc="left", fontsize=10)
+
+
+def _within_fences(values: np.ndarray) -> np.ndarray:
+    """Values farther than three interquartile ranges outside the quartiles, moved to that distance; same shape."""
+    lower, upper = np.quantile(values, [0.25, 0.75])
+    reach = 3 * (upper - lower)
+    return np.clip(values, lower - reach, upper + reach) if reach else values

@@ -1,0 +1,179 @@
+import errno
+import os
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from jaxnas import plotting
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def scatter(num_archs=300, **options):
+    scores = np.random.default_rng(0).normal(size=num_archs)
+    options = {
+        "scores": scores,
+        "truth": scores + 90,
+        "title": "digits_chain on digits",
+        "score_label": "minus validation loss [nats]",
+        "truth_label": "test accuracy [%]",
+        "tau": 0.6123,
+        "low": 0.5871,
+        "high": 0.6402,
+        **options,
+    }
+    return plotting.rank_scatter(**options)
+
+
+def points(axes):
+    return np.concatenate([np.asarray(collection.get_offsets()) for collection in axes.collections])
+
+
+@pytest.mark.parametrize("num_archs", [2, 243, 6561])
+def test_scatter_has_every_architecture_once(num_archs):
+    scores = np.arange(num_archs, dtype=float)
+    axes = scatter(num_archs, scores=scores, truth=scores**2).axes[0]
+    x, y = points(axes).T
+    np.testing.assert_array_equal(np.sort(x), scores)
+    np.testing.assert_array_equal(y, x**2)
+
+
+def test_scatter_says_what_it_shows():
+    axes = scatter().axes[0]
+    assert axes.get_xlabel() == "minus validation loss [nats]"
+    assert axes.get_ylabel() == "test accuracy [%]"
+    title = axes.get_title("left")
+    assert "digits_chain on digits" in title and "300 architectures" in title and "edge" not in title
+    assert "τ = 0.612, 95 % interval [0.587, 0.640]" in title
+    assert "90 % interval" in scatter(level=0.9).axes[0].get_title("left")
+
+
+def test_scatter_colours_each_point_by_its_macs():
+    scores = np.arange(50.0)
+    assert len(scatter(50).axes) == 1
+    figure = scatter(50, scores=scores, truth=scores, macs=1e6 * (scores + 1))
+    axes, bar = figure.axes
+    (collection,) = (collection for collection in axes.collections if len(collection.get_offsets()))
+    np.testing.assert_array_equal(collection.get_array(), 1e6 * (np.asarray(collection.get_offsets())[:, 0] + 1))
+    assert bar.get_ylabel() == "MACs per image"
+    figure.draw_without_rendering()
+    assert "40 M" in [label.get_text() for label in bar.get_yticklabels()]
+
+
+def test_scatter_moves_far_architectures_to_the_edge_and_counts_them():
+    truth = np.r_[np.arange(101.0), -1000.0, -2000.0]  # quartiles 23.5 and 74.5, so the lower fence is at -129.5
+    axes = scatter(103, scores=np.arange(103.0), truth=truth).axes[0]
+    assert "× at the edge: 2 architectures" in axes.get_title("left")
+    x, y = points(axes).T
+    order = np.argsort(x)
+    np.testing.assert_array_equal(y[order][:101], np.arange(101))
+    np.testing.assert_allclose(y[order][101:], 23.5 - 3 * (74.5 - 23.5))
+    assert axes.get_ylim()[0] < y.min() and axes.get_ylim()[1] > 100
+
+
+def test_scatter_of_mostly_equal_scores_moves_nothing():
+    scores = np.r_[np.full(99, 0.1), 0.9]  # no spread between the quartiles
+    axes = scatter(100, scores=scores, truth=np.arange(100.0)).axes[0]
+    assert points(axes)[:, 0].max() == 0.9 and "edge" not in axes.get_title("left")
+
+
+@pytest.mark.parametrize("name", ["scores", "truth", "macs"])
+def test_scatter_refuses_vectors_that_do_not_match(name):
+    with pytest.raises(ValueError, match=r"shapes .*\(4,\).*, expected one shape, \[num_archs\]"):
+        scatter(3, **{name: np.arange(4)})
+
+
+def test_training_curve_has_a_panel_for_each_column():
+    accuracy = np.full(30, np.nan)
+    accuracy[::10] = 20, 50, 60
+    figure = plotting.training_curve(
+        np.arange(30), {"loss [nats]": np.linspace(2, 1, 30), "accuracy [%]": accuracy}, title="super-net training"
+    )
+    top, bottom = figure.axes
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ("loss [nats]", "accuracy [%]")
+    assert (top.get_xlabel(), bottom.get_xlabel()) == ("", "training step")
+    assert top.get_title("left") == "super-net training"
+    assert len(top.lines[0].get_xdata()) == 30
+    np.testing.assert_array_equal(bottom.lines[0].get_xdata(), [0, 10, 20])  # what was not measured leaves no gap
+    np.testing.assert_array_equal(bottom.lines[0].get_ydata(), [20, 50, 60])
+
+
+def test_training_curve_smooths_many_values():
+    steps = np.arange(1000)
+    (axes,) = plotting.training_curve(steps, {"loss": (steps % 20).astype(float)}, title="saw").axes
+    raw, mean = axes.lines
+    assert len(raw.get_xdata()) == 1000
+    assert mean.get_label() == "mean of 20 values"
+    np.testing.assert_allclose(mean.get_ydata(), 9.5)  # one period of 0, ..., 19
+    assert mean.get_xdata()[0] == 10 and mean.get_xdata()[-1] == 990  # centred
+
+
+def test_tau_over_training_has_line_band_and_references():
+    references = {"FLOPs only": 0.556, "training seeds": 0.88, "a": 0.1, "b": 0.2, "c": 0.3}
+    figure = plotting.tau_over_training(
+        [0, 100, 200], [0.0, 0.4, 0.5], [-0.1, 0.3, 0.45], [0.1, 0.5, 0.55], title="tau", references=references
+    )
+    (axes,) = figure.axes
+    tau, *lines = axes.lines
+    np.testing.assert_array_equal(tau.get_ydata(), [0, 0.4, 0.5])
+    assert [line.get_ydata()[0] for line in lines] == list(references.values())
+    band, whiskers = axes.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+    assert {(0, -0.1), (100, 0.3), (200, 0.45), (0, 0.1), (100, 0.5), (200, 0.55)} <= corners
+    assert [tuple(line[:, 1]) for line in whiskers.get_segments()] == [(-0.1, 0.1), (0.3, 0.5), (0.45, 0.55)]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:3] == ["super-net, 95 % interval", "FLOPs only: 0.556", "training seeds: 0.880"]
+    assert len(plotting.tau_over_training([0], [0.1], [0.0], [0.2], title="one evaluation").axes[0].lines) == 1
+
+
+@pytest.mark.parametrize("make", [scatter, lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12)])
+def test_every_text_is_inside_the_picture(make):
+    figure = make()
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()  # inches
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_figures_are_saved_by_suffix(tmp_path, suffix, magic):
+    path = tmp_path / f"scatter.{suffix}"
+    plotting.save_figure(scatter(20), path)
+    assert path.read_bytes().startswith(magic)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_an_unknown_suffix_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="xyz"):
+        plotting.save_figure(Figure(), tmp_path / "scatter.xyz")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_read_only_folder_is_an_os_error_and_stays_empty(tmp_path):
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    folder.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:  # root may write everywhere
+        os.seteuid(65534)
+    try:
+        with pytest.raises(OSError):
+            plotting.save_figure(Figure(), folder / "figure.png")
+    finally:
+        if is_root:
+            os.seteuid(0)
+    assert os.listdir(folder) == []
+
+
+def test_a_full_disk_leaves_the_old_picture(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        plotting.save_figure(Figure(), path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
