@@ -1,0 +1,15 @@
+"""Stand-alone ground truth and scores, by architecture code: our own files, and tables that others published."""
+
+from jaxnas.tables.format import Table, lookup, make_table, read_table, write_table
+from jaxnas.tables.published import load_truth, read_nasbench201, read_nasbench_macro
+
+__all__ = [
+    "Table",
+    "load_truth",
+    "lookup",
+    "make_table",
+    "read_nasbench201",
+    "read_nasbench_macro",
+    "read_table",
+    "write_table",
+]

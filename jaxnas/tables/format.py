@@ -1,0 +1,213 @@
+"""Tables keyed by architecture code: what stand-alone training or a super-net gave each network.
+
+A file is one compressed `.npz` without pickles: `archs`, one array per column, and `meta`, a JSON text with the
+format's version, space, fingerprint, units, provenance and a SHA-256 over all of it. NumPy alone reads it:
+
+    with np.load(path) as file:
+        archs, accuracy, meta = file["archs"], file["test_accuracy"], json.loads(str(file["meta"]))
+
+The same table gives the same bytes (for one version of zlib).
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import chex
+import numpy as np
+
+from jaxnas.arch import SearchSpace, check
+
+FORMAT = 1
+
+
+class Table(NamedTuple):
+    """Figures of architectures, aligned by row. `make_table` builds a checked one.
+
+    Attributes:
+      space: name of the search space.
+      fingerprint: `SearchSpace.fingerprint` of that space.
+      archs: int32 [num_archs, num_choices], every code at most once.
+      columns: name -> numbers [num_archs] or [num_archs, num_seeds], NaN where a seed is missing.
+      units: name -> unit of each column: "fraction", "count", "nats", "ms", "s" and so on.
+      provenance: how the figures came about, in words: source or command, seeds, versions.
+    """
+
+    space: str
+    fingerprint: str
+    archs: np.ndarray
+    columns: dict[str, np.ndarray]
+    units: dict[str, str]
+    provenance: dict[str, str]
+
+
+def make_table(
+    space: SearchSpace,
+    archs: chex.ArrayNumpy,
+    columns: Mapping[str, chex.ArrayNumpy],
+    *,
+    units: Mapping[str, str],
+    provenance: Mapping[str, str],
+) -> Table:
+    """Build a table of `space`; shapes as in `Table`.
+
+    Raises:
+      ValueError: a code outside the space or there twice, a column of another length or not of numbers, a column
+        without a unit or a unit without a column.
+    """
+    archs = check(space, archs)
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    table = Table(space.name, space.fingerprint, archs, arrays, dict(units), dict(provenance))
+    _check_structure(table)
+    return table
+
+
+def write_table(path: str | os.PathLike, table: Table) -> None:
+    """Write `table` to `path`, whole or not at all: what was there stays if anything fails.
+
+    Raises:
+      ValueError: the table is not well formed, see `make_table`.
+      OSError: the file cannot be written.
+    """
+    _check_structure(table)
+    path = Path(path)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temp, "wb") as file:
+            file.write(_encode(table))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise
+
+
+def read_table(path: str | os.PathLike, space: SearchSpace) -> Table:
+    """Read what `write_table` wrote for the same space.
+
+    Raises:
+      ValueError: the file is truncated, damaged, no such table, of another version or of another space.
+      OSError: the file cannot be read.
+    """
+    return decode_table(Path(path).read_bytes(), space, source=str(path))
+
+
+def decode_table(data: bytes, space: SearchSpace, *, source: str) -> Table:
+    """`read_table` on the bytes of a file; `source` names it in errors."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+        checksum = meta.pop("checksum")
+        version, name, fingerprint = meta["format"], meta["space"], meta["fingerprint"]
+        units, provenance, archs = meta["units"], meta["provenance"], arrays["archs"]
+    except Exception as error:  # damage shows as anything: zipfile, zlib, NumPy and JSON each have their own errors
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{source}: truncated, damaged or no table of jaxnas ({reason}); make it again.") from None
+    if version != FORMAT:
+        raise ValueError(f"{source}: table format {version}, but this version of jaxnas reads format {FORMAT}.")
+    if checksum != _checksum(meta, arrays):
+        raise ValueError(
+            f"{source}: the checksum does not fit the content, so it was damaged or edited; make it again."
+        )
+    if name != space.name:
+        raise ValueError(f"{source}: a table of space {name}, expected {space.name}.")
+    if fingerprint != space.fingerprint:
+        raise ValueError(
+            f"{source}: made for other operations of {name} (fingerprint {fingerprint}, expected {space.fingerprint});"
+            " make it again."
+        )
+    columns = {name: array for name, array in arrays.items() if name != "archs"}
+    try:
+        return make_table(space, archs, columns, units=units, provenance=provenance)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def lookup(table: Table, archs: chex.ArrayNumpy, column: str) -> np.ndarray:
+    """The figures of `archs` [num_archs, num_choices] in that order: [num_archs] or [num_archs, num_seeds].
+
+    Raises:
+      ValueError: the table has no such column, or not every architecture; the first missing one is named.
+    """
+    if column not in table.columns:
+        raise ValueError(f"the table of {table.space} has no column {column!r}; it has {', '.join(table.columns)}.")
+    codes = np.asarray(archs)
+    if codes.ndim != 2 or codes.shape[1] != table.archs.shape[1] or not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(
+            f"{table.space}: archs are {codes.dtype} {codes.shape}, expected integers"
+            f" [num_archs, {table.archs.shape[1]}]."
+        )
+    rows = {tuple(code): row for row, code in enumerate(table.archs.tolist())}
+    found = [rows.get(tuple(code), -1) for code in codes.tolist()]
+    if -1 in found:
+        missing = found.index(-1)
+        raise ValueError(
+            f"the table of {table.space} ({len(rows)} architectures) lacks architecture {missing},"
+            f" {codes[missing].tolist()}."
+        )
+    return table.columns[column][np.asarray(found, np.int64)]
+
+
+def _check_structure(table: Table) -> None:
+    archs, columns = table.archs, table.columns
+    if archs.ndim != 2 or archs.dtype != np.int32:
+        raise ValueError(
+            f"{table.space}: archs are {archs.dtype} {archs.shape}, expected int32 [num_archs, num_choices]."
+        )
+    distinct, first_row, counts = np.unique(archs, axis=0, return_index=True, return_counts=True)
+    if len(distinct) < len(archs):
+        row = int(first_row[counts > 1].min())
+        raise ValueError(f"{table.space}: architecture {row}, {archs[row].tolist()}, is in the table more than once.")
+    for name, column in columns.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("archs", "meta"):
+            raise ValueError(f"column {name!r}: expected lower-case letters, digits and _, but not 'archs' or 'meta'.")
+        if column.dtype.kind not in "biuf":
+            raise ValueError(f"column {name!r} has dtype {column.dtype}, expected real numbers.")
+        if column.ndim not in (1, 2) or len(column) != len(archs):
+            raise ValueError(
+                f"column {name!r} has shape {column.shape}, expected [{len(archs)}] or [{len(archs)}, num_seeds]."
+            )
+    if set(table.units) != set(columns):
+        raise ValueError(f"units are for columns {sorted(table.units)}, but the columns are {sorted(columns)}.")
+
+
+def _encode(table: Table) -> bytes:
+    arrays = {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        for name, array in {"archs": table.archs, **table.columns}.items()
+    }
+    meta: dict = {
+        "format": FORMAT,
+        "space": table.space,
+        "fingerprint": table.fingerprint,
+        "units": table.units,
+        "provenance": table.provenance,
+    }
+    meta["checksum"] = _checksum(meta, arrays)
+    arrays["meta"] = np.array(json.dumps(meta, sort_keys=True))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # its default date, not today's: equal tables give equal bytes
+            entry.compress_type, entry.create_system = zipfile.ZIP_DEFLATED, 3
+            content = io.BytesIO()
+            np.lib.format.write_array(content, array, allow_pickle=False)
+            archive.writestr(entry, content.getvalue())
+    return buffer.getvalue()
+
+
+def _checksum(meta: Mapping, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()

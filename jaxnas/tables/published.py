@@ -1,0 +1,183 @@
+"""Ground truth by search space and data set: the embedded table, tables as their authors published them, your own.
+
+A published file is accepted only as it was published: its SHA-256 is known here.
+"""
+
+import hashlib
+import importlib.resources
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnas.arch import SearchSpace
+from jaxnas.tables.format import Table, decode_table, make_table, read_table
+
+
+class Published(NamedTuple):
+    """A file that somebody published, and how to read it."""
+
+    file_name: str
+    sha256: str
+    source: str
+    decode: Callable[[bytes, SearchSpace], Table]
+
+
+def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike | None = None) -> Table:
+    """The stand-alone figures of the architectures of `space` on `dataset`.
+
+    Every table has the column `test_accuracy`, fractions [num_archs] or [num_archs, num_seeds]. Where it comes from:
+    digits_chain on digits lies in the package; nasbench_macro and nasbench201 on cifar10 are read as published; any
+    other (and nasbench_macro where the published file is absent) from `{space}_{dataset}.npz`, a file of `write_table`
+    ("/" in the data set's name becomes "-").
+
+    Args:
+      data_dir: the folder of the files; else the environment variable JAXNAS_DATA.
+
+    Raises:
+      ValueError: there is no such table, or it is damaged or of another space.
+      OSError: the file cannot be read.
+    """
+    if (space.name, dataset) == ("digits_chain", "digits"):
+        table = _read_embedded(space)
+    else:
+        table = _read_from_folder(space, dataset, data_dir or os.environ.get("JAXNAS_DATA"))
+    if table.units.get("test_accuracy") != "fraction":
+        raise ValueError(
+            f"{space.name} on {dataset}: ground truth needs the column test_accuracy in the unit fraction;"
+            f" the table has {table.units}."
+        )
+    return table
+
+
+def read_nasbench_macro(path: str | os.PathLike, space: SearchSpace) -> Table:
+    """NAS-Bench-Macro (Su et al., CVPR 2021), `nas-bench-macro_cifar10.json` of github.com/xiusu/NAS-Bench-Macro.
+
+    All 3^8 = 6,561 chains in the order of their codes, with the columns `test_accuracy` [6561, 3], the fraction of
+    CIFAR-10's test images after 50 epochs with three seeds; `params`; and `macs`, which the file calls FLOPs.
+    `space` names its operations identity, mb3_k3 and mb6_k5, in any order.
+
+    Raises:
+      ValueError: the file is not the published one, or the space has other operations.
+      OSError: the file cannot be read.
+    """
+    return _read_published(Path(path), PUBLISHED["nasbench_macro", "cifar10"], space)
+
+
+def read_nasbench201(path: str | os.PathLike, space: SearchSpace) -> Table:
+    """NAS-Bench-201 (Dong and Yang, ICLR 2020) as one small file, `nasbench201_cifar10.npz`: CIFAR-10 only.
+
+    All 15,625 cells in the order of the official index, which is column `index`. Accuracies are fractions:
+    `test_accuracy` [15625], the mean of two or three seeds after 200 epochs; `valid_accuracy` likewise and
+    `valid_accuracy_seeds` [15625, 3], NaN where a third seed is missing; `ep12_test_accuracy` and `ep12_valid_accuracy`
+    after a run of 12 epochs; `oneshot_accuracy` and `fewshot_accuracy`, what other people's super-nets gave the cells.
+    `params`, and `macs` to float32 precision (the file calls them FLOPs). `space` has the official operation names, in
+    any order.
+
+    Raises:
+      ValueError: the file is not the known one, or the space has other operations.
+      OSError: the file cannot be read.
+    """
+    return _read_published(Path(path), PUBLISHED["nasbench201", "cifar10"], space)
+
+
+def _read_embedded(space: SearchSpace) -> Table:
+    file = importlib.resources.files("jaxnas.tables").joinpath("digits_chain.npz")
+    if not file.is_file():
+        raise ValueError(f"the embedded table {file} is missing; make it with `python -m experiments.build_table`.")
+    return decode_table(file.read_bytes(), space, source=str(file))
+
+
+def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLike | None) -> Table:
+    published = PUBLISHED.get((space.name, dataset))
+    own_name = f"{space.name}_{dataset.replace('/', '-')}.npz"
+    wanted = f"{published.file_name}, {published.source}" if published else f"{own_name}, a file of write_table"
+    if not folder:
+        raise ValueError(
+            f"{space.name} on {dataset}: the table ({wanted}) is not part of the package; name its folder with data_dir"
+            " or the variable JAXNAS_DATA."
+        )
+    folder = Path(folder).expanduser()
+    if published and (folder / published.file_name).is_file():
+        return _read_published(folder / published.file_name, published, space)
+    if (folder / own_name).is_file():
+        return read_table(folder / own_name, space)
+    raise ValueError(
+        f"{space.name} on {dataset}: no table of stand-alone accuracies in {folder.absolute()}; put there {wanted}."
+    )
+
+
+def _decode_nasbench_macro(data: bytes, space: SearchSpace) -> Table:
+    records = sorted(json.loads(data).items())
+    codes = np.array([[int(op) for op in text] for text, _ in records])
+    columns = {
+        "test_accuracy": np.array([record["test_acc"] for _, record in records]) / 100,
+        "params": np.array([record["params"] for _, record in records], np.int64),
+        "macs": np.array([record["flops"] for _, record in records], np.int64),
+    }
+    units = {"test_accuracy": "fraction", "params": "count", "macs": "count"}
+    archs = _codes_by_name(space, ("identity", "mb3_k3", "mb6_k5"), codes)
+    return make_table(space, archs, columns, units=units, provenance={})
+
+
+def _decode_nasbench201(data: bytes, space: SearchSpace) -> Table:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        archs = _codes_by_name(space, file["op_names"].tolist(), file["ops"])
+        percents = {
+            "test_accuracy": file["cifar10_test"],
+            "valid_accuracy": file["cifar10_valid"],
+            "valid_accuracy_seeds": file["cifar10_valid_seeds"],
+            "ep12_test_accuracy": file["ep12_cifar10_test"],
+            "ep12_valid_accuracy": file["ep12_cifar10_valid"],
+            "oneshot_accuracy": file["oneshot_cifar10"],
+            "fewshot_accuracy": file["fewshot_cifar10"],
+        }
+        millions = {"params": file["params_mb_cifar10"], "macs": file["flops_m_cifar10"]}
+    columns = {name: column.astype(np.float64) / 100 for name, column in percents.items()}
+    columns |= {name: np.rint(column.astype(np.float64) * 1e6).astype(np.int64) for name, column in millions.items()}
+    columns["index"] = np.arange(len(archs))
+    units = {name: "fraction" for name in percents} | {name: "count" for name in millions} | {"index": "index"}
+    return make_table(space, archs, columns, units=units, provenance={})
+
+
+PUBLISHED = {
+    ("nasbench_macro", "cifar10"): Published(
+        file_name="nas-bench-macro_cifar10.json",
+        sha256="686dee8363cc21cca8c1f321ad5749454f2d9b9ca5972682e137e539bc522297",
+        source="github.com/xiusu/NAS-Bench-Macro",
+        decode=_decode_nasbench_macro,
+    ),
+    ("nasbench201", "cifar10"): Published(
+        file_name="nasbench201_cifar10.npz",
+        sha256="3a0e14613f0529baa88d16c342abc51924f7f8b4105fcd42cb65ac1a5bf651fa",
+        source="an extract of the tables of github.com/D-X-Y/NAS-Bench-201",
+        decode=_decode_nasbench201,
+    ),
+}
+
+
+def _read_published(path: Path, published: Published, space: SearchSpace) -> Table:
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != published.sha256:
+        raise ValueError(
+            f"{path}: not the published file or not all of it ({len(data)} bytes, sha256 {digest[:12]}..., expected"
+            f" {published.sha256[:12]}...); take it again from {published.source}."
+        )
+    table = published.decode(data, space)
+    return table._replace(provenance={"source": published.source, "file": published.file_name, "sha256": digest})
+
+
+def _codes_by_name(space: SearchSpace, published_ops: Sequence[str], codes: np.ndarray) -> np.ndarray:
+    """Codes [num_archs, num_choices] into `published_ops`, as codes of `space`: matched by name, not by position."""
+    if codes.shape[1] != space.num_choices or any(set(names) != set(published_ops) for names in space.op_names):
+        raise ValueError(
+            f"{space.name}: the published table has {codes.shape[1]} choices of {', '.join(published_ops)};"
+            f" the space has {space.num_choices} of {', '.join(dict.fromkeys(sum(space.op_names, ())))}."
+        )
+    to_code = np.array([[names.index(op) for op in published_ops] for names in space.op_names], np.int32)
+    return to_code[np.arange(space.num_choices), codes]
