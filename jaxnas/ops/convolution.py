@@ -51,7 +51,7 @@ class Unfold(nn.Module):
     def __call__(self, x: chex.Array) -> chex.Array:
         shape = (self.kernel * self.kernel * x.shape[-1], self.channels)
         weights = self.param("kernel", _init, shape, self.policy.params).astype(x.dtype)
-        return jnp.concatenate(shifted(x, self.kernel, self.stride), axis=-1) @ weights
+        return jnp.concatenate(list(shifted(x, self.kernel, self.stride).values()), axis=-1) @ weights
 
 
 class Depthwise(nn.Module):
@@ -65,16 +65,22 @@ class Depthwise(nn.Module):
     def __call__(self, x: chex.Array) -> chex.Array:
         shape = (self.kernel, self.kernel, x.shape[-1])
         weights = self.param("kernel", _depthwise_init, shape, self.policy.params).astype(x.dtype)
-        weights = weights.reshape(-1, x.shape[-1])
-        return sum(part * weights[i] for i, part in enumerate(shifted(x, self.kernel, self.stride)))
+        shifts = shifted(x, self.kernel, self.stride)
+        return sum(part * weights[place] for place, part in shifts.items())
 
 
-def shifted(x: chex.Array, kernel: int, stride: int) -> list[chex.Array]:
-    """The kernel * kernel views of zero-padded x that a window meets, row by row."""
+def shifted(x: chex.Array, kernel: int, stride: int) -> dict[tuple[int, int], chex.Array]:
+    """The views of zero-padded x that a window meets, by (row, column) in the kernel; those of padding alone, which
+    small images under large kernels have, are left out."""
     height, width = x.shape[1:3]
     pad = kernel // 2
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return [x[:, i : i + height : stride, j : j + width : stride] for i in range(kernel) for j in range(kernel)]
+    return {
+        (i, j): x[:, i : i + height : stride, j : j + width : stride]
+        for i in range(kernel)
+        for j in range(kernel)
+        if abs(i - pad) < height and abs(j - pad) < width
+    }
 
 
 class ConvBN(nn.Module):

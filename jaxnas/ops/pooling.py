@@ -35,7 +35,7 @@ class AveragePool(nn.Module):
             return np.minimum(np.arange(size) + 1, size - 1) - np.maximum(np.arange(size) - 1, 0) + 1
 
         count = np.outer(in_window(x.shape[1]), in_window(x.shape[2]))[None, :, :, None]
-        return sum(shifted(x, 3, 1)) * jnp.asarray(1.0 / count, x.dtype)
+        return sum(shifted(x, 3, 1).values()) * jnp.asarray(1.0 / count, x.dtype)
 
 
 class Reduction(nn.Module):

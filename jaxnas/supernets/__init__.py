@@ -6,7 +6,7 @@ from jaxnas.arch import ChainLayout, SearchSpace
 from jaxnas.ops import OPS, OpFactory, Policy
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
-from jaxnas.supernets.layer import Layer, Params, Stats, Supernet
+from jaxnas.supernets.layer import Layer, Params, Stats, Supernet, select_stats
 
 
 def make_supernet(
@@ -34,4 +34,4 @@ def make_supernet(
     return build(space, affine=affine, policy=policy, ops=ops)
 
 
-__all__ = ["Layer", "Params", "Policy", "Stats", "Supernet", "make_supernet"]
+__all__ = ["Layer", "Params", "Policy", "Stats", "Supernet", "make_supernet", "select_stats"]

@@ -11,12 +11,17 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
     """A super-net over `space.layout`, a CellLayout; see `make_supernet`. Every cell has its own parameters."""
     layout = space.layout
     assert isinstance(layout, CellLayout)
+    if layout.image_size % 2 ** (layout.num_stages - 1):
+        raise ValueError(
+            f"{space.name}: image_size {layout.image_size} cannot be halved {layout.num_stages - 1} times;"
+            f" choose a multiple of {2 ** (layout.num_stages - 1)}."
+        )
     fixed = dict(affine=affine, policy=policy)
     image_shape = (layout.image_size, layout.image_size, layout.in_channels)
     layers: dict[str, Layer] = {}
 
-    def add(name, choice, modules, in_shape) -> tuple[int, ...]:
-        layers[name] = make_layer(name, choice, modules, in_shape)
+    def add(name, choice, modules, in_shape, shared_input=False) -> tuple[int, ...]:
+        layers[name] = make_layer(name, choice, modules, in_shape, shared_input=shared_input)
         return layers[name].out_shape
 
     shape = add("stem", None, {"stem": Stem(layout.width, **fixed)}, image_shape)
@@ -29,7 +34,9 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
         for cell in range(layout.cells_per_stage):
             steps.append([f"stage{stage}_cell{cell}_edge{i}{j}" for i, j in layout.edges])
             for choice, name in enumerate(steps[-1]):
-                add(name, choice, {op: ops[op](width, 1, affine, policy) for op in space.op_names[choice]}, shape)
+                modules = {op: ops[op](width, 1, affine, policy) for op in space.op_names[choice]}
+                first = stage == cell == 0 and layout.edges[choice][0] == 0
+                add(name, choice, modules, shape, shared_input=first)
     add("head", None, {"head": Head(0, layout.num_classes, **fixed)}, shape)
 
     def apply(params, arch, images, *, stats=None, mask=None, groups=4):
@@ -51,4 +58,4 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
             x = nodes[max(nodes)]
         return run("head", x), used
 
-    return Supernet(make_init(layers), apply, None, layers)
+    return Supernet(space, make_init(layers), apply, None, layers)

@@ -18,7 +18,7 @@ def chain_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Map
     ]
     for choice, (names, width, stride) in enumerate(zip(space.op_names, layout.widths, layout.strides, strict=True)):
         modules = {name: ops[name](width, stride, affine, policy) for name in names}
-        layers.append(make_layer(f"layer{choice}", choice, modules, layers[-1].out_shape))
+        layers.append(make_layer(f"layer{choice}", choice, modules, layers[-1].out_shape, shared_input=choice == 0))
     head = {"head": Head(layout.head_width, layout.num_classes, **fixed)}
     layers.append(make_layer("head", None, head, layers[-1].out_shape))
 
@@ -29,4 +29,4 @@ def chain_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Map
         return x, used
 
     by_name = {layer.name: layer for layer in layers}
-    return Supernet(make_init(by_name), apply, tuple(layers), by_name)
+    return Supernet(space, make_init(by_name), apply, tuple(layers), by_name)

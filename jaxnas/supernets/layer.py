@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxnas.arch import SearchSpace
 from jaxnas.choice import Branch, Groups, choose, mix
 from jaxnas.ops import Tape
 
@@ -26,6 +27,7 @@ class Layer(NamedTuple):
     in_shape: tuple[int, ...]  # [height, width, channels]
     out_shape: tuple[int, ...]
     stats_size: int  # the largest candidate's number of normalised channels
+    shared_input: bool = False  # its input is the stem's output, the same for every architecture
 
     @property
     def branches(self) -> tuple[Branch, ...]:
@@ -58,6 +60,7 @@ class Supernet(NamedTuple):
     """All sub-networks of a space over one parameter tree.
 
     Attributes:
+      space: the space whose codes it takes.
       init: key -> params. Leaf paths are layer/candidate/leaf and stable.
       apply: (params, arch, images, *, stats=None, mask=None, groups=4) -> (logits, stats), for ONE architecture;
         `jax.vmap` it over architectures.
@@ -71,19 +74,30 @@ class Supernet(NamedTuple):
       all_layers: every layer by name, whatever the wiring.
     """
 
+    space: SearchSpace
     init: Callable[[chex.PRNGKey], Params]
     apply: Callable[..., tuple[chex.Array, Stats]]
     layers: tuple[Layer, ...] | None
     all_layers: Mapping[str, Layer]
 
 
-def make_layer(name: str, choice: int | None, modules: Mapping[str, nn.Module], in_shape: tuple[int, ...]) -> Layer:
+def make_layer(
+    name: str,
+    choice: int | None,
+    modules: Mapping[str, nn.Module],
+    in_shape: tuple[int, ...],
+    *,
+    shared_input: bool = False,
+) -> Layer:
     """Build a layer, checking that all candidates agree on what they return for in_shape [height, width, channels]."""
     outlines = {op: _outline(module, in_shape) for op, module in modules.items()}
     shapes = {op: outline[0] for op, outline in outlines.items()}
     if len(set(shapes.values())) != 1:
-        raise ValueError(f"layer {name}: candidates must return one shape, got {shapes}; give them one width and stride.")
-    return Layer(name, choice, modules, in_shape, next(iter(shapes.values())), max(size for *_, size in outlines.values()))
+        raise ValueError(
+            f"layer {name}: candidates must return one shape, got {shapes}; give them one width and stride."
+        )
+    stats_size = max(size for *_, size in outlines.values())
+    return Layer(name, choice, modules, in_shape, next(iter(shapes.values())), stats_size, shared_input)
 
 
 @functools.cache
@@ -134,3 +148,13 @@ def make_init(layers: Mapping[str, Layer]) -> Callable[[chex.PRNGKey], Params]:
         return jax.tree.unflatten(treedef, values)
 
     return init
+
+
+def select_stats(supernet: Supernet, tracked: Stats, archs: chex.Array) -> Stats:
+    """Of tracked statistics [num_candidates, 2, size] by layer, those of each architecture: [num_archs, 2, size]."""
+
+    def one(name: str, layer: Layer) -> chex.Array:
+        taken = jnp.zeros(len(archs), jnp.int32) if layer.choice is None else archs[:, layer.choice]
+        return tracked[name][taken]
+
+    return {name: one(name, layer) for name, layer in supernet.all_layers.items()}

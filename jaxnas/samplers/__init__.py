@@ -1,0 +1,9 @@
+"""Samplers of training populations, by name: `SAMPLERS[name](space, num_archs=...)`."""
+
+from jaxnas.samplers.fair import fair
+from jaxnas.samplers.sampler import Sampler
+from jaxnas.samplers.uniform import uniform
+
+SAMPLERS = {"uniform": uniform, "fair": fair}
+
+__all__ = ["SAMPLERS", "Sampler", "fair", "uniform"]

@@ -1,0 +1,263 @@
+"""Super-net training: losses over a batch of architectures, the step, and the loop around it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnas.choice import Groups
+from jaxnas.losses import cross_entropy, is_correct
+from jaxnas.samplers import Sampler
+from jaxnas.supernets import Params, Stats, Supernet
+
+Batch = dict[str, dict[str, chex.Array]]  # split -> {"images": [num_images, h, w, c], "labels": int32 [num_images]}
+Preprocess = Callable[[chex.PRNGKey, chex.Array], chex.Array]
+
+
+class Aux(NamedTuple):
+    """What a loss reports per architecture."""
+
+    arch_loss: chex.Array  # [num_archs]
+    arch_accuracy: chex.Array  # [num_archs], fractions
+    stats: Stats  # layer -> [num_archs, 2, size], the normalisation statistics used
+
+
+LossFn = Callable[[Params, chex.Array, Batch, chex.PRNGKey, chex.Array], tuple[chex.Array, Aux]]
+
+
+class TrainState(NamedTuple):
+    """Everything that a run needs to go on."""
+
+    step: chex.Array  # int32, number of steps done
+    params: Params
+    opt_state: optax.OptState
+    sampler_state: Any
+    stats: Stats  # tracked statistics, layer -> [num_candidates, 2, size]; see `make_train_step`
+    key: chex.PRNGKey  # never changes: step keys are fold_in(key, step)
+
+
+def make_preprocess(mean: chex.Array, std: chex.Array, *, crop: int = 0, flip: bool = False) -> Preprocess:
+    """From stored to network images: uint8 to standardised float32, after random crop and flip, on device.
+
+    Args:
+      mean, std: float [channels] in units of 0..1, as in `Dataset`.
+      crop: pixels of zero padding around the image before a random crop of the original size; 0 for none.
+      flip: mirror each image left-right with probability one half.
+    """
+
+    def preprocess(key: chex.PRNGKey, images: chex.Array) -> chex.Array:
+        images = standardise(images, mean, std)
+        crop_key, flip_key = jax.random.split(key)
+        num_images, height, width, channels = images.shape
+        if crop:
+            padded = jnp.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+            corners = jax.random.randint(crop_key, (num_images, 2), 0, 2 * crop + 1)
+            images = jax.vmap(
+                lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (height, width, channels))
+            )(padded, corners)
+        if flip:
+            mirror = jax.random.bernoulli(flip_key, 0.5, (num_images, 1, 1, 1))
+            images = jnp.where(mirror, images[:, :, ::-1], images)
+        return images
+
+    return preprocess
+
+
+def standardise(images: chex.Array, mean: chex.Array, std: chex.Array) -> chex.Array:
+    """uint8 images to float32 with the given channel mean and std in units of 0..1."""
+    return ((images.astype(jnp.float32) / 255.0) - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def make_cross_entropy_loss(
+    supernet: Supernet,
+    *,
+    groups: Groups,
+    preprocess: Preprocess = lambda key, images: images,
+    label_smoothing: float = 0.0,
+    split: str = "train",
+) -> LossFn:
+    """Cross-entropy of a population on one batch, summed over architectures.
+
+    Args:
+      groups: how the population is dispatched; pass `sampler.groups`.
+      preprocess: (key, images) -> float images; all architectures of a step see the same ones.
+    """
+
+    def loss_fn(params, archs, batch, key, step):
+        images = preprocess(key, batch[split]["images"])
+        logits, stats = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(archs)
+        losses = cross_entropy(logits, batch[split]["labels"], label_smoothing=label_smoothing)
+        arch_loss = losses.mean(axis=-1)
+        accuracy = is_correct(logits, batch[split]["labels"]).mean(axis=-1)
+        return arch_loss.sum(), Aux(arch_loss, accuracy, stats)
+
+    return loss_fn
+
+
+def sgd(
+    learning_rate: float,
+    *,
+    num_steps: int,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = 5.0,
+    final_learning_rate: float = 0.0,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """Global-norm clip, coupled weight decay, SGD with momentum, cosine decay: the setting of all papers reimplemented
+    here. Any other optax transformation does as well."""
+    schedule = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=final_learning_rate / learning_rate)
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.sgd(schedule, momentum, nesterov=nesterov),
+    )
+
+
+def init_train_state(
+    supernet: Supernet, sampler: Sampler, tx: optax.GradientTransformation, key: chex.PRNGKey
+) -> TrainState:
+    """A fresh state from one key; tracked statistics start at mean 0 and variance 1."""
+    params_key, sampler_key, run_key = jax.random.split(key, 3)
+    params = supernet.init(params_key)
+    stats = {
+        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]]), (len(layer.modules), 2, layer.stats_size))
+        for name, layer in supernet.all_layers.items()
+    }
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler.init(sampler_key), stats, run_key)
+
+
+def make_train_step(
+    supernet: Supernet,
+    loss_fn: LossFn,
+    sampler: Sampler,
+    tx: optax.GradientTransformation,
+    *,
+    idle: Literal["move", "rest"] = "move",
+    stats_momentum: float | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, chex.Array]]]:
+    """Build the jitted step: draw a population, sum its gradients, update once.
+
+    It is one call per step, not a scan over steps: XLA's convolution gradients are slow inside loops on CPU.
+
+    Args:
+      idle: what becomes of a candidate that no architecture of the step uses. Its gradient is zero, and "move" lets
+        the optimiser do with that what it does (momentum and weight decay still move it: optax's own behaviour);
+        "rest" freezes its weights and its optimiser state for the step (as PyTorch, which skips it).
+      stats_momentum: share of the old value in the tracked batch-norm statistics of the candidates used, in [0, 1);
+        None: don't track.
+
+    Returns:
+      step(state, batch) -> (state, metrics); the given state is consumed (its buffers are donated). metrics: scalars
+      `loss` and `accuracy` (means over the population) and `grad_norm`.
+    """
+    if idle not in ("move", "rest"):
+        raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
+
+    def used_candidates(archs):
+        """layer -> bool [num_candidates]"""
+        return {
+            name: jnp.ones(1, bool)
+            if layer.choice is None
+            else jnp.any(archs[:, layer.choice, None] == jnp.arange(len(layer.modules)), axis=0)
+            for name, layer in supernet.all_layers.items()
+        }
+
+    def step(state: TrainState, batch: Batch):
+        sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        archs = sampler.sample(sample_key, state.sampler_state)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (_, aux), grads = grad_fn(state.params, archs, batch, loss_key, state.step)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        if idle == "rest":
+            used = used_candidates(archs)
+            moves = {
+                name: {
+                    op: jax.tree.map(lambda _, i=i, name=name: used[name][i], state.params[name][op])
+                    for i, op in enumerate(layer.modules)
+                }
+                for name, layer in supernet.all_layers.items()
+            }
+            updates = jax.tree.map(lambda move, update: jnp.where(move, update, 0), moves, updates)
+            opt_state = optax.tree.map_params(
+                tx, lambda new, old, move: jnp.where(move, new, old), opt_state, state.opt_state, moves
+            )
+        stats = state.stats
+        if stats_momentum is not None:
+            stats = track(supernet, stats, archs, aux.stats, stats_momentum)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            sampler_state=sampler.update(state.sampler_state, archs, aux.arch_loss),
+            stats=stats,
+            key=state.key,
+        )
+        metrics = {
+            "loss": aux.arch_loss.mean(),
+            "accuracy": aux.arch_accuracy.mean(),
+            "grad_norm": optax.global_norm(grads),
+        }
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, momentum: float) -> Stats:
+    """Exponential averages per candidate: tracked [num_candidates, 2, size] by used [num_archs, 2, size]; a candidate
+    taken by several architectures moves towards their mean, one that none takes stays."""
+
+    def one(name, layer):
+        if layer.choice is None:
+            taken = jnp.ones((1, archs.shape[0]))
+        else:
+            taken = (archs[:, layer.choice] == jnp.arange(len(layer.modules))[:, None]).astype(jnp.float32)
+        count = taken.sum(axis=1)[:, None, None]
+        mean = jnp.einsum("oa,ars->ors", taken, used[name]) / jnp.maximum(count, 1)
+        return jnp.where(count > 0, momentum * tracked[name] + (1 - momentum) * mean, tracked[name])
+
+    return {name: one(name, layer) for name, layer in supernet.all_layers.items()}
+
+
+def fit(
+    step: Callable,
+    state: TrainState,
+    batch_at: Callable[[int], Batch],
+    num_steps: int,
+    *,
+    report_every: int = 50,
+    callbacks: Iterable[Callable[[int, dict[str, float], TrainState], None]] = (),
+) -> TrainState:
+    """Run from `state.step` to `num_steps`.
+
+    Args:
+      batch_at: step number -> batch; a pure function, so that a resumed run sees what an uninterrupted one saw.
+      report_every: steps between reports; each fetches the metrics since the last one.
+      callbacks: called as (steps done, metrics averaged over the reported steps, state), at each report.
+
+    Raises:
+      FloatingPointError: the loss or the gradient of a step is not finite; says which step.
+    """
+    first = int(state.step)
+    pending: list[dict[str, chex.Array]] = []
+    for number in range(first, num_steps):
+        state, metrics = step(state, batch_at(number))
+        pending.append(metrics)
+        if (number + 1) % report_every == 0 or number + 1 == num_steps:
+            fetched = jax.device_get(pending)
+            columns = {name: np.array([float(row[name]) for row in fetched]) for name in fetched[0]}
+            for name, values in columns.items():
+                if not np.isfinite(values).all():
+                    bad = int(np.argmin(np.isfinite(values)))
+                    raise FloatingPointError(
+                        f"training stopped: {name} is {values[bad]} at step {number + 1 - len(values) + bad};"
+                        " lower the learning rate or clip_norm."
+                    )
+            for callback in callbacks:
+                callback(number + 1, {name: float(values.mean()) for name, values in columns.items()}, state)
+            pending = []
+    return state
