@@ -31,7 +31,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jaxnas.checkpoint import replace_file
+from jaxnas.files import replace_file
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jaxnas")
 PROVENANCE = ("name", "preset", "seconds", "device", "num_devices", "num_cores", "versions", "commit", "config")

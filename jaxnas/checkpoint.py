@@ -5,7 +5,6 @@ fingerprint of the search space, shape and dtype of each leaf, SHA-256 of each f
 flipped byte without a word. A folder appears under its name only when it is whole. One process writes.
 """
 
-import contextlib
 import csv
 import errno
 import hashlib
@@ -21,6 +20,8 @@ import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from jaxnas.files import replace_file
 
 _STEP = "step_"
 
@@ -132,22 +133,6 @@ def csv_metrics(path: str | os.PathLike, *, resume_step: int = 0) -> Callable[[M
             file.write(_csv_text([*header, values]))
 
     return write
-
-
-def replace_file(path: str | os.PathLike, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all: the file that was there stays until the new one is on disk."""
-    path = Path(path)
-    temp = path.with_name(f".{path.name}.tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temp.unlink(missing_ok=True)
-        raise
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from jaxnas.checkpoint import replace_file
+from jaxnas.files import replace_file
 
 BLUE = "#0072B2"
 REFERENCE_LINES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (8, 3))))  # colour, dashes

@@ -17,7 +17,7 @@ import optax
 import pytest
 
 from jaxnas import checkpoint
-from jaxnas.checkpoint import CheckpointError, csv_metrics, replace_file, restore_latest, save
+from jaxnas.checkpoint import CheckpointError, csv_metrics, restore_latest, save
 
 ROOT = Path(__file__).parents[1]
 SPACE = "0123456789abcdef"
@@ -273,15 +273,3 @@ def test_bad_rows_and_foreign_files(tmp_path):
         with pytest.raises(ValueError, match="not a CSV of metrics"):
             csv_metrics(path, resume_step=1)
         assert path.read_text() == content
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the disk that is always full (Linux)")
-def test_full_disk_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    replace_file(path, b"old")
-    (tmp_path / ".file.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        replace_file(path, b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"] and path.read_bytes() == b"old"
-    replace_file(path, b"new")
-    assert path.read_bytes() == b"new"

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "ops": set(),
     "spaces": {"arch"},
     "costs": {"arch"},
-    "tables": {"arch"},
+    "tables": {"arch", "files"},
     "samplers": {"arch", "choice"},  # of choice only Groups, what a sampler promises about its populations
     "losses": {"arch"},
     "metrics": {"arch"},
@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "evaluation": CODES,
     "standalone": CODES | {"training", "evaluation"},
     "search": CODES | {"training", "evaluation"},
+    "files": set(),
     "datasets": set(),
-    "checkpoint": set(),
-    "plotting": {"checkpoint"},  # replace_file
+    "checkpoint": {"files"},
+    "plotting": {"files"},
 }
-MAY_TOUCH_FILES = {"datasets", "tables", "latency", "checkpoint", "plotting"}
+MAY_TOUCH_FILES = {"files", "datasets", "tables", "latency", "checkpoint", "plotting"}
 MAY_IMPORT_FLAX = {"ops", "supernets"}
 
 # What the folders at the top level may import of each other.

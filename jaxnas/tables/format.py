@@ -9,7 +9,6 @@ format's version, space, fingerprint, units, provenance and a SHA-256 over all o
 The same table gives the same bytes (for one version of zlib).
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -24,6 +23,7 @@ import chex
 import numpy as np
 
 from jaxnas.arch import SearchSpace, check
+from jaxnas.files import replace_file
 
 FORMAT = 1
 
@@ -77,18 +77,7 @@ def write_table(path: str | os.PathLike, table: Table) -> None:
       OSError: the file cannot be written.
     """
     _check_structure(table)
-    path = Path(path)
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temp, "wb") as file:
-            file.write(_encode(table))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temp.unlink()
-        raise
+    replace_file(path, _encode(table))
 
 
 def read_table(path: str | os.PathLike, space: SearchSpace) -> Table:
