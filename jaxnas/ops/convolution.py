@@ -3,6 +3,8 @@
 All take x [num_images, height, width, channels] and pad so that stride 1 keeps the size.
 """
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -65,8 +67,33 @@ class Depthwise(nn.Module):
     def __call__(self, x: chex.Array) -> chex.Array:
         shape = (self.kernel, self.kernel, x.shape[-1])
         weights = self.param("kernel", _depthwise_init, shape, self.policy.params).astype(x.dtype)
-        shifts = shifted(x, self.kernel, self.stride)
-        return sum(part * weights[place] for place, part in shifts.items())
+        return depthwise(x, weights, self.stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(x: chex.Array, weights: chex.Array, stride: int) -> chex.Array:
+    """x [num_images, height, width, channels] by weights [kernel, kernel, channels], zero-padded."""
+    return sum(part * weights[place] for place, part in shifted(x, len(weights), stride).items())
+
+
+def _depthwise_forward(x, weights, stride):
+    return depthwise(x, weights, stride), (x, weights)  # autodiff would keep every shifted view
+
+
+def _depthwise_backward(stride, residuals, cotangent):
+    x, weights = residuals
+    by_place = {
+        place: jnp.sum(part * cotangent, axis=(0, 1, 2)) for place, part in shifted(x, len(weights), stride).items()
+    }
+    nothing = jnp.zeros(x.shape[-1], x.dtype)
+    kernel = range(len(weights))
+    weights_gradient = jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])
+    spread = [(0, 0, 0), *((0, (size - 1) % stride, stride - 1) for size in x.shape[1:3]), (0, 0, 0)]
+    spread_cotangent = jax.lax.pad(cotangent, jnp.zeros((), x.dtype), spread)
+    return depthwise(spread_cotangent, weights[::-1, ::-1], 1), weights_gradient
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def shifted(x: chex.Array, kernel: int, stride: int) -> dict[tuple[int, int], chex.Array]:
