@@ -1,0 +1,306 @@
+"""The evaluator's routes side by side: the same scores, what each costs, and whether `auto` takes the best.
+
+    python -m benchmarks.evaluator                      # a table, about four minutes on two cores
+    python -m benchmarks.evaluator --json --out FILE    # flat records on stdout and in FILE
+    python -m benchmarks.evaluator --quick              # under a minute: fewer architectures
+    python -m benchmarks.evaluator --spaces nasbench201 --width 16 --image-size 32 --cells 5 --memory-budget 34359738368
+
+One untrained super-net a space, batch statistics, random images. Every route scores the same architectures on the same
+images, in turns, so that other work on the machine disturbs all alike. Compiling is told apart. The losses of all
+routes must agree, or nothing is reported. GFLOP count two per multiply-accumulate and are counted from the plan,
+padding included (`jaxnas.evaluation.work`); dispatch can execute less than is needed, as the operations of the first
+choice run once for all architectures.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from jaxnas import arch
+from jaxnas.arch import CellLayout, SearchSpace
+from jaxnas.evaluation import make_evaluator, work
+from jaxnas.files import replace_file
+from jaxnas.samplers import fair
+from jaxnas.spaces import get_space
+from jaxnas.supernets import make_supernet
+
+TOLERANCE = 1e-3  # nats; float32 sums in another order, through many normalisations
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to compare. --width, --image-size and --cells give the published networks their size: 32, 32 (chain) or
+    16, 32, 5 (cells)."""
+
+    spaces: tuple[str, ...] = ("nasbench_macro", "nasbench201")
+    populations: tuple[Literal["balanced", "random", "all"], ...] = ("balanced", "random")
+    routes: tuple[Literal["mask", "serial", "dispatch", "auto"], ...] = ("mask", "serial", "dispatch", "auto")
+    width: int = 8  # channels of the stem; all others in proportion
+    image_size: int = 16  # pixels
+    cells: int = 1  # cells per stage, for spaces of cells
+    num_balanced: int = 240  # architectures of the balanced population, a multiple of the operations per choice
+    num_archs: int = 1000  # architectures of the random population
+    num_images: int = 64
+    images_per_call: int = 256
+    archs_per_call: int | None = None  # None: as the evaluator plans
+    memory_budget: int = 2**30  # bytes that the activations of one call may take
+    groups: int = 8  # tile of the dispatch route
+    repetitions: int = 3  # of every route, in turns; the median counts
+    quick: bool = False  # other defaults: fewer architectures and images
+    json: bool = False  # records instead of a table
+    out: Path | None = None  # write the records to this file as well
+
+
+QUICK = Config(num_balanced=60, num_archs=100, num_images=32, repetitions=2, quick=True)
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Compare the routes: a flat record for every space, population and route, in this order.
+
+    Raises:
+      ValueError: unusable settings.
+      RuntimeError: routes that disagree in their scores.
+    """
+    for name in ("spaces", "populations", "routes"):
+        if not getattr(config, name):
+            raise ValueError(f"--{name} is empty; name at least one.")
+    for name in ("num_balanced", "num_archs", "num_images", "groups", "repetitions"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
+    records = []
+    for space in [make_space(config, name) for name in config.spaces]:
+        supernet = make_supernet(space)
+        routes: dict[str, Any] = {route: make_route(config, supernet, route) for route in config.routes}
+        populations = {kind: population(config, space, kind) for kind in config.populations}
+        plans = {  # now, so that unusable settings end before anything is compiled
+            (kind, route): routes[route].plan(len(archs), config.num_images)
+            for kind, archs in populations.items()
+            for route in routes
+        }
+        params = supernet.init(jax.random.key(0))
+        shape = (config.num_images, *supernet.all_layers["stem"].in_shape)
+        images = np.asarray(jax.random.normal(jax.random.key(1), shape))
+        labels = np.arange(config.num_images) % space.layout.num_classes
+        for kind, archs in populations.items():
+            print(f"{space.name}, {kind} population: {', '.join(routes)} ...", file=sys.stderr, flush=True)
+            for route, figures in compare(routes, config.repetitions, params, archs, images, labels).items():
+                plan = plans[kind, route]
+                needed, executed = count_gflop(supernet, archs, plan, config)
+                records.append(
+                    {
+                        "space": space.name,
+                        "width": config.width,
+                        "image_size": config.image_size,
+                        "cells": config.cells if isinstance(space.layout, CellLayout) else None,
+                        "population": kind,
+                        "route": route,
+                        "strategy": plan.strategy,  # what auto chose
+                        "num_archs": len(archs),
+                        "num_images": len(images),
+                        "ms": figures["ms"],
+                        "image_archs_per_s": len(archs) * len(images) / figures["ms"] * 1000,
+                        "needed_gflop": needed,
+                        "executed_gflop": executed,
+                        "work_ratio": executed / needed,
+                        "compile_s": figures["compile_s"],
+                        "loss_difference": figures["loss_difference"],
+                        "archs_per_call": plan.archs_per_call,
+                        "images_per_call": plan.images_per_call,
+                        "groups": config.groups if plan.strategy == "dispatch" else None,
+                        "workers": plan.workers,
+                        "memory_budget": config.memory_budget,
+                        "repetitions": config.repetitions,
+                        "device": device_name(),
+                        "versions": versions(),
+                    }
+                )
+    return records
+
+
+def make_space(config: Config, name: str) -> SearchSpace:
+    """The space at the configured size."""
+    space = get_space(name)
+    cells = {"cells_per_stage": config.cells} if isinstance(space.layout, CellLayout) else {}
+    return space.resized(width=config.width, image_size=config.image_size, **cells)
+
+
+def make_route(config: Config, supernet, route: str):
+    """An evaluator that takes this route, else with the configured settings."""
+    return make_evaluator(
+        supernet,
+        strategy=route,  # type: ignore[arg-type]
+        archs_per_call=config.archs_per_call,
+        images_per_call=config.images_per_call,
+        memory_budget=config.memory_budget,
+        groups=config.groups,
+    )
+
+
+def population(config: Config, space: SearchSpace, kind: str) -> np.ndarray:
+    """Codes int32 [num_archs, num_choices]: strictly fair ones, uniformly random ones, or the whole space."""
+    key = jax.random.key(2)
+    if kind == "balanced":
+        return np.asarray(fair(space, num_archs=config.num_balanced).sample(key, ()))
+    return np.asarray(arch.sample(key, space, config.num_archs)) if kind == "random" else arch.enumerate_archs(space)
+
+
+def compare(routes, repetitions: int, params, archs, images, labels) -> dict[str, dict[str, float]]:
+    """Time all routes in turns; a RuntimeError if their losses differ.
+
+    Returns:
+      by route: `ms`, the median time of the whole population; `compile_s`, what the first call took longer than the
+      second, about 0 where the population before had the same program compiled; `loss_difference` in nats, the largest
+      of any architecture from the first route's.
+    """
+    compile_s = {}
+    for route, evaluate in routes.items():
+        one_call = archs[: evaluate.plan(len(archs), len(images)).archs_per_call]
+        (first, _), (second, _) = (timed(evaluate, params, one_call, images, labels) for _ in range(2))
+        compile_s[route] = max(0.0, first - second)
+    seconds: dict[str, list[float]] = {route: [] for route in routes}
+    loss = {}
+    for _ in range(repetitions):
+        for route, evaluate in routes.items():
+            took, scores = timed(evaluate, params, archs, images, labels)
+            seconds[route].append(took)
+            loss[route] = scores.loss
+    reference = next(iter(routes))
+    difference = {route: float(np.max(np.abs(loss[route] - loss[reference]))) for route in routes}
+    for route, nats in difference.items():
+        if not nats <= TOLERANCE:  # NaN too
+            raise RuntimeError(
+                f"the losses of {route} and {reference} differ by up to {nats:.3g} nats, expected at most {TOLERANCE};"
+                " nothing is reported."
+            )
+    return {
+        route: {
+            "ms": float(np.median(seconds[route])) * 1000,
+            "compile_s": compile_s[route],
+            "loss_difference": difference[route],
+        }
+        for route in routes
+    }
+
+
+def timed(evaluate, *args) -> tuple[float, Any]:
+    """Seconds, and what came out; the scores are NumPy arrays, hence finished."""
+    start = time.perf_counter()
+    scores = evaluate(*args)
+    return time.perf_counter() - start, scores
+
+
+def count_gflop(supernet, archs: np.ndarray, plan, config: Config) -> tuple[float, float]:
+    """GFLOP that the population needs on all images, and that the plan executes, padding included."""
+    needed, executed = work(supernet, archs, plan, groups=config.groups)
+    padded = -(-config.num_images // plan.images_per_call) * plan.images_per_call
+    return 2e-9 * needed * config.num_images, 2e-9 * executed * padded
+
+
+def device_name() -> str:
+    """The accelerator's name, or the CPU's model and number of cores."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux only
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def versions() -> str:
+    packages = ("jax", "jaxlib", "flax", "numpy")
+    found = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    return f"python {platform.python_version()}, {found}"
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """The records for people: a block for each space and population, and under it how good `auto` is."""
+    first = records[0]
+    lines = [
+        f"{first['device']}; {first['versions']}",
+        f"memory budget {first['memory_budget'] / 2**30:g} GiB, median of {first['repetitions']}",
+    ]
+    blocks: dict[tuple, list[dict[str, Any]]] = {}
+    for record in records:
+        blocks.setdefault((record["space"], record["population"]), []).append(record)
+    for (space, kind), block in blocks.items():
+        cells = f", {block[0]['cells']} cells per stage" if block[0]["cells"] else ""
+        lines += [
+            "",
+            f"{space} (width {first['width']}, {first['image_size']} px{cells}), {kind} population:"
+            f" {block[0]['num_archs']} architectures x {block[0]['num_images']} images,"
+            f" needs {block[0]['needed_gflop']:.1f} GFLOP",
+            f"  {'route':19}{'ms':>9}  {'image·arch/s':>12}  {'executed/needed':>15}  {'compile s':>9}"
+            f"  {'archs/call':>10}  {'tile':>4}  {'loss differs':>12}",
+        ]
+        for record in block:
+            name = record["route"] + (f" ({record['strategy']})" if record["route"] != record["strategy"] else "")
+            lines.append(
+                f"  {name:19}{record['ms']:9,.0f}  {record['image_archs_per_s']:12,.0f}  {record['work_ratio']:15.3f}"
+                f"  {record['compile_s']:9.1f}  {record['archs_per_call']:10}  {record['groups'] or '':>4}"
+                f"  {record['loss_difference']:12.1e}"
+            )
+        if ratio := auto_to_best(block):
+            lines.append(f"  auto is {ratio[0]:.2f}x as fast as {ratio[1]}, the best of the others")
+    return "\n".join(lines)
+
+
+def auto_to_best(block: Sequence[dict[str, Any]]) -> tuple[float, str] | None:
+    """How fast auto is against the best other route of one comparison, and which that is; None if either is absent."""
+    auto = [record for record in block if record["route"] == "auto"]
+    others = [record for record in block if record["route"] != "auto"]
+    if not auto or not others:
+        return None
+    best = min(others, key=lambda record: record["ms"])
+    return best["ms"] / auto[0]["ms"], best["route"]
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """The command line as a Config; a ValueError of one line for what tyro would put in a box."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                Config,
+                args=argv,
+                default=QUICK if "--quick" in argv else Config(),
+                prog="python -m benchmarks.evaluator",
+                description=__doc__,
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        lines = [line.strip("│╰╯─ ") for line in box.getvalue().splitlines() if not line.startswith("╭")]
+        said = "\n".join(lines).strip().split("\n\n")[0]  # tyro's box, up to the first blank line
+        raise ValueError(f"{said.rstrip('.')}; --help lists all fields.") from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv)
+        records = run(config)
+        text = json.dumps(records, indent=1)
+        if config.out:
+            replace_file(config.out, f"{text}\n".encode())
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"python -m benchmarks.evaluator: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(text if config.json else table(records))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The benchmark of the evaluator's routes: its records, its refusals, and how little work dispatch wastes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import evaluator
+from jaxnas.arch import ChainLayout
+from jaxnas.spaces import SPACES, chain_space
+from jaxnas.supernets import make_supernet
+
+KEYS = {
+    *("space", "population", "route", "num_archs", "num_images", "ms", "image_archs_per_s"),
+    *("needed_gflop", "executed_gflop", "device"),  # these ten are promised to whoever reads the records
+    *("width", "image_size", "cells", "strategy", "work_ratio", "compile_s", "loss_difference", "archs_per_call"),
+    *("images_per_call", "groups", "workers", "memory_budget", "repetitions", "versions"),
+}
+TOY = ["--spaces", "toy", "--width", "2", "--image-size", "4", "--num-balanced", "4", "--num-archs", "4"]
+TOY += ["--num-images", "6", "--images-per-call", "4", "--groups", "2", "--repetitions", "1"]
+
+
+@pytest.fixture(autouse=True)
+def toy_space(monkeypatch):
+    layout = ChainLayout(stem_width=2, widths=(2, 4), strides=(1, 2), head_width=0)
+    monkeypatch.setitem(SPACES, "toy", chain_space("toy", layout, [("identity", "mb1_k3")] * 2))
+
+
+def refusal(capsys, *argv: str) -> str:
+    """The one line on stderr that the command ends in, nothing being reported."""
+    with pytest.raises(SystemExit) as stop:
+        evaluator.main(argv)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and captured.out == ""
+    line = captured.err.splitlines()[-1]
+    assert line.startswith("python -m benchmarks.evaluator: ")
+    return line
+
+
+def test_records(capsys, tmp_path):
+    evaluator.main([*TOY, "--json", "--out", str(tmp_path / "records.json")])
+    text = capsys.readouterr().out
+    records = json.loads(text)
+    assert json.loads((tmp_path / "records.json").read_text()) == records
+    assert [(record["population"], record["route"]) for record in records] == [
+        (kind, route) for kind in ("balanced", "random") for route in ("mask", "serial", "dispatch", "auto")
+    ]
+    for record in records:
+        assert set(record) == KEYS
+        assert record["ms"] > 0 and record["loss_difference"] <= evaluator.TOLERANCE
+        rate = record["num_archs"] * record["num_images"] / record["ms"] * 1000
+        assert record["image_archs_per_s"] == pytest.approx(rate)
+        assert record["work_ratio"] == pytest.approx(record["executed_gflop"] / record["needed_gflop"])
+    table = evaluator.table(records)
+    assert all(f"{record['image_archs_per_s']:,.0f}" in table for record in records)
+    assert table.count("the best of the others") == 2
+
+    # By hand, in MACs for one image of 4x4: the stem 9*3*2*16 = 864 and the classifier 4*10. mb1_k3 at the first choice
+    # 2*2*16 + 9*2*16 + 2*2*16 = 416, at the second 2*2*16 + 9*2*4 + 2*4*4 = 168; identity there 2*4*4 = 32.
+    mask, serial, _, _ = records[:4]
+    needed = 4 * (864 + 40) + 2 * 416 + 2 * 168 + 2 * 32
+    assert serial["needed_gflop"] == pytest.approx(2e-9 * needed * 6)
+    assert serial["executed_gflop"] == pytest.approx(2e-9 * needed * 8)  # images padded to two calls of 4
+    everything = 864 + 4 * 40 + 416 + 4 * (168 + 32)  # stem and first choice once, all candidates of the second
+    assert mask["executed_gflop"] == pytest.approx(2e-9 * everything * 8)
+
+
+def test_routes_that_disagree_are_not_reported(capsys, monkeypatch):
+    honest = evaluator.make_evaluator
+
+    def make(supernet, *, strategy, **settings):
+        evaluate = honest(supernet, strategy="serial", **settings)
+
+        def shifted(*args):
+            scores = evaluate(*args)
+            return scores._replace(loss=scores.loss + (np.nan if strategy == "dispatch" else 0.0))
+
+        shifted.plan = evaluate.plan
+        return shifted
+
+    monkeypatch.setattr(evaluator, "make_evaluator", make)
+    assert "losses of dispatch and serial differ" in refusal(capsys, *TOY, "--routes", "serial", "dispatch")
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--nope", "3"], "Unrecognized options: --nope"),
+        (["--routes", "fast"], "invalid choice 'fast'"),
+        (["--spaces", "nowhere"], "unknown search space 'nowhere'"),
+        (["--num-archs", "0"], "--num-archs must be at least 1, got 0"),
+        (["--num-images", "0"], "--num-images must be at least 1, got 0"),
+        (["--num-balanced", "7"], "must be a multiple of 3"),
+        (["--routes"], "--routes is empty"),
+        (["--memory-budget", "1"], "memory_budget of 1 bytes is too small"),
+    ],
+)
+def test_bad_input_ends_in_one_line(capsys, argv, message):
+    assert message in refusal(capsys, *argv)
+
+
+@pytest.mark.parametrize("name", evaluator.Config.spaces)
+@pytest.mark.parametrize("kind, most", [("balanced", 1.1), ("random", 1.3)])
+def test_dispatch_executes_little_more_than_needed(name, kind, most):
+    config = dataclasses.replace(evaluator.Config(), spaces=(name,))
+    space = evaluator.make_space(config, name)
+    supernet = make_supernet(space)
+    archs = evaluator.population(config, space, kind)
+    plan = evaluator.make_route(config, supernet, "dispatch").plan(len(archs), config.num_images)
+    needed, executed = evaluator.count_gflop(supernet, archs, plan, config)
+    assert executed / needed <= most
