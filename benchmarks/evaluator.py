@@ -8,7 +8,7 @@
 One untrained super-net a space, batch statistics, random images. Every route scores the same architectures on the same
 images, in turns, so that other work on the machine disturbs all alike. Compiling is told apart. The losses of all
 routes must agree, or nothing is reported. GFLOP count two per multiply-accumulate and are counted from the plan,
-padding included (`jaxnas.evaluation.work`); dispatch can execute less than is needed, as the operations of the first
+padding included (`jaxnas.planning.work`); dispatch can execute less than is needed, as the operations of the first
 choice run once for all architectures.
 """
 
@@ -31,8 +31,9 @@ import tyro
 
 from jaxnas import arch
 from jaxnas.arch import CellLayout, SearchSpace
-from jaxnas.evaluation import make_evaluator, work
+from jaxnas.evaluation import make_evaluator
 from jaxnas.files import replace_file
+from jaxnas.planning import work
 from jaxnas.samplers import fair
 from jaxnas.spaces import get_space
 from jaxnas.supernets import make_supernet
@@ -57,7 +58,7 @@ class Config:
     images_per_call: int = 256
     archs_per_call: int | None = None  # None: as the evaluator plans
     memory_budget: int = 2**30  # bytes that the activations of one call may take
-    groups: int = 8  # tile of the dispatch route
+    groups: int | None = None  # tile of the dispatch route; None: as the evaluator plans
     repetitions: int = 3  # of every route, in turns; the median counts
     quick: bool = False  # other defaults: fewer architectures and images
     json: bool = False  # records instead of a table
@@ -77,7 +78,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     for name in ("spaces", "populations", "routes"):
         if not getattr(config, name):
             raise ValueError(f"--{name} is empty; name at least one.")
-    for name in ("num_balanced", "num_archs", "num_images", "groups", "repetitions"):
+    for name in ("num_balanced", "num_archs", "num_images", "repetitions"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     records = []
@@ -119,7 +120,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                         "loss_difference": figures["loss_difference"],
                         "archs_per_call": plan.archs_per_call,
                         "images_per_call": plan.images_per_call,
-                        "groups": config.groups if plan.strategy == "dispatch" else None,
+                        "groups": plan.groups if plan.strategy == "dispatch" else None,
                         "workers": plan.workers,
                         "memory_budget": config.memory_budget,
                         "repetitions": config.repetitions,
@@ -145,7 +146,7 @@ def make_route(config: Config, supernet, route: str):
         archs_per_call=config.archs_per_call,
         images_per_call=config.images_per_call,
         memory_budget=config.memory_budget,
-        groups=config.groups,
+        groups="auto" if config.groups is None else config.groups,
     )
 
 
@@ -204,7 +205,7 @@ def timed(evaluate, *args) -> tuple[float, Any]:
 
 def count_gflop(supernet, archs: np.ndarray, plan, config: Config) -> tuple[float, float]:
     """GFLOP that the population needs on all images, and that the plan executes, padding included."""
-    needed, executed = work(supernet, archs, plan, groups=config.groups)
+    needed, executed = work(supernet, archs, plan)
     padded = -(-config.num_images // plan.images_per_call) * plan.images_per_call
     return 2e-9 * needed * config.num_images, 2e-9 * executed * padded
 

@@ -46,9 +46,11 @@ def choose(
           the rule's unbatched form); under `vmap` it costs all branches.
     """
     if isinstance(choice, int | np.integer):
-        return branches[choice](shared, *inputs)
+        return branches[int(choice)](shared, *inputs)
     if groups is None:
         return jax.lax.switch(choice, branches, shared, *inputs)
+    if groups != "balanced" and groups < 1:
+        raise ValueError(f"groups must be a tile size of at least 1, 'balanced' or None, got {groups!r}.")
 
     @custom_vmap
     def select(choice, shared, inputs):
@@ -90,7 +92,7 @@ def mix(branches: Sequence[Branch], weights: chex.Array, shared: chex.ArrayTree,
     """
     results = [branch(shared, *inputs) for branch in branches]
     return jax.tree.map(
-        lambda *leaves: sum(weight.astype(leaf.dtype) * leaf for weight, leaf in zip(weights, leaves, strict=False)),
+        lambda *leaves: sum(weight.astype(leaf.dtype) * leaf for weight, leaf in zip(weights, leaves, strict=True)),
         *results,
     )
 
@@ -101,9 +103,12 @@ def branch_runs(choices: np.ndarray, num_branches: int, groups: Groups) -> np.nd
     Host-side twin of the dispatch above for one choice: `choices` int [num_archs] is one call's population.
     """
     counts = np.bincount(choices, minlength=num_branches)
-    if isinstance(groups, int):
-        return -(-counts // groups) * groups
-    return counts
+    if groups == "balanced":
+        return counts
+    if groups is None:
+        return np.full(num_branches, len(choices))
+    tile = min(groups, len(choices))
+    return -(-counts // tile) * tile
 
 
 def _dispatch_balanced(branches, choice, shared, inputs, groups):

@@ -125,7 +125,7 @@ def init_train_state(
     params_key, sampler_key, run_key = jax.random.split(key, 3)
     params = supernet.init(params_key)
     stats = {
-        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]]), (len(layer.modules), 2, layer.stats_size))
+        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]], layer.stats_dtype), (len(layer.modules), 2, layer.stats_size))
         for name, layer in supernet.all_layers.items()
     }
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler.init(sampler_key), stats, run_key)
@@ -217,8 +217,9 @@ def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, mo
         else:
             taken = (archs[:, layer.choice] == jnp.arange(len(layer.modules))[:, None]).astype(jnp.float32)
         count = taken.sum(axis=1)[:, None, None]
-        mean = jnp.einsum("oa,ars->ors", taken, used[name]) / jnp.maximum(count, 1)
-        return jnp.where(count > 0, momentum * tracked[name] + (1 - momentum) * mean, tracked[name])
+        mean = jnp.einsum("oa,ars->ors", taken, used[name].astype(jnp.float32)) / jnp.maximum(count, 1)
+        new = momentum * tracked[name] + (1 - momentum) * mean
+        return jnp.where(count > 0, new.astype(tracked[name].dtype), tracked[name])
 
     return {name: one(name, layer) for name, layer in supernet.all_layers.items()}
 
@@ -229,35 +230,36 @@ def fit(
     batch_at: Callable[[int], Batch],
     num_steps: int,
     *,
-    report_every: int = 50,
+    report_at: Callable[[int], bool] = lambda steps: steps % 50 == 0,
     callbacks: Iterable[Callable[[int, dict[str, float], TrainState], None]] = (),
 ) -> TrainState:
     """Run from `state.step` to `num_steps`.
 
     Args:
       batch_at: step number -> batch; a pure function, so that a resumed run sees what an uninterrupted one saw.
-      report_every: steps between reports; each fetches the metrics since the last one.
-      callbacks: called as (steps done, metrics averaged over the reported steps, state), at each report.
+      report_at: number of steps done -> whether to report; a report fetches the metrics since the last one. The end of
+        the training always reports.
+      callbacks: called as (steps done, metrics averaged over the reported steps, state), at each report. The next
+        step consumes the state: a callback that keeps it keeps a copy.
 
     Raises:
-      FloatingPointError: the loss or the gradient of a step is not finite; says which step.
+      FloatingPointError: the loss or the gradient of a step is not finite; says which step, counted from 0.
     """
     first = int(state.step)
     pending: list[dict[str, chex.Array]] = []
     for number in range(first, num_steps):
         state, metrics = step(state, batch_at(number))
         pending.append(metrics)
-        if (number + 1) % report_every == 0 or number + 1 == num_steps:
+        if report_at(number + 1) or number + 1 == num_steps:
             fetched = jax.device_get(pending)
-            columns = {name: np.array([float(row[name]) for row in fetched]) for name in fetched[0]}
-            for name, values in columns.items():
-                if not np.isfinite(values).all():
-                    bad = int(np.argmin(np.isfinite(values)))
-                    raise FloatingPointError(
-                        f"training stopped: {name} is {values[bad]} at step {number + 1 - len(values) + bad};"
-                        " lower the learning rate or clip_norm."
-                    )
+            for at, row in enumerate(fetched, number + 1 - len(fetched)):
+                for name, value in row.items():
+                    if not np.isfinite(value):
+                        raise FloatingPointError(
+                            f"training stopped: {name} is {value} at step {at}; lower the learning rate or clip_norm."
+                        )
+            means = {name: float(np.mean([row[name] for row in fetched], dtype=np.float64)) for name in fetched[0]}
             for callback in callbacks:
-                callback(number + 1, {name: float(values.mean()) for name, values in columns.items()}, state)
+                callback(number + 1, means, state)
             pending = []
     return state

@@ -22,15 +22,17 @@ class Tape:
     """The statistics along one operation, read or written in the order its normalisations run.
 
     Args:
-      stats: float [2, size], rows mean and variance, of all normalisations of the operation one after the other, or
-        None: normalise by the images at hand.
+      stats: float [2, at least size], rows mean and variance, of all normalisations of the operation one after the
+        other, or None: normalise by the images at hand.
       mask: bool [num_images], False for padding images that must not count; None: all count.
       dtype: number type of the statistics.
     """
 
     def __init__(self, stats: chex.Array | None, mask: chex.Array | None, dtype: str = "float32"):
-        self.stats, self.mask, self.dtype = stats, mask, dtype
-        self.size, self.taken = 0, []
+        self.stats = None if stats is None else stats.astype(dtype)
+        self.mask, self.dtype = mask, dtype
+        self.size = 0  # normalised channels so far
+        self.taken: list[chex.Array] = []
 
     def normalise(self, x: chex.Array) -> chex.Array:
         """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used."""

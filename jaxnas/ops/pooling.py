@@ -48,9 +48,8 @@ class Reduction(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        unit = dict(relu_first=True, affine=self.affine, policy=self.policy)
-        y = ConvBN(self.channels, 3, 2, **unit, name="first")(x, tape)
-        y = ConvBN(self.channels, 3, 1, **unit, name="second")(y, tape)
+        y = ConvBN(self.channels, 3, 2, True, self.affine, self.policy, name="first")(x, tape)
+        y = ConvBN(self.channels, 3, 1, True, self.affine, self.policy, name="second")(y, tape)
         num_images, height, width, channels = x.shape
         pooled = x.reshape(num_images, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
         return y + Conv(self.channels, 1, 1, self.policy, name="shortcut")(pooled)

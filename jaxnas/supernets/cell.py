@@ -16,28 +16,27 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
             f"{space.name}: image_size {layout.image_size} cannot be halved {layout.num_stages - 1} times;"
             f" choose a multiple of {2 ** (layout.num_stages - 1)}."
         )
-    fixed = dict(affine=affine, policy=policy)
     image_shape = (layout.image_size, layout.image_size, layout.in_channels)
     layers: dict[str, Layer] = {}
 
     def add(name, choice, modules, in_shape, shared_input=False) -> tuple[int, ...]:
-        layers[name] = make_layer(name, choice, modules, in_shape, shared_input=shared_input)
+        layers[name] = make_layer(name, choice, modules, in_shape, stats_dtype=policy.stats, shared_input=shared_input)
         return layers[name].out_shape
 
-    shape = add("stem", None, {"stem": Stem(layout.width, **fixed)}, image_shape)
+    shape = add("stem", None, {"stem": Stem(layout.width, affine=affine, policy=policy)}, image_shape)
     steps: list[list[str]] = []  # the network as a list of cells (names of their edges) and reductions (one name)
     for stage in range(layout.num_stages):
         width = layout.width * 2**stage
         if stage:
             steps.append([f"reduction{stage}"])
-            shape = add(f"reduction{stage}", None, {"reduction": Reduction(width, **fixed)}, shape)
+            shape = add(f"reduction{stage}", None, {"reduction": Reduction(width, affine=affine, policy=policy)}, shape)
         for cell in range(layout.cells_per_stage):
             steps.append([f"stage{stage}_cell{cell}_edge{i}{j}" for i, j in layout.edges])
             for choice, name in enumerate(steps[-1]):
                 modules = {op: ops[op](width, 1, affine, policy) for op in space.op_names[choice]}
                 first = stage == cell == 0 and layout.edges[choice][0] == 0
                 add(name, choice, modules, shape, shared_input=first)
-    add("head", None, {"head": Head(0, layout.num_classes, **fixed)}, shape)
+    add("head", None, {"head": Head(0, layout.num_classes, affine=affine, policy=policy)}, shape)
 
     def apply(params, arch, images, *, stats=None, mask=None, groups=4):
         used = {}

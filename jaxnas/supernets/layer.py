@@ -27,6 +27,7 @@ class Layer(NamedTuple):
     in_shape: tuple[int, ...]  # [height, width, channels]
     out_shape: tuple[int, ...]
     stats_size: int  # the largest candidate's number of normalised channels
+    stats_dtype: str = "float32"
     shared_input: bool = False  # its input is the stem's output, the same for every architecture
 
     @property
@@ -36,7 +37,7 @@ class Layer(NamedTuple):
         def branch(name: str, module: nn.Module) -> Branch:
             def run(shared, x, stats):
                 params, mask = shared
-                tape = Tape(stats, mask)
+                tape = Tape(stats, mask, self.stats_dtype)
                 y = module.apply({"params": params[name]}, x, tape)
                 return y, tape.used(self.stats_size)
 
@@ -87,6 +88,7 @@ def make_layer(
     modules: Mapping[str, nn.Module],
     in_shape: tuple[int, ...],
     *,
+    stats_dtype: str = "float32",
     shared_input: bool = False,
 ) -> Layer:
     """Build a layer, checking that all candidates agree on what they return for in_shape [height, width, channels]."""
@@ -97,7 +99,8 @@ def make_layer(
             f"layer {name}: candidates must return one shape, got {shapes}; give them one width and stride."
         )
     stats_size = max(size for *_, size in outlines.values())
-    return Layer(name, choice, modules, in_shape, next(iter(shapes.values())), stats_size, shared_input)
+    out_shape = next(iter(shapes.values()))
+    return Layer(name, choice, modules, in_shape, out_shape, stats_size, stats_dtype, shared_input)
 
 
 @functools.cache
