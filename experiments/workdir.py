@@ -169,11 +169,16 @@ def write_result(
         "device": devices[0].device_kind,
         "num_devices": len(devices),
         "num_cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
+        "versions": versions(),
         "commit": _commit(),
         "config": _plain(dataclasses.asdict(config)),
     }
     _write_json(workdir / "result.json", result)
+
+
+def versions() -> dict[str, str | None]:
+    """Python's and the packages' versions that a figure may depend on."""
+    return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
 
 
 def show(workdir: Path) -> None:

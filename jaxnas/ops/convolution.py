@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+from jaxnas.ops.reduction import sum_over_images
 
 _init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
@@ -82,9 +83,11 @@ def _depthwise_forward(x, weights, stride):
 
 def _depthwise_backward(stride, residuals, cotangent):
     x, weights = residuals
-    by_place = {
-        place: jnp.sum(part * cotangent, axis=(0, 1, 2)) for place, part in shifted(x, len(weights), stride).items()
-    }
+
+    def products(x, cotangent):
+        return {place: part * cotangent for place, part in shifted(x, len(weights), stride).items()}
+
+    by_place = sum_over_images(products, x, cotangent)
     nothing = jnp.zeros(x.shape[-1], x.dtype)
     kernel = range(len(weights))
     weights_gradient = jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])

@@ -1,11 +1,14 @@
 """Batch normalisation whose statistics are plain arrays, passed in and out."""
 
+import functools
 from typing import NamedTuple
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxnas.ops.reduction import sum_over_images
 
 EPSILON = 1e-5
 
@@ -38,14 +41,14 @@ class Tape:
         """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used."""
         channels = x.shape[-1]
         if self.stats is None:
-            stats = moments(x.astype(self.dtype), self.mask)
+            y, stats = batch_normalise(x, self.mask, self.dtype)
         else:
             stats = self.stats[:, self.size : self.size + channels]
+            scale = jax.lax.rsqrt(stats[1] + EPSILON)
+            y = (x * scale + (-stats[0] * scale)).astype(x.dtype)
         self.size += channels
         self.taken.append(stats)
-        mean, variance = stats
-        scale = jax.lax.rsqrt(variance + EPSILON)
-        return (x * scale + (-mean * scale)).astype(x.dtype)
+        return y
 
     def used(self, size: int) -> chex.Array:
         """What was used, zero-padded to float [2, size] so that all candidates of a choice agree in shape."""
@@ -65,6 +68,43 @@ def moments(x: chex.Array, mask: chex.Array | None) -> chex.Array:
     mean = jnp.sum(weighted, axis=(0, 1, 2)) / count
     square = jnp.sum(weighted * x, axis=(0, 1, 2)) / count
     return jnp.stack([mean, relu(square - mean * mean)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def batch_normalise(x: chex.Array, mask: chex.Array | None, dtype: str) -> tuple[chex.Array, chex.Array]:
+    """x [num_images, height, width, channels] normalised by its own moments under the mask, and these: [2, channels].
+
+    The gradient is written out because it needs sums of products only, which have a fast form (`sum_over_images`).
+    """
+    return _normalise_forward(x, mask, dtype)[0]
+
+
+def _normalise_forward(x, mask, dtype):
+    stats = moments(x.astype(dtype), mask)
+    scale = jax.lax.rsqrt(stats[1] + EPSILON)
+    y = (x * scale + (-stats[0] * scale)).astype(x.dtype)
+    return (y, stats), (y, mask, scale)
+
+
+def _normalise_backward(dtype, residuals, cotangents):
+    y, mask, scale = residuals
+    y_cotangent, (mean_cotangent, variance_cotangent) = cotangents
+
+    def terms(y, cotangent):
+        y, cotangent = y.astype(dtype), cotangent.astype(dtype)
+        return cotangent, cotangent * y
+
+    total, total_by_y = sum_over_images(terms, y, y_cotangent)
+    pixels = y.shape[1] * y.shape[2]
+    weight = 1.0 / (y.shape[0] * pixels) if mask is None else (mask / (mask.sum() * pixels))[:, None, None, None]
+    # x minus mean is y / scale: by way of the mean, and by way of the variance, each image under the mask moves all
+    by_mean = mean_cotangent - scale * total
+    by_variance = 2.0 * variance_cotangent / scale - scale * total_by_y
+    x_cotangent = scale * y_cotangent + weight * (by_mean + by_variance * y)
+    return x_cotangent.astype(y.dtype), None
+
+
+batch_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def relu(x: chex.Array) -> chex.Array:

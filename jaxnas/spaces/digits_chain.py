@@ -11,12 +11,12 @@ from jaxnas.spaces.chain import chain_space
 digits_chain = chain_space(
     "digits_chain",
     ChainLayout(
-        stem_width=8,
-        widths=(8, 16, 16, 32, 32),
+        stem_width=4,
+        widths=(4, 8, 8, 16, 16),
         strides=(1, 2, 1, 2, 1),
-        head_width=64,
+        head_width=32,
         image_size=8,
         in_channels=1,
     ),
-    [("identity", "mb3_k3", "mb6_k5")] * 5,
+    [("identity", "mb2_k3", "mb6_k3")] * 5,
 )

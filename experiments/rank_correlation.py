@@ -1,0 +1,249 @@
+"""How well a super-net ranks its sub-networks: train it, score them in vectorised calls, compare with the truth.
+
+Any space, any image set, any table: the validation images are held out of training, the truth is the table's
+`test_accuracy`. The headline `kendall_tau` is that of the validation loss (lower is better), with a 95 % bootstrap
+interval over architectures, and over super-nets too where num_seeds is at least 2; accuracy's stands beside it, and
+beside both what they must beat: counting FLOPs, and the agreement of the truth's own training seeds.
+
+    D="--dataset cifar10 --data-dir DIR"
+    python -m experiments.rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
+    python -m experiments.rank_correlation cpu --space nasbench201 $D --workdir runs/nb201
+
+DIR holds the published tables, and the image sets in DIR/tfds. Minutes and figures are in experiments/README.md.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import workdir as cli
+from experiments.supernet_run import SupernetConfig, build, evaluation_archs, evaluator, score_all, train
+from jaxnas import arch, costs, datasets, metrics, plotting, tables
+from jaxnas.arch import SearchSpace
+from jaxnas.files import replace_file
+from jaxnas.spaces import get_space
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SupernetConfig):
+    """A super-net run, how often it is repeated, and how its ranking is judged."""
+
+    num_seeds: int = 1  # super-nets trained, from seeds seed, seed + 1, ...
+    num_resamples: int = 1000  # of the bootstrap
+    top_k: int = 10
+
+
+DIGITS = Config()
+CIFAR = Config(
+    space="nasbench_macro",
+    dataset="cifar10",
+    num_valid=5000,
+    crop=2,
+    flip=True,
+    batch_size=64,
+    weight_decay=5e-4,
+    checkpoint_every=500,
+    report_every=50,
+    images_per_call=250,
+    num_curve_archs=198,
+)
+PRESETS = {
+    "tiny": dataclasses.replace(
+        DIGITS, width=4, num_train=128, num_valid=100, num_steps=6, batch_size=16, report_every=2, checkpoint_every=3,
+        num_eval_archs=27, archs_per_save=9, num_curve_points=2, num_curve_archs=9, num_resamples=50,
+    ),
+    "quick": DIGITS,
+    "cpu": dataclasses.replace(
+        CIFAR, width=8, cells_per_stage=None, image_size=16, num_steps=6000, learning_rate=0.1, num_eval_images=1000,
+    ),
+    # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, batch 256.
+    "paper": dataclasses.replace(
+        CIFAR, space="nasbench201", width=16, cells_per_stage=5, image_size=32, num_valid=25_000, batch_size=256,
+        num_steps=400 * (25_000 // 256), learning_rate=0.025, final_learning_rate=0.001, crop=4, sampler="uniform",
+        num_archs=1, idle="rest", num_eval_images=10_000, images_per_call=256, checkpoint_every=2000,
+    ),
+}  # fmt: skip
+
+
+def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+    """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, pictures."""
+    published = get_space(config.space)
+    truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
+    data = datasets.load(
+        config.dataset,
+        num_train=config.num_train,
+        num_valid=config.num_valid,
+        image_size=config.image_size or published.layout.image_size,
+        data_dir=config.data_dir,
+    )
+    sizes = {"cells_per_stage": config.cells_per_stage} if config.cells_per_stage is not None else {}
+    space = published.resized(
+        width=config.width,
+        image_size=data.train_images.shape[1],
+        in_channels=data.train_images.shape[-1],
+        num_classes=data.num_classes,
+        **sizes,
+    )
+    if config.num_seeds < 1:
+        raise ValueError(f"num_seeds must be at least 1, got {config.num_seeds}.")
+    archs = evaluation_archs(config, space)
+    test = tables.lookup(truth, archs, "test_accuracy")
+    mean_test = test if test.ndim == 1 else test.mean(axis=1)
+
+    compile_seconds = compile_clock()
+    supernet = build(config, space)
+    score = evaluator(config, supernet, data)
+    losses, accuracies, curves, seconds = [], [], [], {"train_seconds": 0.0, "evaluate_seconds": 0.0}
+    for number in range(config.num_seeds):
+        folder = workdir / f"seed{config.seed + number}"
+        folder.mkdir(exist_ok=True)
+        own = dataclasses.replace(config, seed=config.seed + number)
+        trained = train(own, supernet, data, score, folder)
+        columns, evaluate_seconds = score_all(own, trained.state, archs, score, space, folder)
+        losses.append(columns["loss"])
+        accuracies.append(columns["accuracy"])
+        curves.append(trained)
+        seconds["train_seconds"] += trained.curve[-1]["seconds"]
+        seconds["evaluate_seconds"] += evaluate_seconds
+
+    macs = costs.arch_costs(published, archs).macs
+    figures = ranking_figures(config, -np.stack(losses), np.stack(accuracies), test, macs, truth, archs)
+    num_images = config.num_eval_images or len(data.valid_images)
+    write_csv(workdir / "scores.csv", space, archs, np.stack(losses), np.stack(accuracies), mean_test, macs)
+    draw(config, workdir, -np.mean(losses, axis=0), mean_test, macs, figures, curves, truth)
+    return {
+        "space": space.name,
+        "dataset": config.dataset,
+        "truth": f"stand-alone test accuracy, {truth.provenance.get('source', 'see the table')}",
+        "num_archs": len(archs),
+        "num_images": num_images,
+        "bn_mode": config.bn_mode + (f" ({config.num_calibration_images})" if config.bn_mode == "calibrated" else ""),
+        "num_seeds": config.num_seeds,
+        **figures,
+        "supernet_accuracy": float(np.mean(accuracies)),
+        "final_train_loss": curves[0].curve[-1]["loss"],
+        "evaluate_image_archs_per_s": config.num_seeds * len(archs) * num_images / seconds["evaluate_seconds"],
+        **seconds,
+        "compile_seconds": compile_seconds(),
+    }
+
+
+def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dict[str, float | None]:
+    """Every rank statistic of super-net scores [num_seeds, num_archs] against test accuracy [num_archs(, seeds)]."""
+    mean_test = test if test.ndim == 1 else test.mean(axis=1)
+    options = {"num_resamples": config.num_resamples}
+    if len(scores) == 1:
+        low, high = metrics.bootstrap_interval(metrics.kendall_tau, scores[0], mean_test, **options)
+    else:
+        low, high = metrics.bootstrap_seeds_interval(metrics.kendall_tau, scores, mean_test, **options)
+    flops_low, flops_high = metrics.bootstrap_interval(metrics.kendall_tau, macs, mean_test, **options)
+
+    def mean(statistic, of=scores) -> float:
+        return float(np.mean([statistic(row, mean_test) for row in of]))
+
+    seeds = test if test.ndim == 2 else None
+    choose_by = None
+    if seeds is None and "valid_accuracy_seeds" in truth.columns:
+        seeds = tables.lookup(truth, archs, "valid_accuracy_seeds")[:, :2]
+        choose_by = tables.lookup(truth, archs, "valid_accuracy")
+    decile = {"choose_by": choose_by} if choose_by is not None else {}
+
+    def top_decile(of) -> float | None:
+        if test.ndim == 1 and choose_by is None:
+            return None
+        return float(np.mean([metrics.top_decile_kendall_tau(row, test, **decile) for row in of]))
+
+    best = int(np.argmax(scores[0]))
+    rank = 1 + int((mean_test > mean_test[best]).sum())
+    tau = mean(metrics.kendall_tau)
+    return {
+        "kendall_tau": tau,
+        "kendall_tau_low": low,
+        "kendall_tau_high": high,
+        "kendall_tau_loss": tau,
+        "kendall_tau_accuracy": mean(metrics.kendall_tau, accuracies),
+        "kendall_tau_between_supernets": metrics.seed_kendall_tau(scores.T) if len(scores) > 1 else None,
+        "spearman": mean(metrics.spearman),
+        "sparse_kendall_tau": mean(metrics.sparse_kendall_tau),
+        "flops_kendall_tau": metrics.kendall_tau(macs, mean_test),
+        "flops_kendall_tau_low": flops_low,
+        "flops_kendall_tau_high": flops_high,
+        "seed_kendall_tau": metrics.seed_kendall_tau(seeds) if seeds is not None else None,
+        "truth_reliability": metrics.reliability(seeds) if seeds is not None else None,
+        "top_decile_kendall_tau": top_decile(scores),
+        "top_decile_flops_kendall_tau": top_decile([macs]),
+        "precision_at_k": mean(lambda s, t: metrics.precision_at_k(s, t, k=config.top_k)),
+        "best_rank_at_k": mean(lambda s, t: metrics.best_rank_at_k(s, t, k=config.top_k)),
+        "top_k_mean_accuracy": mean(lambda s, t: metrics.top_k_mean(s, t, k=config.top_k)),
+        "best_accuracy": float(mean_test.max()),
+        "best_found_rank": rank,
+        "prob_surpass_random_10": metrics.prob_surpass_random(rank, num_archs=len(archs), num_draws=10),
+    }
+
+
+def write_csv(path: Path, space: SearchSpace, archs, losses, accuracies, test, macs) -> None:
+    """One row an architecture: its code, what each super-net gave it, its truth and its MACs."""
+    seeds = range(len(losses))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    header = [f"{name}_{seed}" for name in ("loss", "accuracy") for seed in seeds]
+    writer.writerow(["arch", *header, "test_accuracy", "macs"])
+    for code, *row in zip(archs, *losses, *accuracies, test, macs):
+        writer.writerow([arch.to_text(space, code), *(f"{value:.8g}" for value in row)])
+    replace_file(path, text.getvalue().encode())
+
+
+def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, truth) -> None:
+    """scatter.png, training.png, tau_over_training.png (of the first super-net)."""
+    name = f"{config.space} on {config.dataset}"
+    interval = dict(tau=figures["kendall_tau"], low=figures["kendall_tau_low"], high=figures["kendall_tau_high"])
+    figure = plotting.rank_scatter(
+        scores,
+        test,
+        title=name,
+        score_label="super-net score (minus validation loss, nats)",
+        truth_label="stand-alone test accuracy",
+        macs=macs,
+        **interval,
+    )
+    plotting.save_figure(figure, workdir / "scatter.png")
+    rows = curves[0].curve
+    columns = {"loss (nats)": [row["loss"] for row in rows], "accuracy (fraction)": [row["accuracy"] for row in rows]}
+    figure = plotting.training_curve([row["step"] for row in rows], columns, title=f"Super-net training, {name}")
+    plotting.save_figure(figure, workdir / "training.png")
+    points = []
+    for steps, table in curves[0].scored:
+        given = tables.lookup(truth, table.archs, "test_accuracy")
+        given = given if given.ndim == 1 else given.mean(axis=1)
+        of_point = -table.columns["loss"]
+        options = {"num_resamples": config.num_resamples}
+        interval_of_point = metrics.bootstrap_interval(metrics.kendall_tau, of_point, given, **options)
+        points.append((steps, metrics.kendall_tau(of_point, given), *interval_of_point))
+    points.append((config.num_steps, *interval.values()))
+    references = {"FLOPs only": figures["flops_kendall_tau"]}
+    if figures["seed_kendall_tau"] is not None:
+        references["between training seeds of the truth"] = figures["seed_kendall_tau"]
+    figure = plotting.tau_over_training(*zip(*points), title=f"Ranking over training, {name}", references=references)
+    plotting.save_figure(figure, workdir / "tau_over_training.png")
+
+
+def compile_clock():
+    """Start counting the seconds that JAX spends tracing and compiling; the returned function tells them."""
+    total = [0.0]
+
+    def add(event: str, duration: float, **_) -> None:
+        if event.startswith("/jax/core/compile/"):
+            total[0] += duration
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+    return lambda: total[0]
+
+
+if __name__ == "__main__":
+    cli.main("rank_correlation", run, PRESETS)

@@ -1,0 +1,255 @@
+"""Training and scoring one super-net inside a workdir: what the experiments on ranking share. Both resume exactly."""
+
+import csv
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxnas import arch, checkpoint, tables
+from jaxnas.arch import SearchSpace
+from jaxnas.datasets import Dataset
+from jaxnas.evaluation import Scores, make_evaluator
+from jaxnas.samplers import SAMPLERS
+from jaxnas.supernets import Policy, Supernet, make_supernet
+from jaxnas.training import (
+    TrainState,
+    fit,
+    init_train_state,
+    make_cross_entropy_loss,
+    make_preprocess,
+    make_train_step,
+    sgd,
+    standardise,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetConfig:
+    """What is trained, how, and how its sub-networks are scored."""
+
+    space: str = "digits_chain"
+    dataset: str = "digits"
+    data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
+    seed: int = 0  # of weights, batches and sampled architectures
+
+    width: int | None = None  # channels of the stem; all widths scale with it; None: the space's own
+    cells_per_stage: int | None = None  # cell spaces only
+    image_size: int | None = None  # pixels; images are resized to it
+    affine: bool = True  # batch normalisation learns scale and shift
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    num_train: int | None = None  # training images; None: all
+    num_valid: int = 300  # images held out of training; scores are taken on them
+    sampler: str = "fair"
+    num_archs: int | None = None  # architectures per step; None: the sampler's default
+    batch_size: int = 64
+    num_steps: int = 400
+    learning_rate: float = 0.1
+    final_learning_rate: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float = 5.0
+    label_smoothing: float = 0.0
+    crop: int = 1  # pixels of random shift
+    flip: bool = False
+    idle: Literal["move", "rest"] = "move"  # what the optimiser does with candidates that a step doesn't use
+    stats_momentum: float | None = None  # of tracked statistics; needed for bn_mode tracked
+    checkpoint_every: int = 200  # steps
+    report_every: int = 20  # steps
+
+    bn_mode: Literal["batch", "calibrated", "tracked"] = "batch"
+    num_calibration_images: int = 256  # training images, for bn_mode calibrated
+    num_eval_archs: int | None = None  # drawn without repetition; None: the whole space
+    num_eval_images: int | None = None  # of the validation images; None: all
+    images_per_call: int = 256
+    archs_per_call: int | None = None
+    memory_budget: int = 2**30  # bytes for the activations of one call
+    strategy: Literal["auto", "mask", "serial", "dispatch"] = "auto"
+    archs_per_save: int = 729  # scores are saved after so many architectures
+    num_curve_points: int = 4  # evaluations along the training, for tau over training
+    num_curve_archs: int = 243
+    progress: bool = dataclasses.field(default=True, compare=False)
+
+
+class Trained(NamedTuple):
+    """A trained super-net and what became of it on the way."""
+
+    state: TrainState
+    curve: list[dict[str, float]]  # rows of training.csv
+    scored: list[tuple[int, Scores]]  # (step, scores of the curve's architectures)
+
+
+def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
+    """The super-net of the config over `space`, which carries the sizes."""
+    return make_supernet(space, affine=config.affine, policy=Policy(compute=config.compute_dtype))
+
+
+def evaluation_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
+    """The codes to score: the whole space, or a sample that depends on the space and its number alone."""
+    if config.num_eval_archs is None:
+        return arch.enumerate_archs(space)
+    if not 2 <= config.num_eval_archs <= space.size:
+        raise ValueError(f"num_eval_archs is {config.num_eval_archs}, but {space.name} allows 2 to {space.size}.")
+    order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
+    return arch.from_index(space, np.sort(order[: config.num_eval_archs]))
+
+
+def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Callable[..., Scores]:
+    """`score(state, archs, *, first=None, bar=None) -> Scores` on the validation images under the config's rule."""
+    evaluate = make_evaluator(
+        supernet,
+        strategy=config.strategy,
+        bn_mode=config.bn_mode,
+        archs_per_call=config.archs_per_call,
+        images_per_call=config.images_per_call,
+        memory_budget=config.memory_budget,
+    )
+    num_images = config.num_eval_images or len(data.valid_images)
+    if num_images > len(data.valid_images):
+        raise ValueError(f"num_eval_images is {num_images}, but only {len(data.valid_images)} images are held out.")
+    images = standardise(jnp.asarray(data.valid_images[:num_images]), data.mean, data.std)
+    labels = jnp.asarray(data.valid_labels[:num_images])
+    given = {}
+    if config.bn_mode == "calibrated":
+        few = data.train_images[: config.num_calibration_images]
+        given["calibration_images"] = standardise(jnp.asarray(few), data.mean, data.std)
+
+    def score(state: TrainState, archs: np.ndarray, *, first: int | None = None, bar: tqdm | None = None) -> Scores:
+        extra = given | ({"stats": state.stats} if config.bn_mode == "tracked" else {})
+        return evaluate(state.params, archs, images[:first], labels[:first], bar=bar, **extra)
+
+    return score
+
+
+def batches(key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[int], dict]:
+    """step -> {"train": batch}: each epoch is a permutation that `fold_in(key, epoch)` draws; the last few images of
+    an epoch that fill no batch are left out of it."""
+    if len(images) < batch_size:
+        raise ValueError(f"batch_size is {batch_size}, but there are only {len(images)} training images.")
+    per_epoch = len(images) // batch_size
+    on_device = jnp.asarray(images), jnp.asarray(labels)
+    permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), len(images)))
+    take = jax.jit(
+        lambda images, labels, order, start: tuple(
+            array[jax.lax.dynamic_slice(order, (start,), (batch_size,))] for array in (images, labels)
+        )
+    )
+    current: tuple[int, chex.Array] | None = None
+
+    def batch_at(step: int) -> dict:
+        nonlocal current
+        epoch, number = divmod(step, per_epoch)
+        if current is None or current[0] != epoch:
+            current = (epoch, permute(epoch))
+        x, y = take(*on_device, current[1], number * batch_size)
+        return {"train": {"images": x, "labels": y}}
+
+    return batch_at
+
+
+def train(config: SupernetConfig, supernet: Supernet, data: Dataset, score: Callable, folder: Path) -> Trained:
+    """Train the super-net, from the newest checkpoint in `folder` if there is one."""
+    space = supernet.space
+    if config.sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {config.sampler!r}; choose one of {', '.join(SAMPLERS)}.")
+    sampler = SAMPLERS[config.sampler](space, **({} if config.num_archs is None else {"num_archs": config.num_archs}))
+    tx = sgd(
+        config.learning_rate,
+        num_steps=config.num_steps,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        final_learning_rate=config.final_learning_rate,
+    )
+    preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
+    loss_fn = make_cross_entropy_loss(
+        supernet, groups=sampler.groups, preprocess=preprocess, label_smoothing=config.label_smoothing
+    )
+    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
+    init_key, batch_key = jax.random.split(jax.random.key(config.seed))
+    state = init_train_state(supernet, sampler, tx, init_key)
+    restored = checkpoint.restore_latest(folder / "checkpoints", state, fingerprint=space.fingerprint)
+    done, state = restored if restored is not None else (0, state)
+    write = checkpoint.csv_metrics(folder / "training.csv", resume_step=done + 1)
+    before = float(_rows(folder / "training.csv")[-1]["seconds"]) if done else 0.0
+
+    num_points = min(config.num_curve_points, config.num_steps)
+    curve_at = {round(config.num_steps * (i + 1) / num_points) for i in range(num_points)}
+    curve_archs = evaluation_archs(config, space)
+    curve_archs = curve_archs[:: -(-len(curve_archs) // config.num_curve_archs)]
+    start, scoring = time.perf_counter(), 0.0
+    with tqdm(total=config.num_steps, initial=done, unit="step", desc="train", disable=not config.progress) as bar:
+
+        def report(steps: int, metrics: dict[str, float], state: TrainState) -> None:
+            nonlocal scoring
+            seconds = before + time.perf_counter() - start - scoring
+            write({"step": steps, **metrics, "seconds": seconds})
+            bar.update(steps - bar.n)
+            bar.set_postfix_str(f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}")
+            if steps in curve_at and steps < config.num_steps:
+                begin = time.perf_counter()
+                scores = score(state, curve_archs, first=config.images_per_call)
+                save_scores(folder / f"curve_{steps}.npz", space, scores)
+                scoring += time.perf_counter() - begin
+            if steps % config.checkpoint_every == 0 or steps == config.num_steps:
+                checkpoint.save(folder / "checkpoints", steps, state, fingerprint=space.fingerprint)
+
+        marks = curve_at | {n for n in range(1, config.num_steps + 1) if n % config.checkpoint_every == 0}
+        batch_at = batches(batch_key, data.train_images, data.train_labels, config.batch_size)
+        state = fit(
+            step,
+            state,
+            batch_at,
+            config.num_steps,
+            report_at=lambda n: n in marks or n % config.report_every == 0,
+            callbacks=[report],
+        )
+    scored = []
+    for steps in sorted(curve_at - {config.num_steps}):
+        scored.append((steps, load_scores(folder / f"curve_{steps}.npz", space)))
+    rows = [{name: float(value) for name, value in row.items()} for row in _rows(folder / "training.csv")]
+    return Trained(state, rows, scored)
+
+
+def score_all(config: SupernetConfig, state: TrainState, archs: np.ndarray, score: Callable, space, folder: Path):
+    """Score `archs`, saving every `archs_per_save`; what an earlier process saved is read. -> (columns, seconds)."""
+    parts, seconds = [], 0.0
+    with tqdm(total=len(archs), unit="arch", desc="score", disable=not config.progress) as bar:
+        for start in range(0, len(archs), config.archs_per_save):
+            path = folder / f"scores_{start:06d}.npz"
+            codes = archs[start : start + config.archs_per_save]
+            if path.exists():
+                bar.update(len(codes))
+            else:
+                begin = time.perf_counter()
+                save_scores(path, space, score(state, codes, bar=bar), seconds=time.perf_counter() - begin)
+            table = load_scores(path, space)
+            parts.append(table.columns)
+            seconds += float(table.provenance["seconds"])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
+
+
+def save_scores(path: Path, space: SearchSpace, scores: Scores, *, seconds: float = 0.0) -> None:
+    """Scores as a table keyed by codes; the rule they were taken under is in its provenance."""
+    columns = {"loss": scores.loss, "accuracy": scores.accuracy}
+    rule = {name: getattr(scores, name) for name in ("num_images", "bn_mode", "images_per_call", "strategy")}
+    provenance = {name: str(value) for name, value in rule.items()} | {"seconds": repr(seconds)}
+    units = {"loss": "nats", "accuracy": "fraction"}
+    tables.write_table(path, tables.make_table(space, scores.archs, columns, units=units, provenance=provenance))
+
+
+def load_scores(path: Path, space: SearchSpace) -> tables.Table:
+    return tables.read_table(path, space)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
