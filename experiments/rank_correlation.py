@@ -43,6 +43,7 @@ DIGITS = Config()
 CIFAR = Config(
     space="nasbench_macro",
     dataset="cifar10",
+    num_train=None,
     num_valid=5000,
     crop=2,
     flip=True,
@@ -60,7 +61,7 @@ PRESETS = {
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        CIFAR, width=8, cells_per_stage=None, image_size=16, num_steps=6000, learning_rate=0.1, num_eval_images=1000,
+        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=5000, num_eval_archs=6561, num_eval_images=500,
     ),
     # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, batch 256.
     "paper": dataclasses.replace(
@@ -82,7 +83,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         image_size=config.image_size or published.layout.image_size,
         data_dir=config.data_dir,
     )
-    sizes = {"cells_per_stage": config.cells_per_stage} if config.cells_per_stage is not None else {}
+    is_cells = isinstance(published.layout, arch.CellLayout)
+    sizes = {"cells_per_stage": config.cells_per_stage} if is_cells else {}
     space = published.resized(
         width=config.width,
         image_size=data.train_images.shape[1],

@@ -41,13 +41,13 @@ class SupernetConfig:
     seed: int = 0  # of weights, batches and sampled architectures
 
     width: int | None = None  # channels of the stem; all widths scale with it; None: the space's own
-    cells_per_stage: int | None = None  # cell spaces only
+    cells_per_stage: int | None = None  # for spaces of cells; chains have none
     image_size: int | None = None  # pixels; images are resized to it
     affine: bool = True  # batch normalisation learns scale and shift
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    num_train: int | None = None  # training images; None: all
-    num_valid: int = 300  # images held out of training; scores are taken on them
+    num_train: int | None = 300  # training images; None: all
+    num_valid: int = 600  # images held out of training; scores are taken on them
     sampler: str = "fair"
     num_archs: int | None = None  # architectures per step; None: the sampler's default
     batch_size: int = 64
@@ -67,7 +67,7 @@ class SupernetConfig:
 
     bn_mode: Literal["batch", "calibrated", "tracked"] = "batch"
     num_calibration_images: int = 256  # training images, for bn_mode calibrated
-    num_eval_archs: int | None = None  # drawn without repetition; None: the whole space
+    num_eval_archs: int | None = None  # at most so many, drawn without repetition; None: the whole space
     num_eval_images: int | None = None  # of the validation images; None: all
     images_per_call: int = 256
     archs_per_call: int | None = None
@@ -94,10 +94,10 @@ def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
 
 def evaluation_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
     """The codes to score: the whole space, or a sample that depends on the space and its number alone."""
-    if config.num_eval_archs is None:
+    if config.num_eval_archs is None or config.num_eval_archs >= space.size:
         return arch.enumerate_archs(space)
-    if not 2 <= config.num_eval_archs <= space.size:
-        raise ValueError(f"num_eval_archs is {config.num_eval_archs}, but {space.name} allows 2 to {space.size}.")
+    if config.num_eval_archs < 2:
+        raise ValueError(f"num_eval_archs must be at least 2, got {config.num_eval_archs}.")
     order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
     return arch.from_index(space, np.sort(order[: config.num_eval_archs]))
 

@@ -6,14 +6,17 @@ import chex
 import jax
 import jax.numpy as jnp
 
+LARGE = 2**17  # numbers; 64 images of 8x8 pixels and 24 channels are still small
+
 
 def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -> chex.ArrayTree:
     """Sum each of `terms(*arrays)`, [num_images, height, width, channels], over all axes but the channels.
 
-    On CPU image by image into sums of one image's size: XLA's reduction of a product over all images at once is up to
-    sixteen times slower there. Elsewhere a loop over images would be the slow form.
+    Large arrays on CPU are summed image by image into sums of one image's size: XLA's reduction of a product over all
+    images at once is up to sixteen times slower there. Small ones gain nothing and compile longer that way; on an
+    accelerator a loop over images would be the slow form.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or arrays[0].size < LARGE:
         return jax.tree.map(lambda term: jnp.sum(term, axis=(0, 1, 2)), terms(*arrays))
 
     def of_one(images) -> chex.ArrayTree:
