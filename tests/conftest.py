@@ -1,9 +1,34 @@
 """Fixtures of all tests."""
 
+import functools
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+# The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation would double the time.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
+import jax
+import numpy as np
 import pytest
+
+from jaxnas.arch import ChainLayout, SearchSpace
+from jaxnas.ops import OPS
+from jaxnas.spaces import SPACES, chain_space
+from jaxnas.supernets import Params, Supernet, make_supernet
+
+# Every space, with its own choices and operations, on a network that compiles fast; and one that compiles in no time.
+SMALL_SPACES = {
+    "digits_chain": SPACES["digits_chain"],
+    "nasbench_macro": SPACES["nasbench_macro"].resized(width=4, image_size=8),
+    "nasbench201": SPACES["nasbench201"].resized(width=4, image_size=8, cells_per_stage=1),
+    "tiny": chain_space(
+        "tiny",
+        ChainLayout(stem_width=3, widths=(3, 4, 4), strides=(1, 2, 1), head_width=5, image_size=4, in_channels=1),
+        [("identity", "nor_conv_1x1", "nor_conv_3x3")] * 3,
+    ),
+}
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +39,37 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no folder {folder}: set JAXNAS_DATA to the published tables and TFDS sets")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_space() -> Callable[[str], SearchSpace]:
+    """name -> the space on a small network."""
+    return SMALL_SPACES.__getitem__
+
+
+@pytest.fixture(scope="session")
+def small_supernet() -> Callable[..., tuple[Supernet, Params]]:
+    """(name, affine=True) -> super-net and parameters, random in every leaf: fresh ones would hide a missing shift."""
+
+    @functools.cache
+    def build(name: str, affine: bool = True) -> tuple[Supernet, Params]:
+        ops = OPS | {"mb6_k5": OPS["mb3_k3"]} if name == "nasbench_macro" else OPS  # of eight choices: less to compile
+        supernet = make_supernet(SMALL_SPACES[name], affine=affine, ops=ops)
+        return supernet, random_params(supernet)
+
+    return build
+
+
+def random_params(supernet: Supernet) -> Params:
+    """He-normal kernels, scales around one, biases around zero; by NumPy, since `init` takes seconds to compile."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        noise = rng.normal(size=leaf.shape)
+        name = path[-1].key
+        value = (
+            math.sqrt(2 / math.prod(leaf.shape[:-1])) * noise if name == "kernel" else (name == "scale") + 0.1 * noise
+        )
+        return jax.numpy.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(supernet.init, jax.random.key(0)))
