@@ -200,7 +200,7 @@ def make_train_step(
         metrics = {
             "loss": aux.arch_loss.mean(),
             "accuracy": aux.arch_accuracy.mean(),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
         }
         return state, metrics
 

@@ -1,0 +1,127 @@
+"""The contract that every sampler keeps, and what each sampler promises by itself."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxnas import arch
+from jaxnas.arch import ChainLayout
+from jaxnas.samplers import SAMPLERS, fair, uniform
+from jaxnas.spaces import SPACES, chain_space
+
+uneven = chain_space(  # choices of different sizes: 1, 2 and 3 operations
+    "uneven",
+    ChainLayout(stem_width=2, widths=(2, 2, 2), strides=(1, 1, 1), head_width=0),
+    [("identity",), ("identity", "mb1_k3"), ("identity", "mb1_k3", "mb2_k3")],
+)
+PROTOCOL_SPACES = {"uneven": uneven, "nasbench201": SPACES["nasbench201"], "digits_chain": SPACES["digits_chain"]}
+
+
+@pytest.fixture(params=[(name, space) for name in SAMPLERS for space in PROTOCOL_SPACES], ids="-".join)
+def case(request):
+    name, space = request.param
+    space = PROTOCOL_SPACES[space]
+    return space, SAMPLERS[name](space)
+
+
+def assert_equal(got, expected):
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_populations_are_codes_of_the_space(case):
+    space, sampler = case
+    state = sampler.init(jax.random.key(0))
+    draws = [sampler.sample(jax.random.key(seed), state) for seed in range(5)]
+    for archs in draws:
+        assert archs.dtype == jnp.int32 and archs.shape == draws[0].shape and archs.shape[1] == space.num_choices
+        arch.check(space, np.asarray(archs))
+    assert any((archs != draws[0]).any() for archs in draws)
+
+
+def test_sampling_is_pure_and_reads_the_state_only(case):
+    _, sampler = case
+    key = jax.random.key(3)
+    state = sampler.init(jax.random.key(0))
+    assert_equal(sampler.init(jax.random.key(0)), state)
+    before = jax.tree.map(np.array, state)
+    archs = sampler.sample(key, state)
+    np.testing.assert_array_equal(sampler.sample(key, state), archs)
+    np.testing.assert_array_equal(jax.jit(sampler.sample)(key, state), archs)
+    assert_equal(state, before)
+
+
+def test_update_returns_a_state_like_the_one_given(case):
+    """So that a compiled step can carry it; also within `jit`, and the old state stays as it was."""
+    space, sampler = case
+    state = sampler.init(jax.random.key(0))
+    before = jax.tree.map(np.array, state)
+    archs = sampler.sample(jax.random.key(1), state)
+    losses = jnp.linspace(1.0, 2.0, len(archs))
+    updated = sampler.update(state, archs, losses)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), updated) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+    assert_equal(jax.jit(sampler.update)(state, archs, losses), updated)
+    assert_equal(state, before)
+    arch.check(space, np.asarray(sampler.sample(jax.random.key(2), updated)))
+
+
+def test_promise_of_balance_is_kept(case):
+    """`groups="balanced"` runs without any switch, which a draw that isn't balanced would make wrong."""
+    space, sampler = case
+    state = sampler.init(jax.random.key(0))
+    if sampler.groups != "balanced":
+        assert sampler.groups is None or sampler.groups >= 1
+        return
+    for seed in range(20):
+        archs = np.asarray(sampler.sample(jax.random.key(seed), state))
+        state = sampler.update(state, archs, jnp.ones(len(archs)))
+        for choice, num_ops in enumerate(space.num_ops):
+            counts = np.bincount(archs[:, choice], minlength=num_ops)
+            assert (counts == len(archs) // num_ops).all()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_population_size(name):
+    for num_archs in (6, 12):
+        sampler = SAMPLERS[name](uneven, num_archs=num_archs)
+        assert sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0))).shape == (num_archs, 3)
+
+
+@pytest.mark.parametrize("sampler", [uniform(uneven, num_archs=6), fair(uneven)], ids=["uniform", "fair"])
+def test_all_codes_are_equally_likely(sampler):
+    """Each place of the population, on its own, is uniform over the 6 codes: chi-square over 2,000 draws."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    draws = np.asarray(jax.jit(jax.vmap(lambda key: sampler.sample(key, ())))(keys))
+    for place in (0, 5):
+        seen = arch.to_index(uneven, draws[:, place])
+        assert scipy.stats.chisquare(np.bincount(seen, minlength=6)).pvalue > 1e-3
+
+
+def test_uniform_draws_each_architecture_independently():
+    sampler = uniform(uneven, num_archs=2)
+    keys = jax.random.split(jax.random.key(1), 3600)
+    draws = np.asarray(jax.jit(jax.vmap(lambda key: sampler.sample(key, ())))(keys))
+    pairs = [arch.to_index(uneven, draws[:, place]) for place in (0, 1)]
+    counts = np.array([np.sum((pairs[0] == a) & (pairs[1] == b)) for a, b in itertools.product(range(6), repeat=2)])
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_fair_needs_no_more_than_the_least_common_multiple():
+    sampler = fair(uneven)
+    archs = np.asarray(sampler.sample(jax.random.key(0), ()))
+    assert archs.shape == (6, 3)  # lcm of 1, 2 and 3
+    assert [np.bincount(column).tolist() for column in archs.T] == [[6], [3, 3], [2, 2, 2]]
+    assert fair(SPACES["nasbench201"]).sample(jax.random.key(0), ()).shape == (5, 6)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="uniform: num_archs must be at least 1, got 0"):
+        uniform(uneven, num_archs=0)
+    for wrong in (0, -6, 7):
+        with pytest.raises(ValueError, match=f"fair: num_archs must be a multiple of 6 on uneven, got {wrong}"):
+            fair(uneven, num_archs=wrong)
