@@ -183,9 +183,10 @@ def make_train_step(
                 for name, layer in supernet.all_layers.items()
             }
             updates = jax.tree.map(lambda move, update: jnp.where(move, update, 0), moves, updates)
-            opt_state = optax.tree.map_params(
-                tx, lambda new, old, move: jnp.where(move, new, old), opt_state, state.opt_state, moves
+            moves_state = optax.tree.map_params(
+                tx, lambda _, move: move, opt_state, moves, transform_non_params=lambda _: True
             )
+            opt_state = jax.tree.map(jnp.where, moves_state, opt_state, state.opt_state)
         stats = state.stats
         if stats_momentum is not None:
             stats = track(supernet, stats, archs, aux.stats, stats_momentum)
@@ -253,11 +254,11 @@ def fit(
         if report_at(number + 1) or number + 1 == num_steps:
             fetched = jax.device_get(pending)
             for at, row in enumerate(fetched, number + 1 - len(fetched)):
-                for name, value in row.items():
-                    if not np.isfinite(value):
-                        raise FloatingPointError(
-                            f"training stopped: {name} is {value} at step {at}; lower the learning rate or clip_norm."
-                        )
+                bad = ", ".join(f"{name} is {value}" for name, value in row.items() if not np.isfinite(value))
+                if bad:
+                    raise FloatingPointError(
+                        f"training stopped: {bad} at step {at}; lower the learning rate or clip_norm."
+                    )
             means = {name: float(np.mean([row[name] for row in fetched], dtype=np.float64)) for name in fetched[0]}
             for callback in callbacks:
                 callback(number + 1, means, state)
