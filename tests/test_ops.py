@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.ops import OPS, Head, Policy, Reduction, Stem, Tape
+from jaxnas.ops import OPS, Head, Policy, Reduction, Stem, Tape, reduction
 from jaxnas.ops.convolution import Conv, Depthwise, Unfold, depthwise
 from jaxnas.ops.mobile import Identity, InvertedResidual
 from jaxnas.ops.normalisation import EPSILON, BatchNorm, relu
@@ -89,6 +89,18 @@ def test_depthwise_is_a_grouped_convolution(kernel, stride, size):
     towards = RNG.normal(size=jax.eval_shape(theirs, x, weights).shape).astype(np.float32)
     expected = value_and_gradients(theirs)(x, weights, towards)
     jax.tree.map(assert_close, value_and_gradients(ours)(x, weights, towards), expected)
+
+
+def test_sums_image_by_image_equal_sums_at_once(monkeypatch):
+    x, y = images(), images()
+    expected = {"square": (x * x).sum(axis=(0, 1, 2)), "product": (x * y).sum(axis=(0, 1, 2))}
+    for large in (10**9, 1):  # at once; in a loop over images, the fast form on CPU
+        monkeypatch.setattr(reduction, "LARGE", large)
+        terms = lambda x, y: {"square": x * x, "product": x * y}  # noqa: E731
+        got = jax.jit(lambda x, y, terms=terms: reduction.sum_over_images(terms, x, y))(x, y)
+        jax.tree.map(assert_close, got, expected)
+        looped = "scan[" in str(jax.make_jaxpr(lambda x, y, t=terms: reduction.sum_over_images(t, x, y))(x, y))
+        assert looped == (large == 1 and jax.default_backend() == "cpu")
 
 
 def test_depthwise_gradients_keep_the_compute_type():
@@ -178,6 +190,29 @@ def test_normalisation_by_hand(affine):
     _, y, used = run(module, x, params=params if affine else {})
     assert_close(y, normalise(x) * params["scale"] + params["bias"] if affine else normalise(x))
     assert_close(used, np.stack([x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))]))
+
+
+@pytest.mark.parametrize("mask", [None, np.array([True, False, True])], ids=["whole", "masked"])
+def test_gradient_of_normalisation(mask):
+    """Written out in the library; here JAX's own, through the moments of the images under the mask; also for what
+    depends on the statistics themselves."""
+    x = images() + 1.0
+    weights, stats_weights = RNG.normal(size=x.shape), RNG.normal(size=(2, 4))
+
+    def ours(x):
+        tape = Tape(None, mask)
+        y = tape.normalise(x)
+        return jnp.sum(weights * y) + jnp.sum(stats_weights * tape.used(4))
+
+    def theirs(x):
+        taken = x if mask is None else x[np.flatnonzero(mask)]
+        stats = jnp.stack([taken.mean(axis=(0, 1, 2)), taken.var(axis=(0, 1, 2))])
+        y = (x - stats[0]) / jnp.sqrt(stats[1] + EPSILON)
+        return jnp.sum(weights * y) + jnp.sum(stats_weights * stats)
+
+    got, expected = (jax.jit(jax.value_and_grad(function))(x) for function in (ours, theirs))
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-4)
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-3, atol=1e-4)
 
 
 def test_masked_padding_equals_no_padding():
