@@ -107,7 +107,7 @@ def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups:
     most = 0
     for layer in supernet.all_layers.values():
         height, width, _ = layer.in_shape
-        inside = 2 * layer.stats_size * height * width
+        inside = layer.stats_size * height * width
         ends = math.prod(layer.in_shape) + math.prod(layer.out_shape)
         most = max(most, 4 * (copies * held * ends + at_once * inside))
     return most

@@ -1,0 +1,212 @@
+"""Plans: what is executed, counted inside the operations; what is repeated, padded and allocated."""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import SMALL_SPACES, random_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnas import arch
+from jaxnas.costs import Place, op_cost, op_costs
+from jaxnas.evaluation import make_evaluator
+from jaxnas.ops import OPS
+from jaxnas.planning import _activation_bytes, make_planner, work
+from jaxnas.samplers import fair
+from jaxnas.spaces import SPACES
+from jaxnas.supernets import Supernet, make_supernet
+
+
+def planner(supernet: Supernet, **settings) -> Callable:
+    defaults: dict[str, Any] = {
+        "strategy": "dispatch",
+        "bn_mode": "batch",
+        "groups": "auto",
+        "archs_per_call": None,
+        "images_per_call": 256,
+        "memory_budget": 2**30,
+        "workers": 1,
+    }
+    return make_planner(supernet, **defaults | settings)
+
+
+class Counted(nn.Module):
+    """An operation that reports each architecture it runs for."""
+
+    inner: nn.Module
+    report: Callable
+
+    @nn.compact
+    def __call__(self, x, tape):
+        jax.debug.callback(self.report, x[0, 0, 0, 0])
+        return self.inner(x, tape)
+
+
+def counted_supernet(space) -> tuple[Supernet, collections.Counter]:
+    """A super-net and the runs of its candidates, numbered as they are made: layer by layer, in the order of codes."""
+    runs: collections.Counter = collections.Counter()
+    numbers = itertools.count()
+
+    def counted(factory):
+        def build(*args):
+            number = next(numbers)
+            return Counted(factory(*args), lambda _: runs.update([number]))
+
+        return build
+
+    return make_supernet(space, ops={name: counted(OPS[name]) for name in set(itertools.chain(*space.op_names))}), runs
+
+
+def macs_of(supernet: Supernet) -> list[float]:
+    """MACs for one image of each candidate, numbered alike; a layer's stride is the ratio of its sizes."""
+    macs = []
+    for layer in supernet.all_layers.values():
+        if layer.choice is not None:
+            (size, _, in_width), (out_size, _, out_width) = layer.in_shape, layer.out_shape
+            macs += [op_cost(op, Place(in_width, out_width, size, size // out_size))[0] for op in layer.modules]
+    return macs
+
+
+TINY = SMALL_SPACES["tiny"]
+CELL = SPACES["nasbench201"].resized(width=2, image_size=4, cells_per_stage=1)
+CELL = dataclasses.replace(CELL, layout=CELL.layout._replace(num_stages=2))
+
+
+@pytest.mark.parametrize(
+    "space, options",
+    [
+        (TINY, {"strategy": "mask"}),
+        (TINY, {"strategy": "serial"}),
+        (TINY, {"strategy": "serial", "bn_mode": "tracked"}),
+        (TINY, {"strategy": "dispatch", "groups": 2}),
+        (TINY, {"strategy": "dispatch", "groups": 3, "bn_mode": "tracked"}),
+        (TINY, {"strategy": "dispatch", "groups": "balanced", "archs_per_call": 100}),
+        (CELL, {"strategy": "dispatch", "groups": 2}),
+    ],
+    ids=lambda value: value.name if hasattr(value, "name") else "-".join(map(str, value.values())),
+)
+def test_executed_work_is_what_counters_in_the_operations_say(space, options):
+    """Padding of tiles and repetitions of the last call included; 8 architectures in calls of 5."""
+    supernet, runs = counted_supernet(space)
+    evaluate = make_evaluator(supernet, **{"archs_per_call": 5, "workers": 1} | options)
+    archs = np.asarray(arch.sample(jax.random.key(0), space, 8))
+    if options.get("groups") == "balanced":
+        archs = np.asarray(fair(space, num_archs=6).sample(jax.random.key(0), ()))
+    size, channels = space.layout.image_size, space.layout.in_channels
+    images = np.random.default_rng(0).normal(size=(3, size, size, channels)).astype(np.float32)
+    given = {}
+    if options.get("bn_mode") == "tracked":
+        given["stats"] = {
+            name: jnp.ones((len(layer.modules), 2, layer.stats_size)) for name, layer in supernet.all_layers.items()
+        }
+    evaluate(random_params(supernet), archs, images, np.zeros(3, int), **given)
+    jax.effects_barrier()
+
+    plan = evaluate.plan(len(archs), len(images))
+    needed, executed = work(supernet, archs, plan)
+    per_op, fixed = op_costs(space)
+    assert needed == pytest.approx(len(archs) * fixed.macs + per_op.macs[np.arange(space.num_choices), archs].sum())
+    calls = -(-len(archs) // plan.archs_per_call)
+    full = calls * plan.archs_per_call
+    stem = 9 * channels * np.prod(supernet.all_layers["stem"].out_shape)
+    times = full if plan.strategy == "serial" else calls
+    chosen = sum(macs * runs[number] for number, macs in enumerate(macs_of(supernet)))
+    assert executed == pytest.approx(full * (fixed.macs - stem) + times * stem + chosen)
+    assert sum(runs.values()) > 0
+
+
+@pytest.mark.parametrize("name, largest_tile", [("nasbench_macro", 8), ("nasbench201", 4)])
+def test_little_is_executed_that_is_not_needed(name, largest_tile):
+    """Published networks, 256 images a call, what the default plan of dispatch executes: within 1 GiB by calls of 4
+    architectures in tiles of 1, within 16 GiB by calls of 64 in tiles of 2, within 64 GiB by calls of 256."""
+    space = SPACES[name]
+    supernet = make_supernet(space)
+    random = np.asarray(arch.sample(jax.random.key(0), space, 1000))
+    for memory_budget, size, tile in ((2**30, 4, 1), (2**34, 64, 2), (2**36, 256, largest_tile)):
+        plan = planner(supernet, memory_budget=memory_budget)
+        made = plan(len(random), 10_000)
+        assert (made.archs_per_call, made.groups) == (size, tile)
+        needed, executed = work(supernet, random, made)
+        assert executed / needed < 1.3
+        for num_archs in (15, 60, 240, 990):
+            balanced = np.asarray(fair(space, num_archs=num_archs).sample(jax.random.key(1), ()))
+            needed, executed = work(supernet, balanced, plan(num_archs, 10_000))
+            assert executed / needed < 1.1
+            promised = planner(supernet, groups="balanced", archs_per_call=1000)(num_archs, 10_000)
+            needed, executed = work(supernet, balanced, promised)
+            assert executed / needed <= 1.0  # less than needed: the stem runs once for all
+
+
+@pytest.fixture(scope="module")
+def macro():
+    return make_supernet(SPACES["nasbench_macro"].resized(width=8, image_size=16))
+
+
+def test_few_sizes_and_few_repetitions(macro):
+    """Over all populations up to 3,000: programs to compile, and architectures run twice."""
+    for strategy, most in (("dispatch", 256), ("mask", 256), ("serial", 16)):
+        plan = planner(macro, strategy=strategy, memory_budget=2**40)
+        sizes = collections.Counter()
+        for num_archs in range(1, 3001):
+            size = plan(num_archs, 64).archs_per_call
+            repeated = -num_archs % size
+            assert 1 <= size <= most and repeated <= max(1, num_archs / 8)
+            sizes[size] += 1
+        assert len(sizes) <= (16 if strategy == "serial" else 8 * 6)  # up to 16 each, above eight to a doubling
+    assert planner(macro, archs_per_call=100)(250, 64).archs_per_call == 88  # three calls of 84, rounded up to eighths
+
+
+@settings(max_examples=50, deadline=None)
+@given(num_archs=st.integers(1, 5000), exponent=st.integers(22, 36), images=st.integers(1, 600))
+def test_calls_fit_the_budget(macro, num_archs, exponent, images):
+    budget = 2**exponent
+    for strategy in ("dispatch", "mask", "serial"):
+        plan = planner(macro, strategy=strategy, memory_budget=budget)
+        try:
+            made = plan(num_archs, images)
+        except ValueError as error:
+            assert "is too small for one architecture" in str(error) and str(budget) in str(error)
+            least = planner(macro, strategy=strategy)(1, images)
+            assert min(images, 256) * _activation_bytes(macro, strategy, 1, least.groups) > budget
+            continue
+        assert made.images_per_call == min(images, 256)
+        needed = made.images_per_call * _activation_bytes(macro, strategy, made.archs_per_call, made.groups)
+        assert needed <= budget
+
+
+@pytest.mark.parametrize("name", ["digits_chain", "nasbench201"])
+def test_memory_is_what_xla_allocates_at_most(small_supernet, name):
+    """The estimate is above what the compiled program says that it takes, and not far above."""
+    supernet, params = small_supernet(name)
+    layout = supernet.space.layout
+    images = jax.ShapeDtypeStruct((64, layout.image_size, layout.image_size, layout.in_channels), "float32")
+    archs = jax.ShapeDtypeStruct((32, supernet.space.num_choices), "int32")
+    run = jax.jit(
+        lambda params, archs, images: jax.vmap(lambda code: supernet.apply(params, code, images, groups=2)[0])(archs)
+    )
+    allocated = run.lower(params, archs, images).compile().memory_analysis().temp_size_in_bytes
+    estimated = 64 * _activation_bytes(supernet, "dispatch", 32, 2)
+    assert allocated < estimated < 4 * allocated
+
+
+def test_refusals(macro):
+    for name in ("archs_per_call", "images_per_call", "workers"):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
+            planner(macro, **{name: 0})
+    for groups in (0, "fair", None):
+        with pytest.raises(ValueError, match=r"^groups must be a tile size of at least 1, 'auto' or 'balanced', got"):
+            planner(macro, groups=groups)
+    with pytest.raises(ValueError, match="memory_budget of 1000 bytes is too small for one architecture on 256 images"):
+        planner(macro, memory_budget=1000)(10, 5000)
+    with pytest.raises(
+        ValueError, match="in one call, but 300 architectures are more than the 256 that archs_per_call"
+    ):
+        planner(macro, groups="balanced", memory_budget=2**40)(300, 64)
