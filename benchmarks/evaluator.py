@@ -1,8 +1,8 @@
 """The evaluator's routes side by side: the same scores, what each costs, and whether `auto` takes the best.
 
-    python -m benchmarks.evaluator                      # a table, about four minutes on two cores
+    python -m benchmarks.evaluator                      # a table, minutes on two cores
     python -m benchmarks.evaluator --json --out FILE    # flat records on stdout and in FILE
-    python -m benchmarks.evaluator --quick              # under a minute: fewer architectures
+    python -m benchmarks.evaluator --quick              # the same with fewer architectures
     python -m benchmarks.evaluator --spaces nasbench201 --width 16 --image-size 32 --cells 5 --memory-budget 34359738368
 
 One untrained super-net a space, batch statistics, random images. Every route scores the same architectures on the same
@@ -54,18 +54,18 @@ class Config:
     cells: int = 1  # cells per stage, for spaces of cells
     num_balanced: int = 240  # architectures of the balanced population, a multiple of the operations per choice
     num_archs: int = 1000  # architectures of the random population
-    num_images: int = 64
+    num_images: int = 32
     images_per_call: int = 256
     archs_per_call: int | None = None  # None: as the evaluator plans
     memory_budget: int = 2**30  # bytes that the activations of one call may take
     groups: int | None = None  # tile of the dispatch route; None: as the evaluator plans
     repetitions: int = 3  # of every route, in turns; the median counts
-    quick: bool = False  # other defaults: fewer architectures and images
+    quick: bool = False  # other defaults: fewer architectures
     json: bool = False  # records instead of a table
     out: Path | None = None  # write the records to this file as well
 
 
-QUICK = Config(num_balanced=60, num_archs=100, num_images=32, repetitions=2, quick=True)
+QUICK = Config(num_balanced=60, num_archs=100, repetitions=2, quick=True)
 
 
 def run(config: Config) -> list[dict[str, Any]]:
