@@ -1,0 +1,94 @@
+"""Every notebook: its two files agree, it opens in Colab, and it runs from top to bottom with small settings."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import jupytext
+import nbclient
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+COLAB = "https://colab.research.google.com/github/jaxnas/jaxnas/blob/main"
+MAX_BYTES = 200_000
+
+# In place of what the cell tagged "parameters" sets.
+SMALL = {
+    "01_quickstart": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100, "NUM_RESAMPLES": 10},
+}
+
+
+def read(name: str, suffix: str):
+    return jupytext.read(ROOT / "notebooks" / f"{name}{suffix}")
+
+
+def is_parameters(cell) -> bool:
+    return "parameters" in cell.metadata.get("tags", [])
+
+
+def outputs(notebook) -> list:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def check_outputs(notebook) -> None:
+    """At least one picture; no error, and nothing on stderr, where warnings go."""
+    assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
+    assert [output for output in outputs(notebook) if output.output_type == "error"] == []
+    assert [output.text for output in outputs(notebook) if output.get("name") == "stderr"] == []
+
+
+def test_every_notebook_has_two_files_and_small_settings():
+    assert NOTEBOOKS == sorted(path.stem for path in (ROOT / "notebooks").glob("*.py")) == sorted(SMALL)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_both_files_hold_the_same_cells(name):
+    text, stored = (
+        [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in read(name, suffix).cells]
+        for suffix in (".py", ".ipynb")
+    )
+    assert text == stored, f"run: jupytext --sync notebooks/{name}.py"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_first_cell_opens_it_in_colab(name):
+    first = read(name, ".ipynb").cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"[![Open In Colab]({BADGE})]({COLAB}/notebooks/{name}.ipynb)")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_stored_notebook_is_small_and_whole(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    assert path.stat().st_size <= MAX_BYTES
+    notebook = read(name, ".ipynb")
+    ran = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert ran == list(range(1, len(ran) + 1)), f"run: jupyter execute --inplace notebooks/{name}.ipynb"
+    check_outputs(notebook)
+    without_pictures = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
+    assert re.findall(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|usr|opt|content)/\S*", without_pictures) == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_links_into_the_repository_lead_somewhere(name):
+    source = (ROOT / "notebooks" / f"{name}.py").read_text()
+    linked = re.findall(r"github(?:\.com)?/jaxnas/jaxnas/blob/main/([\w./-]+)", source)
+    assert linked and [path for path in linked if not (ROOT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_runs(name, tmp_path):
+    notebook = read(name, ".ipynb")
+    (parameters,) = [cell for cell in notebook.cells if is_parameters(cell)]
+    assigned = [target.id for line in ast.parse(parameters.source).body for target in line.targets]
+    assert assigned == list(SMALL[name])
+    parameters.source = "\n".join(f"{key} = {json.dumps(value)}" for key, value in SMALL[name].items())
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()  # raises the error of a cell that fails
+    check_outputs(notebook)

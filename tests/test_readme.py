@@ -1,0 +1,74 @@
+"""What README.md and its like say, tried: the Python runs, the commands parse, and whatever is named exists."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import workdir
+from jaxnas import arch, samplers, training
+from jaxnas.evaluation import make_evaluator
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+LIBRARY_EXAMPLE, OWN_SPACE_EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md"]
+FOLDERS = "|".join(("benchmarks", "constraints", "docs", "experiments", "jaxnas", "notebooks", "tests"))
+
+
+def test_library_example_ranks_a_population(capsys):
+    assert len(LIBRARY_EXAMPLE.splitlines()) <= 15
+    assert LIBRARY_EXAMPLE.count("digits_chain, 32)") == 1
+    exec(LIBRARY_EXAMPLE.replace("digits_chain, 32)", "digits_chain, 6)"), {})
+    assert -1 <= float(capsys.readouterr().out) <= 1
+
+
+def test_own_space_trains_and_is_scored():
+    names: dict = {}
+    exec(OWN_SPACE_EXAMPLE, names)
+    space, supernet = names["space"], names["supernet"]
+    assert space.size == 3 * 2 * 2
+    sampler, tx = samplers.fair(space), training.sgd(0.1, num_steps=1)
+    loss_fn = training.make_cross_entropy_loss(supernet, groups=sampler.groups)
+    step = training.make_train_step(supernet, loss_fn, sampler, tx)
+    before = training.init_train_state(supernet, sampler, tx, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(4, 32, 32, 3)).astype(np.float32), np.arange(4)
+    scale = np.array(before.params["layer0"]["scale"]["scale"])
+    after, _ = step(before, {"train": {"images": images, "labels": labels}})
+    assert not np.array_equal(after.params["layer0"]["scale"]["scale"], scale), "the own operation has not moved"
+    scores = make_evaluator(supernet)(after.params, arch.enumerate_archs(space), images, labels)
+    assert len(set(scores.loss)) == space.size
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_named_exist(document):
+    """Links, and paths that begin at the repository's root; X stands for any name."""
+    path = ROOT / document
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()) if "://" not in link]
+    paths = re.findall(rf"(?<![\w./-])(?:\./)?((?:{FOLDERS})/[\w.-]*\w|check\.sh)", path.read_text())
+    named = [path.parent / link for link in links] + [ROOT / name for name in paths if "X" not in name]
+    assert [str(name.relative_to(ROOT)) for name in named if not name.exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_names_exist(document):
+    """`jaxnas.evaluation.make_evaluator` and so on, where the text says so in backquotes."""
+    for name in re.findall(r"`(jaxnas(?:\.\w+)+)", (ROOT / document).read_text()):
+        module, _, attribute = name.rpartition(".")
+        found = hasattr(importlib.import_module(module), attribute)
+        assert found or importlib.util.find_spec(name) is not None, name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_are_understood(document):
+    """Every command of an experiment, but those with a placeholder in capitals."""
+    for name, line in re.findall(r"python -m experiments\.([a-z_]+)([^`\n#]*)", (ROOT / document).read_text()):
+        arguments = shlex.split(line)
+        if arguments and not any(re.search("[A-Z]{3,}|\\$", argument) for argument in arguments):
+            presets = importlib.import_module(f"experiments.{name}").PRESETS
+            workdir.parse(f"python -m experiments.{name}", presets, arguments)
