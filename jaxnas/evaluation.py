@@ -113,6 +113,8 @@ def make_evaluator(
     def statistics(params, archs, images, mask, *, groups):
         return _forward(supernet, route, groups, params, archs, None, images, mask)[1]
 
+    select = jax.jit(functools.partial(select_stats, supernet))
+
     def evaluate(
         params: Params,
         archs: chex.ArrayNumpy,
@@ -124,7 +126,8 @@ def make_evaluator(
         bar: tqdm | None = None,
     ) -> Scores:
         archs = arch.check(supernet.space, archs)
-        _check_images(supernet, images, labels)
+        _check_images(supernet, "images", images)
+        _check_labels(supernet, labels, len(images))
         num_images = len(images)
         for wanted, name, given in (
             ("tracked", "stats", stats),
@@ -139,8 +142,8 @@ def make_evaluator(
         batches = list(_batches(images, labels, planned.images_per_call))
         calibration = []
         if calibration_images is not None:
+            _check_images(supernet, "calibration_images", calibration_images)
             none = np.zeros(len(calibration_images), np.int32)
-            _check_images(supernet, calibration_images, none)
             calibration = list(_batches(calibration_images, none, min(images_per_call, len(none))))
 
         def run(start: int) -> tuple[np.ndarray, ...]:
@@ -150,10 +153,10 @@ def make_evaluator(
             padded = jnp.asarray(np.concatenate([codes, np.repeat(codes[-1:], planned.archs_per_call - len(codes), 0)]))
             own = None
             if stats is not None:
-                own = select_stats(supernet, stats, padded)
+                own = select(stats, padded)
             elif calibration:
                 taken = [statistics(params, padded, x, mask, groups=planned.groups) for x, _, mask, _ in calibration]
-                own = _pool(taken, calibration)
+                own = _pool(taken, np.array([count for *_, count in calibration], np.float32))
             parts = [score(params, padded, own, x, y, mask, groups=planned.groups) for x, y, mask, _ in batches]
             columns = (np.concatenate(jax.device_get(part), axis=1) for part in zip(*parts))
             losses, correct = (column[: len(codes), :num_images] for column in columns)
@@ -208,20 +211,23 @@ def _forward(supernet, route, groups, params, archs, stats, images, mask):
     return jax.vmap(lambda arch, own: one(arch, own, groups))(archs, stats)
 
 
-def _check_images(supernet: Supernet, images, labels) -> None:
-    """Raise a ValueError where images and labels are none that the network takes."""
+def _check_images(supernet: Supernet, name: str, images) -> None:
+    """Raise a ValueError where images are none that the network takes, or none at all."""
     layout = supernet.space.layout
     expected = (layout.image_size, layout.image_size, layout.in_channels)
-    if len(images) == 0 or len(labels) != len(images):
-        raise ValueError(f"got {len(images)} images and {len(labels)} labels; give as many of each, at least one.")
-    if images.shape[1:] != expected:
-        raise ValueError(f"images have shape {images.shape}, expected [num_images, {str(expected)[1:-1]}].")
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.min() < 0 or labels.max() >= layout.num_classes:
+    if images.shape[1:] != expected or len(images) == 0:
         raise ValueError(
-            f"labels have shape {labels.shape} and values {labels.min()}..{labels.max()}, expected [num_images] within"
-            f" [0, {layout.num_classes})."
+            f"{name} have shape {images.shape}, expected [num_images, {str(expected)[1:-1]}], at least one image."
         )
+
+
+def _check_labels(supernet: Supernet, labels, num_images: int) -> None:
+    """Raise a ValueError where labels are none of the images' classes."""
+    labels, num_classes = np.asarray(labels), supernet.space.layout.num_classes
+    if labels.shape != (num_images,):
+        raise ValueError(f"labels have shape {labels.shape}, expected ({num_images},), one for each image.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels are {labels.min()}..{labels.max()}, expected within [0, {num_classes}).")
 
 
 def _check_balanced(supernet: Supernet, archs: np.ndarray) -> None:
@@ -247,15 +253,14 @@ def _batches(images, labels, size: int) -> Iterator[tuple[chex.Array, chex.Array
         yield jnp.pad(x, ((0, missing), (0, 0), (0, 0), (0, 0))), jnp.pad(y, (0, missing)), mask, size - missing
 
 
-def _pool(per_batch: list[Stats], batches) -> Stats:
-    """Mean and variance over all calibration images, from those of each batch: the variance within the batches plus
-    that of their means."""
-    counts = jnp.array([count for *_, count in batches], jnp.float32)
-    weights = counts / counts.sum()
+@jax.jit
+def _pool(per_batch: list[Stats], counts: chex.Array) -> Stats:
+    """Mean and variance over all calibration images, from those of each batch and its number of images: the variance
+    within the batches plus that of their means."""
+    weight = (counts / counts.sum())[:, None, None]
 
     def pool(*leaves):
         stacked = jnp.stack(leaves)  # [num_batches, num_archs, 2, size]
-        weight = weights[:, None, None]
         mean = (weight * stacked[:, :, 0]).sum(axis=0)
         square = (weight * (stacked[:, :, 1] + stacked[:, :, 0] ** 2)).sum(axis=0)
         return jnp.stack([mean, jnp.maximum(square - mean**2, 0.0)], axis=1)

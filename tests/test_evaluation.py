@@ -1,0 +1,263 @@
+"""The evaluator against one architecture after the other by `Supernet.apply`, with losses by NumPy."""
+
+import functools
+import logging
+import re
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tqdm import tqdm
+
+from jaxnas import arch
+from jaxnas.evaluation import make_evaluator
+from jaxnas.supernets import select_stats
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(10, 4, 4, 1)).astype(np.float32)
+LABELS = RNG.integers(0, 10, 10)
+CALIBRATION = RNG.normal(size=(7, 4, 4, 1)).astype(np.float32) + 0.5
+ROUTES = ("mask", "serial", "dispatch")
+
+
+@pytest.fixture(scope="module")
+def net(small_supernet):
+    return small_supernet("tiny")
+
+
+@pytest.fixture(scope="module")
+def archs(net):
+    """All 27 codes."""
+    return arch.enumerate_archs(net[0].space)
+
+
+@pytest.fixture(scope="module")
+def apply(net):
+    """(codes, images, stats per architecture or None) -> (logits, statistics used), one after the other."""
+    supernet, params = net
+
+    @jax.jit
+    def all_of(archs, images, stats):
+        one = lambda xs: supernet.apply(params, xs[0], images, stats=xs[1], groups=None)  # noqa: E731
+        return jax.lax.map(one, (archs, stats))
+
+    return lambda archs, images, stats=None: jax.device_get(all_of(archs, images, stats))
+
+
+def losses_of(logits, labels):
+    """Cross-entropy and correctness of each image: [num_archs, num_images]."""
+    log_probs = scipy.special.log_softmax(np.asarray(logits, np.float64), axis=-1)
+    return -log_probs[:, np.arange(len(labels)), labels], logits.argmax(-1) == labels
+
+
+@pytest.fixture(scope="module")
+def by_batch(apply, archs):
+    """Losses and correctness of all codes, each batch of 4, 4 and 2 images normalised by itself."""
+    parts = [losses_of(apply(archs, IMAGES[i : i + 4])[0], LABELS[i : i + 4]) for i in (0, 4, 8)]
+    return tuple(np.concatenate(part, axis=1) for part in zip(*parts))
+
+
+@pytest.fixture(scope="module")
+def tracked(net):
+    return {
+        name: RNG.uniform(0.5, 2.0, (len(layer.modules), 2, layer.stats_size)).astype(np.float32)
+        for name, layer in net[0].all_layers.items()
+    }
+
+
+def assert_scored(scores, image_loss, image_correct, rows=slice(None)):
+    """Per image, and summed up without their help."""
+    image_loss, image_correct = image_loss[rows], image_correct[rows]
+    np.testing.assert_allclose(scores.loss, image_loss.mean(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(scores.accuracy, image_correct.mean(axis=1))
+    if scores.image_loss is not None:
+        np.testing.assert_allclose(scores.image_loss, image_loss, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(scores.image_correct, image_correct)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_batch_statistics(net, archs, by_batch, route):
+    """The last batch, padded and masked, is normalised by its two images."""
+    supernet, params = net
+    evaluate = make_evaluator(supernet, strategy=route, images_per_call=4, archs_per_call=8, per_image=True)
+    scores = evaluate(params, archs, IMAGES, LABELS)
+    assert_scored(scores, *by_batch)
+    np.testing.assert_array_equal(scores.archs, archs)
+    assert (scores.num_images, scores.images_per_call, scores.num_calibration_images) == (10, 4, 0)
+    assert (scores.bn_mode, scores.strategy) == ("batch", route)
+    assert scores.loss.dtype == scores.accuracy.dtype == np.float64
+    assert scores.image_loss.shape == scores.image_correct.shape == (27, 10)
+    assert np.std(scores.loss) > 0.01  # or nothing has been compared
+
+
+@pytest.fixture(scope="module")
+def pooled(net, apply, archs):
+    """Statistics of batches of 4 and 3 images as one: variances within the batches, and between them."""
+    used = [jax.tree.map(np.float64, apply(archs, CALIBRATION[i : i + 4])[1]) for i in (0, 4)]
+
+    def pool(first, second):
+        mean = (4 * first[:, 0] + 3 * second[:, 0]) / 7
+        within = (4 * first[:, 1] + 3 * second[:, 1]) / 7
+        between = (4 * (first[:, 0] - mean) ** 2 + 3 * (second[:, 0] - mean) ** 2) / 7
+        return np.stack([mean, within + between], axis=1).astype(np.float32)
+
+    return jax.tree.map(pool, *used)
+
+
+def test_pooled_moments_of_the_stem_are_those_of_all_images(net, pooled):
+    """Nothing before the stem is normalised, so that its moments are exact: by NumPy over all images at once."""
+    kernel = np.asarray(net[1]["stem"]["stem"]["Unfold_0"]["kernel"]).reshape(3, 3, 1, 3)
+    padded = np.pad(CALIBRATION, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = sum(padded[:, i : i + 4, j : j + 4] @ kernel[i, j] for i in range(3) for j in range(3))
+    expected = np.stack([x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))])
+    np.testing.assert_allclose(pooled["stem"][0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("route", ["serial", "dispatch"])
+def test_calibrated_statistics(net, apply, archs, pooled, route):
+    """The scored images, and in which batches they come, don't enter."""
+    supernet, params = net
+    expected = losses_of(apply(archs, IMAGES, pooled)[0], LABELS)
+    options = {"strategy": route, "bn_mode": "calibrated", "images_per_call": 4, "archs_per_call": 27}
+    evaluate = make_evaluator(supernet, **options, per_image=True)
+    scores = evaluate(params, archs, IMAGES, LABELS, calibration_images=CALIBRATION)
+    assert_scored(scores, *expected)
+    assert scores.num_calibration_images == 7 and scores.bn_mode == "calibrated"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_tracked_statistics(net, apply, archs, tracked, route):
+    """The same for every batch size: nothing of the images at hand enters."""
+    supernet, params = net
+    expected = losses_of(apply(archs, IMAGES, select_stats(supernet, tracked, archs))[0], LABELS)
+    evaluate = make_evaluator(supernet, strategy=route, bn_mode="tracked", images_per_call=4, per_image=True)
+    assert_scored(evaluate(params, archs, IMAGES, LABELS, stats=tracked), *expected)
+
+
+@pytest.mark.parametrize("route", ["serial", "dispatch"])
+def test_any_population(net, archs, by_batch, route, caplog):
+    """Nothing dropped, doubled or reordered: sizes 1, prime and above a call's; codes may repeat; threads or not."""
+    supernet, params = net
+    options = {"groups": 2} if route == "dispatch" else {"workers": 3}
+    evaluate = make_evaluator(supernet, strategy=route, images_per_call=4, archs_per_call=3, **options)
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(st.integers(0, 26), min_size=1, max_size=23))
+    def equals(indices):
+        scores = evaluate(params, archs[indices], IMAGES, LABELS)
+        np.testing.assert_array_equal(scores.archs, archs[indices])
+        assert scores.image_loss is None and scores.image_correct is None
+        assert_scored(scores, *by_batch, rows=indices)
+
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        for indices in ([5], list(range(7)), [3] * 10, list(range(27))):
+            assert_scored(evaluate(params, archs[indices], IMAGES, LABELS), *by_batch, rows=indices)
+        equals()
+    compiled = [record for record in caplog.records if re.search(r"Compiling .*score", record.getMessage())]
+    assert 2 <= len(compiled) <= 3  # one program for each size of call, of which there are three at most
+
+
+def test_balanced_population_in_one_call(net, archs, by_batch):
+    supernet, params = net
+    balanced = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+    evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced", images_per_call=4)
+    assert_scored(evaluate(params, balanced, IMAGES, LABELS), *by_batch, rows=arch.to_index(supernet.space, balanced))
+    with pytest.raises(ValueError, match=r"equally often, got \[2 0 1\] at index 1; pass a tile size"):
+        evaluate(params, [[0, 0, 2], [1, 0, 0], [2, 2, 1]], IMAGES, LABELS)
+
+
+def test_fewer_images_than_a_batch_one_class_and_nan(net, apply, archs):
+    supernet, params = net
+    evaluate = make_evaluator(supernet, images_per_call=256, per_image=True)
+    labels = np.full(4, 3)
+    expected = losses_of(apply(archs, IMAGES[:4])[0], labels)
+    scores = evaluate(params, archs, IMAGES[:4], labels)
+    assert_scored(scores, *expected)
+    assert scores.images_per_call == 4
+    assert scores.strategy == ("serial" if jax.default_backend() == "cpu" else "dispatch")  # auto
+    broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
+    assert np.isnan(evaluate(broken, archs, IMAGES[:4], labels).loss).all()  # a diverged network doesn't look healthy
+
+
+def test_progress(net, archs, capsys):
+    """Architectures done of all, time left, image·arch per second; a bar of the caller's goes on from call to call."""
+    supernet, params = net
+    make = functools.partial(make_evaluator, supernet, archs_per_call=4, images_per_call=2)
+    make(progress=True)(params, archs[:8], IMAGES[:2], LABELS[:2])
+    text = capsys.readouterr().err
+    assert re.search(r"100%\|.*\| 8/8 \[\d+:\d+<\d+:\d+, .*arch/s, [\d,]+ image·arch/s\]", text)
+    assert "4/8" in text
+    evaluate = make()
+    with tqdm(total=16, unit="arch") as bar:
+        evaluate(params, archs[:8], IMAGES[:2], LABELS[:2], bar=bar)
+        assert bar.n == 8
+        evaluate(params, archs[:8], IMAGES[:2], LABELS[:2], bar=bar)
+        assert bar.n == 16
+    assert "16/16" in capsys.readouterr().err
+    evaluate(params, archs[:8], IMAGES[:2], LABELS[:2])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"strategy": "trie"}, "unknown strategy 'trie'; choose one of auto, mask, serial, dispatch."),
+        ({"bn_mode": "running"}, "unknown bn_mode 'running'; choose one of batch, calibrated, tracked."),
+        ({"archs_per_call": 0}, "archs_per_call must be at least 1, got 0."),
+        ({"images_per_call": 0}, "images_per_call must be at least 1, got 0."),
+        ({"groups": 0}, "groups must be a tile size of at least 1, 'auto' or 'balanced', got 0."),
+    ],
+)
+def test_settings_are_refused_at_once(net, options, message):
+    with pytest.raises(ValueError) as error:
+        make_evaluator(net[0], **options)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"archs": []}, "tiny: the population is empty; give at least one architecture."),
+        ({"archs": [[0, 1, 3]]}, "tiny: code 3 at index 2 of architecture 0 is outside [0, 3)."),
+        ({"archs": [[0, -1, 0]]}, "tiny: code -1 at index 1 of architecture 0 is outside [0, 3)."),
+        (
+            {"archs": [[0, 1]]},
+            "tiny: archs have shape (1, 2), expected [num_archs, 3] (one architecture is archs[None]).",
+        ),
+        (
+            {"images": IMAGES[:0], "labels": []},
+            "images have shape (0, 4, 4, 1), expected [num_images, 4, 4, 1], at least one image.",
+        ),
+        (
+            {"images": IMAGES[:, :3]},
+            "images have shape (10, 3, 4, 1), expected [num_images, 4, 4, 1], at least one image.",
+        ),
+        ({"labels": LABELS[:9]}, "labels have shape (9,), expected (10,), one for each image."),
+        ({"labels": np.arange(10) + 3}, "labels are 3..12, expected within [0, 10)."),
+        ({"stats": {}}, "bn_mode 'batch' does not take stats."),
+        ({"calibration_images": IMAGES}, "bn_mode 'batch' does not take calibration_images."),
+        ({"bn_mode": "tracked"}, "bn_mode 'tracked' needs stats."),
+        ({"bn_mode": "calibrated"}, "bn_mode 'calibrated' needs calibration_images."),
+        (
+            {"bn_mode": "calibrated", "calibration_images": IMAGES[:0]},
+            "calibration_images have shape (0, 4, 4, 1), expected [num_images, 4, 4, 1], at least one image.",
+        ),
+        (
+            {"memory_budget": 1000},
+            "memory_budget of 1000 bytes is too small for one architecture on 10 images, which takes about",
+        ),
+    ],
+)
+def test_input_is_refused_in_one_line(net, given, message):
+    supernet, params = net
+    options = {name: given[name] for name in ("bn_mode", "memory_budget") if name in given}
+    arrays = {name: given[name] for name in ("stats", "calibration_images") if name in given}
+    archs, images, labels = (
+        given.get(name, default) for name, default in (("archs", [[0, 1, 2]]), ("images", IMAGES), ("labels", LABELS))
+    )
+    with pytest.raises(ValueError) as error:
+        make_evaluator(supernet, **options)(params, archs, images, labels, **arrays)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
