@@ -66,12 +66,15 @@ PRESETS = {
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train all, in saved blocks; write WORKDIR/SPACE_DATASET.npz."""
+    for name, least in (("num_archs", 2), ("num_seeds", 1), ("num_epochs", 1), ("archs_per_save", 1)):
+        if (value := getattr(config, name)) is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
     space = get_space(config.space)
     data = datasets.load(
         config.dataset,
         num_train=config.num_train,
         num_valid=config.num_valid,
-        image_size=config.image_size or space.layout.image_size,
+        image_size=space.layout.image_size if config.image_size is None else config.image_size,
         data_dir=config.data_dir,
     )
     sizes = {"in_channels": data.train_images.shape[-1], "num_classes": data.num_classes}
@@ -115,14 +118,15 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
             seconds += float(part.provenance["seconds"])
             bar.update(len(codes))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in units}
+    compared = [field for field in dataclasses.fields(config) if field.compare]
     provenance = {
         "source": "python -m experiments.build_table",
-        "config": ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items()),
+        "config": ", ".join(f"{field.name}={getattr(config, field.name)}" for field in compared),
         "seeds": f"jax.random.split(jax.random.key({config.seed}), {config.num_seeds})",
         "versions": ", ".join(f"{name} {version}" for name, version in cli.versions().items()),
         "device": jax.devices()[0].device_kind,
     }
-    path = workdir / f"{config.space}_{config.dataset}.npz"
+    path = workdir / f"{config.space}_{config.dataset.replace('/', '-')}.npz"
     tables.write_table(path, tables.make_table(space, archs, columns, units=units, provenance=provenance))
     accuracy = columns["test_accuracy"].astype(np.float64)
     several = config.num_seeds > 1

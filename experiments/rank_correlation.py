@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.supernet_run import SupernetConfig, build, evaluation_archs, evaluator, score_all, train
+from experiments.supernet_run import SupernetConfig, build, check, evaluation_archs, evaluator, score_all, train
 from jaxnas import arch, costs, datasets, metrics, plotting, tables
 from jaxnas.arch import SearchSpace
 from jaxnas.files import replace_file
@@ -74,13 +74,16 @@ PRESETS = {
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, pictures."""
+    check(config)
+    if config.num_seeds < 1:
+        raise ValueError(f"num_seeds must be at least 1, got {config.num_seeds}.")
     published = get_space(config.space)
     truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
     data = datasets.load(
         config.dataset,
         num_train=config.num_train,
         num_valid=config.num_valid,
-        image_size=config.image_size or published.layout.image_size,
+        image_size=published.layout.image_size if config.image_size is None else config.image_size,
         data_dir=config.data_dir,
     )
     is_cells = isinstance(published.layout, arch.CellLayout)
@@ -92,11 +95,13 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         num_classes=data.num_classes,
         **sizes,
     )
-    if config.num_seeds < 1:
-        raise ValueError(f"num_seeds must be at least 1, got {config.num_seeds}.")
     archs = evaluation_archs(config, space)
     test = tables.lookup(truth, archs, "test_accuracy")
-    mean_test = test if test.ndim == 1 else test.mean(axis=1)
+    mean_test = over_seeds(test)
+    macs = costs.arch_costs(published, archs).macs
+    # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
+    once = dataclasses.replace(config, num_resamples=min(config.num_resamples, 1))
+    ranking_figures(once, macs[None], macs[None], test, macs, truth, archs)
 
     compile_seconds = compile_clock()
     supernet = build(config, space)
@@ -114,7 +119,6 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         seconds["train_seconds"] += trained.curve[-1]["seconds"]
         seconds["evaluate_seconds"] += evaluate_seconds
 
-    macs = costs.arch_costs(published, archs).macs
     figures = ranking_figures(config, -np.stack(losses), np.stack(accuracies), test, macs, truth, archs)
     num_images = config.num_eval_images or len(data.valid_images)
     write_csv(workdir / "scores.csv", space, archs, np.stack(losses), np.stack(accuracies), mean_test, macs)
@@ -138,7 +142,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
 def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dict[str, float | None]:
     """Every rank statistic of super-net scores [num_seeds, num_archs] against test accuracy [num_archs(, seeds)]."""
-    mean_test = test if test.ndim == 1 else test.mean(axis=1)
+    mean_test = over_seeds(test)
     options = {"num_resamples": config.num_resamples}
     if len(scores) == 1:
         low, high = metrics.bootstrap_interval(metrics.kendall_tau, scores[0], mean_test, **options)
@@ -189,6 +193,11 @@ def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dic
     }
 
 
+def over_seeds(test: np.ndarray) -> np.ndarray:
+    """Mean over seeds of test accuracy [num_archs(, seeds)]: float64 [num_archs]."""
+    return test.reshape(len(test), -1).mean(axis=1, dtype=np.float64)
+
+
 def write_csv(path: Path, space: SearchSpace, archs, losses, accuracies, test, macs) -> None:
     """One row an architecture: its code, what each super-net gave it, its truth and its MACs."""
     seeds = range(len(losses))
@@ -221,8 +230,7 @@ def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, tru
     plotting.save_figure(figure, workdir / "training.png")
     points = []
     for steps, table in curves[0].scored:
-        given = tables.lookup(truth, table.archs, "test_accuracy")
-        given = given if given.ndim == 1 else given.mean(axis=1)
+        given = over_seeds(tables.lookup(truth, table.archs, "test_accuracy"))
         of_point = -table.columns["loss"]
         options = {"num_resamples": config.num_resamples}
         interval_of_point = metrics.bootstrap_interval(metrics.kendall_tau, of_point, given, **options)

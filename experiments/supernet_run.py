@@ -84,7 +84,17 @@ class Trained(NamedTuple):
 
     state: TrainState
     curve: list[dict[str, float]]  # rows of training.csv
-    scored: list[tuple[int, Scores]]  # (step, scores of the curve's architectures)
+    scored: list[tuple[int, tables.Table]]  # (step, scores of the curve's architectures)
+
+
+def check(config: SupernetConfig) -> None:
+    """Raise a ValueError for settings of no use whatever the space and the images; the others are checked in use."""
+    counts = ("batch_size", "num_steps", "checkpoint_every", "report_every", "archs_per_save", "num_curve_archs")
+    for name in (*counts, "num_calibration_images"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+    if config.bn_mode == "tracked" and config.stats_momentum is None:
+        raise ValueError("bn_mode tracked needs stats_momentum, the old value's share in the tracked one; take 0.9.")
 
 
 def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
@@ -112,13 +122,19 @@ def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Call
         images_per_call=config.images_per_call,
         memory_budget=config.memory_budget,
     )
-    num_images = config.num_eval_images or len(data.valid_images)
-    if num_images > len(data.valid_images):
-        raise ValueError(f"num_eval_images is {num_images}, but only {len(data.valid_images)} images are held out.")
+    held_out, num_train = len(data.valid_images), len(data.train_images)
+    num_images = held_out if config.num_eval_images is None else config.num_eval_images
+    if not 1 <= num_images <= held_out:
+        raise ValueError(f"num_eval_images is {num_images}, expected 1 to the {held_out} images that are held out.")
+    evaluate.plan(config.archs_per_save, num_images)  # type: ignore[attr-defined]  # refuses a memory_budget too small
     images = standardise(jnp.asarray(data.valid_images[:num_images]), data.mean, data.std)
     labels = jnp.asarray(data.valid_labels[:num_images])
     given = {}
     if config.bn_mode == "calibrated":
+        if config.num_calibration_images > num_train:
+            raise ValueError(
+                f"num_calibration_images is {config.num_calibration_images}, but there are {num_train} training images."
+            )
         few = data.train_images[: config.num_calibration_images]
         given["calibration_images"] = standardise(jnp.asarray(few), data.mean, data.std)
 
@@ -133,7 +149,7 @@ def batches(key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_siz
     """step -> {"train": batch}: each epoch is a permutation that `fold_in(key, epoch)` draws; the last few images of
     an epoch that fill no batch are left out of it."""
     if len(images) < batch_size:
-        raise ValueError(f"batch_size is {batch_size}, but there are only {len(images)} training images.")
+        raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} training images.")
     per_epoch = len(images) // batch_size
     on_device = jnp.asarray(images), jnp.asarray(labels)
     permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), len(images)))
@@ -212,9 +228,9 @@ def train(config: SupernetConfig, supernet: Supernet, data: Dataset, score: Call
             report_at=lambda n: n in marks or n % config.report_every == 0,
             callbacks=[report],
         )
-    scored = []
-    for steps in sorted(curve_at - {config.num_steps}):
-        scored.append((steps, load_scores(folder / f"curve_{steps}.npz", space)))
+    paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {config.num_steps})}
+    # One that was damaged and had to be deleted is missed in a picture only.
+    scored = [(steps, load_scores(path, space)) for steps, path in paths.items() if path.exists()]
     rows = [{name: float(value) for name, value in row.items()} for row in _rows(folder / "training.csv")]
     return Trained(state, rows, scored)
 
@@ -240,8 +256,8 @@ def score_all(config: SupernetConfig, state: TrainState, archs: np.ndarray, scor
 def save_scores(path: Path, space: SearchSpace, scores: Scores, *, seconds: float = 0.0) -> None:
     """Scores as a table keyed by codes; the rule they were taken under is in its provenance."""
     columns = {"loss": scores.loss, "accuracy": scores.accuracy}
-    rule = {name: getattr(scores, name) for name in ("num_images", "bn_mode", "images_per_call", "strategy")}
-    provenance = {name: str(value) for name, value in rule.items()} | {"seconds": repr(seconds)}
+    rule = ("num_images", "bn_mode", "num_calibration_images", "images_per_call", "strategy")
+    provenance = {name: str(getattr(scores, name)) for name in rule} | {"seconds": repr(seconds)}
     units = {"loss": "nats", "accuracy": "fraction"}
     tables.write_table(path, tables.make_table(space, scores.archs, columns, units=units, provenance=provenance))
 

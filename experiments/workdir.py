@@ -129,10 +129,12 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def claim(workdir: Path, name: str, preset: str, config: Any) -> None:
-    """Write config.json, or check that the one which is there says the same."""
+    """Write config.json, or check that the one which is there says the same; where a run ended before it wrote a file,
+    on bad arguments for instance, another one may begin."""
     path = workdir / "config.json"
     wanted = {"name": name, "preset": preset, "config": _plain(dataclasses.asdict(config))}
-    if not path.exists():
+    others = (file for file in workdir.rglob("*") if file.is_file() and file != path and file.name[0] != ".")
+    if not path.exists() or not any(others):
         return _write_json(path, wanted)
     remedy = "choose another --workdir, or give the same arguments to go on with this one."
     try:

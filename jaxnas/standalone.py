@@ -1,5 +1,6 @@
 """Training architectures from scratch, alone: the truth that a super-net's ranking is compared with."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -64,6 +65,7 @@ def make_standalone(
 
     Raises:
       ValueError: fewer images than a batch; unknown `compiled`; codes not of the space.
+      FloatingPointError: from train, a network whose loss is not finite: it diverged.
     """
     if compiled not in ("once", "each"):
         raise ValueError(f"compiled must be 'once' or 'each', got {compiled!r}.")
@@ -127,25 +129,31 @@ def make_standalone(
         arch = [int(op) for op in arch]
         per_epoch = len(images) // recipe.batch_size
         num_steps = recipe.num_epochs * per_epoch
-        state = start(arch, keys, num_steps)
+        state = jax.jit(lambda keys: start(arch, keys, num_steps))(keys)
+        # Images are arguments: arrays that a jitted function closes over are written into its program.
         own_step = jax.jit(
-            lambda state, number, rows: step(arch, keys, state, number, rows, images, labels, num_steps),
-            donate_argnums=0,
+            lambda state, number, rows, *data: step(arch, keys, state, number, rows, *data, num_steps), donate_argnums=0
         )
         shuffle = jax.jit(lambda epoch: order(keys, epoch, len(images)))
         for epoch in range(recipe.num_epochs):
             for number, rows in enumerate(shuffle(epoch), start=epoch * per_epoch):
-                state = own_step(state, number, rows)
-        return jax.jit(lambda params: test(arch, params, images, test_images, test_labels))(state[0])
+                state = own_step(state, number, rows, images, labels)
+        return jax.jit(functools.partial(test, arch))(state[0], images, test_images, test_labels)
 
     def train(archs, keys, images, labels, test_images, test_labels) -> Standalone:
         archs = codes.check(supernet.space, archs)
-        if len(images) < recipe.batch_size:
-            raise ValueError(f"{len(images)} training images are fewer than a batch of {recipe.batch_size}.")
+        if not 1 <= recipe.batch_size <= len(images):
+            raise ValueError(f"batch_size is {recipe.batch_size}, expected 1 to the {len(images)} training images.")
         data = [jnp.asarray(array) for array in (images, labels, test_images, test_labels)]
         run = train_once if compiled == "once" else train_each
         results = list(ordered_map(lambda arch: jax.device_get(run(jnp.asarray(arch), keys, *data)), archs, workers))
         loss, correct = (np.array(column, np.float64) for column in zip(*results))
+        if not np.isfinite(loss).all():
+            row, seed = np.argwhere(~np.isfinite(loss))[0]
+            name = f"{supernet.space.name}: architecture {codes.to_text(supernet.space, archs[row])}"
+            raise FloatingPointError(
+                f"{name} trained from key {seed} has a test loss of {loss[row, seed]}; lower the learning rate."
+            )
         return Standalone(accuracy=correct / len(test_images), loss=loss)
 
     return train

@@ -110,6 +110,8 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Global-norm clip, coupled weight decay, SGD with momentum, cosine decay: the setting of all papers reimplemented
     here. Any other optax transformation does as well."""
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be above 0, got {learning_rate}.")
     schedule = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=final_learning_rate / learning_rate)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),

@@ -101,12 +101,14 @@ def decode_table(data: bytes, space: SearchSpace, *, source: str) -> Table:
         units, provenance, archs = meta["units"], meta["provenance"], arrays["archs"]
     except Exception as error:  # damage shows as anything: zipfile, zlib, NumPy and JSON each have their own errors
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{source}: truncated, damaged or no table of jaxnas ({reason}); make it again.") from None
+        raise ValueError(
+            f"{source}: truncated, damaged or no table of jaxnas ({reason}); delete it and make it again."
+        ) from None
     if version != FORMAT:
         raise ValueError(f"{source}: table format {version}, but this version of jaxnas reads format {FORMAT}.")
     if checksum != _checksum(meta, arrays):
         raise ValueError(
-            f"{source}: the checksum does not fit the content, so it was damaged or edited; make it again."
+            f"{source}: the checksum does not fit the content, damaged or edited since; delete it and make it again."
         )
     if name != space.name:
         raise ValueError(f"{source}: a table of space {name}, expected {space.name}.")

@@ -1,0 +1,481 @@
+"""The experiments, on tiny presets: what they leave in the workdir, and that each way to go wrong ends well.
+
+The generic part of the command line has its tests in test_workdir.py. Most runs here are of `rank_correlation` on a
+space of the test's own, with a table of its own: 16 chains that are traced in a second.
+"""
+
+import contextlib
+import csv
+import errno
+import itertools
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from experiments import build_table, quickstart, rank_correlation
+from experiments import workdir as cli
+from jaxnas import tables
+from jaxnas.arch import ChainLayout, enumerate_archs, to_text
+from jaxnas.costs import arch_costs
+from jaxnas.samplers import SAMPLERS
+from jaxnas.spaces import SPACES, chain_space, get_space
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = {"quickstart": quickstart, "rank_correlation": rank_correlation, "build_table": build_table}
+SMALL = chain_space(
+    "small",
+    ChainLayout(stem_width=4, widths=(4, 8, 8, 8), strides=(1, 2, 1, 1), head_width=8, image_size=4, in_channels=1),
+    [("identity", "nor_conv_3x3")] * 2 + [("identity", "nor_conv_1x1")] * 2,
+)
+RANKED = ["tiny", "--space", "small", "--archs-per-save", "3", "--checkpoint-every", "2", "--no-progress"]
+TABLED = ["tiny", "--space", "small", "--no-progress"]
+
+
+def start(name: str, *argv: str | Path) -> None:
+    """`python -m experiments.NAME ARGV` in this process, the small space being known to it."""
+    experiment = EXPERIMENTS[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "small", SMALL)
+        cli.main(name, experiment.run, experiment.PRESETS, [str(argument) for argument in argv])
+
+
+@contextlib.contextmanager
+def struck(place: str, strike: Callable[[], None]):
+    """Have `strike` called when the file whose path ends in `place` is written and about to get its name."""
+    replace = os.replace
+
+    def replace_or_strike(source, target):
+        if str(target).endswith(place):
+            strike()
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_strike)
+        yield
+
+
+def fail(code: int) -> Callable[[], None]:
+    def strike():
+        raise OSError(code, os.strerror(code))
+
+    return strike
+
+
+def killed(place: str, *argv: str | Path) -> None:
+    """The experiment in a process of its own, which dies by SIGKILL when the file at `place` is about to be whole."""
+    command = [sys.executable, __file__, place, *map(str, argv)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def result_of(workdir: Path) -> dict:
+    return json.loads((workdir / "result.json").read_text())
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def untimed(row: dict) -> dict:
+    """What does not measure time; a commit may be made between two starts."""
+    return {key: row[key] for key in row if not f"_{key}".endswith(("_seconds", "_per_s", "_commit"))}
+
+
+def assert_same_outcome(workdir: Path, expected: Path) -> None:
+    """Everything that doesn't measure time is equal, and nothing half-written lies about."""
+    assert untimed(result_of(workdir)) == untimed(result_of(expected))
+    names = [{path.relative_to(folder) for path in folder.rglob("*.*")} for folder in (workdir, expected)]
+    assert names[0] == names[1]
+    for name in ("scores.csv", "seed0/curve_3.npz"):
+        assert (workdir / name).read_bytes() == (expected / name).read_bytes()
+    rows = [[untimed(row) for row in rows_of(folder / "seed0/training.csv")] for folder in (workdir, expected)]
+    assert rows[0] == rows[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_compilations(tmp_path_factory):
+    """What one run compiled is there for all, those in processes of their own included."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilations")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAXNAS_DATA", raising=False)
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Path:
+    """A data folder with a table of the small space, drawn by lot."""
+    folder = tmp_path_factory.mktemp("data")
+    archs = enumerate_archs(SMALL)
+    columns = {"test_accuracy": np.random.default_rng(0).random((len(archs), 3))}
+    table = tables.make_table(SMALL, archs, columns, units={"test_accuracy": "fraction"}, provenance={})
+    tables.write_table(folder / "small_digits.npz", table)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory, truth) -> Path:
+    """The workdir of an uninterrupted run on the small space."""
+    workdir = tmp_path_factory.mktemp("ranked")
+    start("rank_correlation", *RANKED, "--data-dir", truth, "--workdir", workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("quickstart")
+    start("quickstart", "tiny", "--workdir", workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("built")
+    start("build_table", *TABLED, "--workdir", workdir)
+    return workdir
+
+
+@pytest.fixture
+def rerun(ranked, truth, tmp_path, capsys) -> Callable[[], str | None]:
+    """Start the same run in tmp_path/run, at first a copy of `ranked`: its one line of refusal, None if it finishes."""
+    shutil.copytree(ranked, tmp_path / "run")
+
+    def again() -> str | None:
+        return refusal(capsys, "rank_correlation", *RANKED, "--data-dir", truth, "--workdir", tmp_path / "run")
+
+    return again
+
+
+def refusal(capsys, name: str, *argv: str | Path) -> str | None:
+    """The one line on stderr that a run ends in with exit code 2; None of a run that finishes."""
+    capsys.readouterr()
+    try:
+        start(name, *argv)
+    except SystemExit as stop:
+        assert stop.code == 2
+        line = capsys.readouterr().err.strip()
+        assert line.startswith(f"python -m experiments.{name}: ") and "\n" not in line
+        return line
+    return None
+
+
+def remove(workdir: Path, *patterns: str) -> None:
+    for path in itertools.chain.from_iterable(workdir.glob(pattern) for pattern in patterns):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "name, preset", [(name, preset) for name, module in EXPERIMENTS.items() for preset in module.PRESETS]
+)
+def test_presets_are_sound(name, preset):
+    presets = EXPERIMENTS[name].PRESETS
+    parsed = cli.parse(f"python -m experiments.{name}", presets, [preset, "--workdir", "runs"])
+    assert parsed == (preset, presets[preset], Path("runs"))
+    config = presets[preset]
+    assert {"tiny", "quick"} <= set(presets)
+    space = get_space(config.space)
+    if name != "build_table":
+        SAMPLERS[config.sampler](space, **({} if config.num_archs is None else {"num_archs": config.num_archs}))
+        assert (config.num_eval_images or config.num_valid) <= config.num_valid
+        assert config.checkpoint_every < config.num_steps  # else a killed run has nothing to go on from
+
+
+@pytest.mark.parametrize("name", ["rank_correlation", "build_table"])
+def test_modules_run_as_commands(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"experiments.{name}")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(f"experiments.{name}", run_name="__main__")
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: python -m experiments.{name} [PRESET]" in out and "  paper: " in out
+
+
+class TestQuickstart:
+    def test_result_has_every_figure(self, quick):
+        result = result_of(quick)
+        promised = [
+            *("space", "dataset", "num_archs", "num_images", "bn_mode", "kendall_tau", "kendall_tau_low"),
+            *("kendall_tau_high", "kendall_tau_loss", "seed_kendall_tau", "flops_kendall_tau"),
+            *("top_decile_kendall_tau", "evaluate_image_archs_per_s", "train_seconds", "evaluate_seconds"),
+            *("versions", "config"),
+        ]
+        assert [key for key in promised if key not in result] == []
+        assert (result["space"], result["dataset"], result["bn_mode"]) == ("digits_chain", "digits", "batch")
+        assert (result["num_archs"], result["num_images"]) == (27, 100)
+        assert result["kendall_tau_low"] <= result["kendall_tau"] <= result["kendall_tau_high"]
+        speed = 27 * 100 / result["evaluate_seconds"]
+        assert result["evaluate_image_archs_per_s"] == pytest.approx(speed)
+        assert min(result["train_seconds"], result["compile_seconds"]) > 0
+        assert result["versions"]["jax"] == jax.__version__
+        assert result["config"]["num_eval_archs"] == 27
+
+    def test_figures_follow_from_scores_and_table(self, quick):
+        rows, result = rows_of(quick / "scores.csv"), result_of(quick)
+        space = SPACES["digits_chain"]
+        table = tables.load_truth(space, "digits")
+        place = {to_text(space, code): row for row, code in enumerate(table.archs)}
+        chosen = [place[row["arch"]] for row in rows]
+        assert len(set(chosen)) == 27
+        seeds = table.columns["test_accuracy"][chosen].astype(np.float64)
+        column = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "arch"}
+        np.testing.assert_allclose(column["test_accuracy"], seeds.mean(axis=1), rtol=1e-7)
+        np.testing.assert_array_equal(column["macs"], arch_costs(space, table.archs[chosen]).macs)
+
+        def tau(x, y):
+            return pytest.approx(scipy.stats.kendalltau(x, y).statistic, abs=1e-12)
+
+        assert result["kendall_tau"] == tau(-column["loss_0"], seeds.mean(axis=1)) == result["kendall_tau_loss"]
+        assert result["kendall_tau_accuracy"] == tau(column["accuracy_0"], seeds.mean(axis=1))
+        assert result["flops_kendall_tau"] == tau(column["macs"], seeds.mean(axis=1))
+        pairs = itertools.combinations(seeds.T, 2)
+        mean = np.mean([scipy.stats.kendalltau(*pair).statistic for pair in pairs])
+        assert result["seed_kendall_tau"] == pytest.approx(mean, abs=1e-12)
+
+    @pytest.mark.parametrize("name", ["scatter.png", "training.png", "tau_over_training.png"])
+    def test_pictures_are_pictures(self, quick, name):
+        with Image.open(quick / name) as picture:
+            assert picture.format == "PNG"
+            pixels = np.asarray(picture.convert("L"))
+        assert min(pixels.shape) >= 300 and len(np.unique(pixels)) > 50
+
+    def test_checkpoints_and_training_curve(self, quick):
+        folder = quick / "seed0"
+        steps = [json.loads(path.read_text())["step"] for path in sorted(folder.glob("checkpoints/*/manifest.json"))]
+        assert steps == [3, 6]
+        rows = rows_of(folder / "training.csv")
+        assert [int(row["step"]) for row in rows] == [2, 3, 4, 6]
+        assert float(rows[-1]["loss"]) == result_of(quick)["final_train_loss"] > 0
+
+    def test_command_goes_on_without_tfds(self, quick, tmp_path):
+        shutil.copytree(quick, tmp_path / "run")
+        remove(tmp_path / "run", "result.json", "scores.csv", "*.png", "seed0/scores_000009.npz")
+        (tmp_path / "tensorflow_datasets.py").write_text("raise SystemExit('TFDS was imported')")
+        command = [sys.executable, "-m", "experiments.quickstart", "tiny", "--workdir", str(tmp_path / "run")]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "quickstart: finished in" in done.stdout and "kendall_tau_low" in done.stdout
+        assert "Traceback" not in done.stderr
+        assert_same_outcome(tmp_path / "run", quick)
+
+
+class TestRankCorrelation:
+    def test_whole_space_is_scored(self, ranked):
+        rows = rows_of(ranked / "scores.csv")
+        assert [row["arch"] for row in rows] == ["".join(code) for code in itertools.product("01", repeat=4)]
+        assert all(0 <= float(row["accuracy_0"]) <= 1 and float(row["loss_0"]) > 0 for row in rows)
+
+    def test_two_supernets(self, ranked, truth, tmp_path):
+        start("rank_correlation", *RANKED, "--num-seeds", "2", "--data-dir", truth, "--workdir", tmp_path)
+        rows, alone, result = rows_of(tmp_path / "scores.csv"), rows_of(ranked / "scores.csv"), result_of(tmp_path)
+        assert [row["loss_0"] for row in rows] == [row["loss_0"] for row in alone]
+        losses = np.array([[float(row[f"loss_{seed}"]) for row in rows] for seed in range(2)])
+        assert (losses[0] != losses[1]).all()
+        between = scipy.stats.kendalltau(*losses).statistic
+        assert result["kendall_tau_between_supernets"] == pytest.approx(between, abs=1e-12)
+        accuracy = [float(row["test_accuracy"]) for row in rows]
+        taus = [scipy.stats.kendalltau(-row, accuracy).statistic for row in losses]
+        assert result["kendall_tau"] == pytest.approx(np.mean(taus), abs=1e-12)
+
+    def test_killed_in_training_and_in_evaluation(self, ranked, truth, tmp_path):
+        argv = ["rank_correlation", *RANKED, "--data-dir", truth, "--workdir", tmp_path]
+        killed("checkpoints/.new_step_00000004/manifest.json", *argv)
+        checkpoints = tmp_path / "seed0" / "checkpoints"
+        assert {path.name for path in checkpoints.iterdir()} == {"step_00000002", ".new_step_00000004"}
+        killed("seed0/scores_000006.npz", *argv)
+        blocks = {"scores_000000.npz", "scores_000003.npz"}
+        assert {path.name for path in (tmp_path / "seed0").glob("scores*")} == blocks
+        start(*argv)
+        assert_same_outcome(tmp_path, ranked)
+
+    def test_disk_that_fails(self, ranked, truth, tmp_path, capsys):
+        argv = ["rank_correlation", *RANKED, "--data-dir", truth, "--workdir", tmp_path]
+        for place, code in (
+            ("checkpoints/.new_step_00000004/manifest.json", errno.ENOSPC),
+            ("seed0/scores_000006.npz", errno.EROFS),
+            ("scores.csv", errno.ENOSPC),
+            ("scatter.png", errno.EROFS),
+            ("result.json", errno.ENOSPC),
+        ):
+            with struck(place, fail(code)):
+                assert os.strerror(code) in refusal(capsys, *argv)
+            assert not (tmp_path / "result.json").exists()
+            assert list(tmp_path.rglob(".*.tmp")) == list(tmp_path.rglob(".new_*")) == []
+            for path in tmp_path.rglob("*.npz"):
+                tables.read_table(path, SMALL)
+        start(*argv)
+        assert_same_outcome(tmp_path, ranked)
+
+    def test_truncated_checkpoint(self, rerun, ranked, tmp_path):
+        run = tmp_path / "run"
+        remove(run, "result.json", "scores.csv", "*.png", "seed0/scores_*")
+        checkpoints = [run / "seed0" / "checkpoints" / f"step_0000000{step}" for step in (4, 6)]
+        largest = max(
+            (path for path in checkpoints[1].rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+        )
+        largest.write_bytes(largest.read_bytes()[:-1])
+        line = rerun()
+        assert f"{largest}: this file of a checkpoint is damaged; delete {checkpoints[1]} to go on from the" in line
+        shutil.rmtree(checkpoints[1])
+        assert rerun() is None
+        assert_same_outcome(run, ranked)
+
+    def test_truncated_scores(self, rerun, ranked, tmp_path):
+        run = tmp_path / "run"
+        remove(run, "result.json")
+        block = run / "seed0" / "scores_000009.npz"
+        block.write_bytes(block.read_bytes()[:-1])
+        line = rerun()
+        assert f"{block}: truncated" in line and "delete it" in line
+        block.unlink()
+        assert rerun() is None
+        assert_same_outcome(run, ranked)
+
+    def test_another_configuration_is_refused_once_files_are_written(self, ranked, truth, tmp_path, capsys):
+        argv = ["rank_correlation", *RANKED, "--data-dir", truth, "--workdir"]
+        before = {path: path.read_bytes() for path in ranked.rglob("*") if path.is_file()}
+        line = refusal(capsys, *argv, ranked, "--num-steps", "8")
+        assert f"--workdir {ranked} holds a run with num_steps=6, this one has 8" in line
+        assert {path: path.read_bytes() for path in ranked.rglob("*") if path.is_file()} == before
+        assert "num_archs" in refusal(capsys, *argv, tmp_path, "--num-archs", "3")
+        assert "sampler" in refusal(capsys, *argv, tmp_path, "--sampler", "greedy")
+
+    def test_loss_that_is_not_finite(self, truth, tmp_path, capsys):
+        argv = ["rank_correlation", *RANKED, "--learning-rate", "1e30", "--data-dir", truth, "--workdir", tmp_path]
+        line = refusal(capsys, *argv)
+        assert "training stopped: " in line and "lower the learning rate" in line
+        assert not (tmp_path / "result.json").exists() and not list(tmp_path.rglob("*.npz"))
+
+    @pytest.mark.parametrize(
+        "arguments, words",
+        [
+            ("--space large", "unknown search space 'large'; choose one of digits_chain"),
+            ("--dataset sketches", "no table of stand-alone accuracies in"),
+            ("--sampler greedy", "unknown sampler 'greedy'; choose one of uniform, fair"),
+            ("--num-archs 3", "num_archs must be a multiple of 2"),
+            ("--num-seeds 0", "num_seeds must be at least 1, got 0"),
+            ("--num-eval-archs 1", "num_eval_archs must be at least 2, got 1"),
+            ("--num-eval-archs 9 --top-k 9", "give at least 11"),
+            ("--top-k 17", "k is 17, expected 1 to the number of architectures, 16"),
+            ("--num-resamples 0", "got 0 resamples"),
+            ("--num-eval-images 0", "num_eval_images is 0, expected 1 to the 100"),
+            ("--num-eval-images 101", "num_eval_images is 101, expected 1 to the 100"),
+            ("--images-per-call 0", "images_per_call must be at least 1, got 0"),
+            ("--archs-per-call 0", "archs_per_call must be at least 1, got 0"),
+            ("--archs-per-save 0", "archs_per_save must be at least 1, got 0"),
+            ("--memory-budget 1", "memory_budget of 1 bytes is too small"),
+            ("--bn-mode tracked", "bn_mode tracked needs stats_momentum"),
+            ("--bn-mode calibrated", "num_calibration_images is 256, but there are 128 training images"),
+            ("--batch-size 129", "batch_size is 129, but there are 128 training images"),
+            ("--batch-size 0", "batch_size must be at least 1, got 0"),
+            ("--num-steps 0", "num_steps must be at least 1, got 0"),
+            ("--report-every 0", "report_every must be at least 1, got 0"),
+            ("--checkpoint-every 0", "checkpoint_every must be at least 1, got 0"),
+            ("--learning-rate 0", "learning_rate must be above 0, got 0"),
+            ("--num-valid 800", "together at most 900"),
+            ("--num-train 1 --batch-size 1", "fewer than two classes"),
+            ("--image-size 0", "image_size is 0"),
+            ("--width 0", "width"),
+        ],
+    )
+    def test_bad_arguments_end_before_the_training(self, arguments, words, truth, tmp_path, capsys):
+        argv = [*RANKED, *arguments.split(), "--data-dir", truth, "--workdir", tmp_path]
+        assert words in refusal(capsys, "rank_correlation", *argv)
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == ["config.json"]
+
+
+class TestBuildTable:
+    def test_table_is_readable_and_says_what_made_it(self, built):
+        table = tables.read_table(built / "small_digits.npz", SMALL)
+        assert [to_text(SMALL, code) for code in table.archs] == ["0000", "0001", "0010", "0011"]
+        assert table.units == {"test_accuracy": "fraction", "test_loss": "nats"}
+        accuracy, loss = table.columns["test_accuracy"], table.columns["test_loss"]
+        assert accuracy.shape == loss.shape == (4, 2)
+        assert (loss[:, 0] != loss[:, 1]).all()
+        assert ((accuracy >= 0) & (accuracy <= 1) & (loss > 0)).all()
+        np.testing.assert_allclose(accuracy * 897, np.rint(accuracy * 897), atol=1e-3)  # of the 897 test images
+        assert "num_epochs=2" in table.provenance["config"]
+        result = result_of(built)
+        tau = scipy.stats.kendalltau(*accuracy.T).statistic
+        assert result["seed_kendall_tau"] == pytest.approx(tau, nan_ok=True)
+        assert result["table_bytes"] == (built / "small_digits.npz").stat().st_size
+        assert result["seconds_per_network"] > 0
+
+    def test_interrupted_run_gives_the_same_bytes(self, built, tmp_path, capsys):
+        argv = ["build_table", *TABLED, "--workdir", tmp_path, "--data-dir"]
+        with struck("blocks/000002.npz", fail(errno.ENOSPC)):
+            assert "No space left on device; make room" in refusal(capsys, *argv, "here")
+        (first,) = (tmp_path / "blocks").iterdir()
+        before = first.stat().st_mtime_ns
+        start(*argv, "there")
+        assert first.stat().st_mtime_ns == before
+        assert (tmp_path / "small_digits.npz").read_bytes() == (built / "small_digits.npz").read_bytes()
+
+    @pytest.mark.parametrize(
+        "arguments, words",
+        [
+            ("--space large", "unknown search space 'large'"),
+            ("--dataset sketches", "unknown data set 'sketches': expected digits, or a name of tensorflow.org"),
+            ("--num-archs 1", "num_archs must be at least 2, got 1"),
+            ("--num-seeds 0", "num_seeds must be at least 1, got 0"),
+            ("--num-epochs 0", "num_epochs must be at least 1, got 0"),
+            ("--archs-per-save 0", "archs_per_save must be at least 1, got 0"),
+            ("--learning-rate 0", "learning_rate must be above 0, got 0"),
+            ("--batch-size 61", "batch_size is 61, expected 1 to the 60 training images"),
+            ("--batch-size 0", "batch_size is 0, expected 1 to the 60 training images"),
+            ("--num-valid 900", "together at most 900"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, words, tmp_path, capsys):
+        assert words in refusal(capsys, "build_table", *TABLED, *arguments.split(), "--workdir", tmp_path)
+        assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_embedded_table():
+    """All of the space, seeds that agree, and where it comes from."""
+    space = SPACES["digits_chain"]
+    table = tables.load_truth(space, "digits")
+    np.testing.assert_array_equal(table.archs, np.array(list(itertools.product(range(3), repeat=5))))
+    accuracy = table.columns["test_accuracy"].astype(np.float64)
+    assert len(accuracy) == 243 and accuracy.shape[1] >= 5
+    assert ((accuracy > 0.1) & (accuracy <= 1)).all() and np.isfinite(table.columns["test_loss"]).all()
+    assert len(np.unique(accuracy, axis=1).T) == accuracy.shape[1]
+    taus = [scipy.stats.kendalltau(*pair).statistic for pair in itertools.combinations(accuracy.T, 2)]
+    assert np.mean(taus) >= 0.5  # between single seeds
+    correlations = np.corrcoef(accuracy.T)[np.triu_indices(accuracy.shape[1], 1)]
+    num_seeds, mean = accuracy.shape[1], correlations.mean()
+    assert num_seeds * mean / (1 + (num_seeds - 1) * mean) >= 0.9  # reliability of the mean over seeds
+    assert table.provenance["source"] == "python -m experiments.build_table"
+    assert f"num_seeds={num_seeds}," in table.provenance["config"] and "num_train=" in table.provenance["config"]
+    assert all(f"{package} " in table.provenance["versions"] for package in ("python", "jax", "flax", "jaxnas"))
+    assert (Path(tables.__file__).parent / "digits_chain.npz").stat().st_size < 50_000
+
+
+if __name__ == "__main__":  # the processes of `killed`
+    with struck(sys.argv[1], lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        start(*sys.argv[2:])

@@ -1,0 +1,174 @@
+"""Stand-alone training: both ways to compile it agree with each other and with a plain loop, seed by seed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from jaxnas import datasets
+from jaxnas.arch import ChainLayout
+from jaxnas.spaces import chain_space
+from jaxnas.standalone import Recipe, make_standalone, only
+from jaxnas.supernets import make_supernet
+from jaxnas.training import make_preprocess
+
+RECIPE = Recipe(
+    num_epochs=2, batch_size=15, learning_rate=0.2, weight_decay=0.01, clip_norm=1.0, crop=1, flip=True
+)  # 40 images: two steps an epoch, and ten images of each left out
+SPACE = chain_space(
+    "two",
+    ChainLayout(stem_width=3, widths=(3, 4), strides=(1, 2), head_width=5, image_size=4, in_channels=1),
+    [("identity", "nor_conv_3x3")] * 2,
+)
+ARCHS = np.array([[1, 0], [0, 1]])
+KEYS = jax.random.split(jax.random.key(7), 3)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return datasets.load("digits", num_train=40, num_valid=10, image_size=4)
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    return make_supernet(SPACE)
+
+
+@pytest.fixture(scope="module")
+def trainers(supernet, data):
+    """compiled -> train(archs, keys) on the digits."""
+
+    def build(compiled):
+        train = make_standalone(supernet, RECIPE, mean=data.mean, std=data.std, compiled=compiled)
+        arrays = data.train_images, data.train_labels, data.test_images, data.test_labels
+        return lambda archs, keys: train(archs, keys, *arrays)
+
+    return {compiled: build(compiled) for compiled in ("once", "each")}
+
+
+@pytest.fixture(scope="module")
+def once(trainers):
+    """Every architecture from the first two keys, in one program."""
+    return trainers["once"](ARCHS, KEYS[:2])
+
+
+def plain_loop(supernet, data, arch: tuple[int, ...], key) -> tuple[float, float, list[float]]:
+    """(accuracy, loss, norm of each gradient) of one network: SGD written out, no batching, no super-net code but
+    `init` and `apply`."""
+    mean, std = np.asarray(data.mean), np.asarray(data.std)
+    params, preprocess = jax.jit(supernet.init)(key), make_preprocess(mean, std, crop=RECIPE.crop, flip=RECIPE.flip)
+    apply = jax.jit(lambda params, images, stats: supernet.apply(params, arch, images, stats=stats))
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, images, labels):
+        logits, _ = apply(params, images, None)
+        return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
+
+    num_images, velocity, norms = len(data.train_images), jax.tree.map(np.zeros_like, params), []
+    steps_per_epoch = num_images // RECIPE.batch_size
+    num_steps = RECIPE.num_epochs * steps_per_epoch
+    for step in range(num_steps):
+        epoch, number = divmod(step, steps_per_epoch)
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
+        rows = np.asarray(order)[number * RECIPE.batch_size : (number + 1) * RECIPE.batch_size]
+        images = preprocess(jax.random.fold_in(key, step), data.train_images[rows])
+        grads = gradient(params, images, data.train_labels[rows])
+        norms.append(float(np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(grads)))))
+        shrink = min(1.0, RECIPE.clip_norm / norms[-1])
+        rate = RECIPE.learning_rate * (1 + np.cos(np.pi * step / num_steps)) / 2
+        pull = jax.tree.map(lambda g, w, s=shrink: s * g + RECIPE.weight_decay * w, grads, params)
+        velocity = jax.tree.map(lambda v, g: RECIPE.momentum * v + g, velocity, pull)
+        params = jax.tree.map(lambda w, v, r=rate: w - r * v, params, velocity)
+    standard = [(images / 255.0 - mean) / std for images in (data.train_images, data.test_images)]
+    _, stats = apply(params, np.float32(standard[0]), None)
+    logits = np.float64(apply(params, np.float32(standard[1]), stats)[0])
+    chosen = logits[np.arange(len(logits)), data.test_labels]
+    loss = (scipy.special.logsumexp(logits, axis=1) - chosen).mean()
+    return float((logits.argmax(axis=1) == data.test_labels).mean()), float(loss), norms
+
+
+def test_agrees_with_a_plain_loop(once, supernet, data):
+    accuracy, loss, norms = plain_loop(supernet, data, tuple(ARCHS[0].tolist()), KEYS[1])
+    assert max(norms) > RECIPE.clip_norm  # so that clipping is part of the test
+    assert once.loss[0, 1] == pytest.approx(loss, rel=1e-4)
+    assert once.accuracy[0, 1] == pytest.approx(accuracy, abs=3 / len(data.test_labels))
+
+
+def test_once_and_each_agree(once, trainers, data):
+    each = trainers["each"](ARCHS[:1], KEYS[:2])
+    np.testing.assert_allclose(each.loss, once.loss[:1], rtol=1e-4)
+    np.testing.assert_allclose(each.accuracy, once.accuracy[:1], atol=3 / len(data.test_labels))
+    assert once.loss.shape == once.accuracy.shape == (2, 2)
+    assert len(np.unique(once.loss)) == 4
+
+
+def test_a_network_is_alone(once, trainers):
+    """What trains beside it, and in which order, makes no difference."""
+    other = trainers["once"](ARCHS[::-1], KEYS[jnp.array([2, 1])])
+    np.testing.assert_array_equal(other.loss[::-1, 1], once.loss[:, 1])
+    np.testing.assert_array_equal(other.accuracy[::-1, 1], once.accuracy[:, 1])
+    assert (other.loss[::-1, 0] != once.loss[:, 0]).all()
+
+
+def test_only_keeps_what_the_architecture_uses(supernet):
+    params = jax.eval_shape(supernet.init, KEYS[0])
+    kept = only(supernet, params, [1, 0])
+    taken = {name: list(layer) for name, layer in kept.items()}
+    assert taken == {"stem": ["stem"], "layer0": ["nor_conv_3x3"], "layer1": ["identity"], "head": ["head"]}
+    assert kept["layer0"]["nor_conv_3x3"] == params["layer0"]["nor_conv_3x3"]
+
+
+def bright_and_dark(num_images: int):
+    labels = np.arange(num_images) % 2
+    noise = np.random.default_rng(0).integers(0, 100, (num_images, 4, 4, 1))
+    return (noise + 150 * labels[:, None, None, None]).astype(np.uint8), labels.astype(np.int32)
+
+
+def train_bright_and_dark(supernet, compiled="each", archs=((0, 0),), **changes):
+    recipe = Recipe(num_epochs=10, batch_size=10, learning_rate=0.1)._replace(**changes)
+    train = make_standalone(supernet, recipe, mean=np.float32([0.5]), std=np.float32([0.25]), compiled=compiled)
+    return train(np.array(archs), KEYS[:1], *bright_and_dark(20), *bright_and_dark(30))
+
+
+def test_learns_what_can_be_learnt_and_takes_images_as_arguments(supernet, monkeypatch):
+    """A training set that is written into the program as a constant would be copied and compiled with it."""
+    programs, jit = {}, jax.jit
+
+    def listening(function, **options):
+        jitted = jit(function, **options)
+
+        def call(*args):
+            if function not in programs:
+                programs[function] = jitted.lower(*args).as_text().splitlines()
+            return jitted(*args)
+
+        return call
+
+    monkeypatch.setattr(jax, "jit", listening)
+    assert train_bright_and_dark(supernet).accuracy.tolist() == [[1.0]]
+    lines = [line for program in programs.values() for line in program if "tensor<20x4x4x1xui8>" in line]
+    assert sum("@main" in line for line in lines) == 2  # an argument of the step, and of the test
+    assert not any("constant" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"batch_size": 21}, "batch_size is 21, expected 1 to the 20 training images"),
+        ({"batch_size": 0}, "batch_size is 0, expected 1 to the 20 training images"),
+        ({"compiled": "twice"}, "compiled must be 'once' or 'each', got 'twice'"),
+        ({"archs": [[0, 2]]}, "two: "),
+        ({"archs": [[0, 0, 0]]}, "two: "),
+    ],
+)
+def test_refusals(changes, words, supernet):
+    with pytest.raises(ValueError) as error:
+        train_bright_and_dark(supernet, **changes)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_network_that_diverges_is_no_truth(supernet):
+    with pytest.raises(FloatingPointError, match="two: architecture 00 trained from key 0 has a test loss of nan"):
+        train_bright_and_dark(supernet, num_epochs=1, learning_rate=1e30)
