@@ -6,10 +6,23 @@ sub-networks, and compare the ranking with the 243 networks trained alone (the t
 It is `experiments.rank_correlation` on the embedded space; figures and pictures are explained there.
 """
 
-from experiments import workdir as cli
-from experiments.rank_correlation import PRESETS, run
+import dataclasses
 
-PRESETS = {name: PRESETS[name] for name in ("tiny", "quick")}
+from experiments import rank_correlation
+from experiments import workdir as cli
+from experiments.rank_correlation import run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(rank_correlation.Config):
+    """The same fields, with this module's text in --help."""
+
+
+PRESETS = {
+    name: Config(**dataclasses.asdict(config))
+    for name, config in rank_correlation.PRESETS.items()
+    if config.space == "digits_chain"
+}
 
 if __name__ == "__main__":
     cli.main("quickstart", run, PRESETS)

@@ -51,7 +51,7 @@ class SupernetConfig:
     sampler: str = "fair"
     num_archs: int | None = None  # architectures per step; None: the sampler's default
     batch_size: int = 64
-    num_steps: int = 400
+    num_steps: int = 600
     learning_rate: float = 0.1
     final_learning_rate: float = 0.0
     momentum: float = 0.9
