@@ -61,7 +61,7 @@ PRESETS = {
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=5000, num_eval_archs=6561, num_eval_images=500,
+        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=2500, num_eval_archs=6561, num_eval_images=500,
     ),
     # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, batch 256.
     "paper": dataclasses.replace(
