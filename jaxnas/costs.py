@@ -67,6 +67,8 @@ OP_COSTS: dict[str, Callable[..., np.ndarray]] = {
     r"nor_conv_(\d+)x\1": lambda place, kernel: _conv(kernel, place.in_width, place.out_width, place.out_size),
     r"identity": _identity,
     r"mb(\d+)_k(\d+)": _mobile,
+    r"stem": lambda place: _conv(3, place.in_width, place.out_width, place.out_size),
+    r"reduction": lambda place: _reduction(place.in_width, place.out_size),
 }
 
 

@@ -2,9 +2,8 @@
 
 import contextlib
 import functools
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
@@ -16,12 +15,13 @@ from tqdm import tqdm
 
 from jaxnas import arch
 from jaxnas.losses import cross_entropy, is_correct
-from jaxnas.planning import make_planner
+from jaxnas.planning import Plan, make_planner, plan_trie
 from jaxnas.supernets import Params, Stats, Supernet, select_stats
+from jaxnas.trie import Graph, Node, Program, run_program
 
-Strategy = Literal["auto", "mask", "serial", "dispatch"]
+Strategy = Literal["auto", "mask", "serial", "dispatch", "trie"]
 BNMode = Literal["batch", "calibrated", "tracked"]
-STRATEGIES = ("auto", "mask", "serial", "dispatch")
+STRATEGIES = ("auto", "mask", "serial", "dispatch", "trie")
 BN_MODES = ("batch", "calibrated", "tracked")
 
 
@@ -47,9 +47,10 @@ def make_evaluator(
     bn_mode: BNMode = "batch",
     archs_per_call: int | None = None,
     images_per_call: int = 256,
-    memory_budget: int = 2**30,
+    memory_budget: int | None = None,
     groups: int | Literal["auto", "balanced"] = "auto",
     workers: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     per_image: bool = False,
     progress: bool = False,
 ) -> Callable[..., Scores]:
@@ -62,21 +63,27 @@ def make_evaluator(
     population would run.
 
     Args:
-      strategy: "serial" (`lax.map` over a switch, one architecture after the other), "dispatch" (`vmap`, architectures
-        grouped by operation), "mask" (`vmap`, every operation of every choice times its one-hot weight: the reference
-        to compare with), or "auto": serial on CPU, which one architecture keeps busy, dispatch elsewhere.
+      strategy: "trie" (every distinct operation on a distinct input once, for all architectures that have it in
+        common: `jaxnas.trie`), "serial" (`lax.map` over a switch, one architecture after the other), "dispatch"
+        (`vmap`, architectures grouped by operation), "mask" (`vmap`, every operation of every choice times its
+        one-hot weight: the reference to compare with), or "auto": trie on CPU and where images alone fill an
+        accelerator, else dispatch.
       bn_mode: normalise by the images of each call ("batch": scores depend on images_per_call), by statistics that
         each architecture takes from `calibration_images` first ("calibrated"), or by the training's own running
         statistics, mixed over all paths ("tracked").
-      archs_per_call: most architectures in one compiled call; None: as many as memory_budget allows, at most 256 (16
-        for serial, where they share nothing). The population is cut into calls of one size that repeats few.
+      archs_per_call: most architectures in one compiled call (trie: in one walk); None: as many as memory_budget
+        allows, at most 256 (16 for serial, where they share nothing). The population is cut into calls of one size
+        that repeats few.
       images_per_call: images in one compiled call.
-      memory_budget: bytes that the activations of one call may take, by estimate; for archs_per_call None.
+      memory_budget: bytes that activations may take, by estimate; None: 1 GiB on CPU, 8 GiB elsewhere.
       groups: how the dispatch route runs a call, see `jaxnas.choice.choose`. A tile size; "auto": the largest power of
         two that pads an expected sixteenth at most; "balanced": the population is one call, in which each operation
         of a choice occurs equally often.
-      workers: host threads, each with calls of its own; None: one a core on CPU for serial (XLA leaves cores idle in
-        small convolutions), else one.
+      workers: host threads, each with calls of its own; None: one a core on CPU for serial and trie (XLA leaves cores
+        idle in small convolutions), one a row of the mesh, else one.
+      mesh: devices to share the work, with axes ("archs", "data"): each row of devices scores architectures of its
+        own, and within a row each device takes whole batches of images, so that scores don't depend on the mesh.
+        Numbers that don't divide are padded. None: the default device.
       per_image: keep `image_loss` and `image_correct`.
       progress: a bar with architectures done, image·arch per second and time left; a caller that scores in several
         calls passes a tqdm `bar` of its own to evaluate instead.
@@ -87,33 +94,74 @@ def make_evaluator(
     for name, value, known in (("strategy", strategy, STRATEGIES), ("bn_mode", bn_mode, BN_MODES)):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
-    route = strategy if strategy != "auto" else ("serial" if jax.default_backend() == "cpu" else "dispatch")
-    if workers is None:
-        workers = (os.cpu_count() or 1) if route == "serial" and jax.default_backend() == "cpu" else 1
-
+    rows = _rows(mesh)
     plan = make_planner(
         supernet,
-        strategy=route,
+        strategy=strategy,
         bn_mode=bn_mode,
         groups=groups,
         archs_per_call=archs_per_call,
         images_per_call=images_per_call,
         memory_budget=memory_budget,
         workers=workers,
+        rows=len(rows),
+        devices=1 if mesh is None else mesh.devices.shape[1],
     )
 
-    @functools.partial(jax.jit, static_argnames="groups")
-    def score(params, archs, stats, images, labels, mask, *, groups):
-        """Per-image loss and correctness [num_archs, num_images]; images outside the mask count 0."""
-        logits, _ = _forward(supernet, route, groups, params, archs, stats, images, mask)
-        losses, correct = cross_entropy(logits, labels), is_correct(logits, labels)
-        return (losses, correct) if mask is None else (losses * mask, correct & mask)
+    @functools.partial(jax.jit, static_argnames=("route", "groups"))
+    def score(params, archs, stats, batch, *, route, groups):
+        """Loss and correctness of each image: [num_archs, num_batches, num_images]."""
 
-    @functools.partial(jax.jit, static_argnames="groups")
-    def statistics(params, archs, images, mask, *, groups):
-        return _forward(supernet, route, groups, params, archs, None, images, mask)[1]
+        def one(batch):
+            logits, _ = _forward(supernet, route, groups, params, archs, stats, batch.images, batch.mask)
+            return measure(logits, batch)
 
+        return jax.vmap(one, out_axes=1)(batch)
+
+    @functools.partial(jax.jit, static_argnames=("route", "groups"))
+    def statistics(params, archs, batch, *, route, groups):
+        """Statistics used, [num_archs, num_batches, 2, size] by layer."""
+        of_one = lambda batch: _forward(supernet, route, groups, params, archs, None, batch.images, batch.mask)[1]  # noqa: E731
+        return jax.vmap(of_one, out_axes=1)(batch)
+
+    score_leaf = jax.jit(jax.vmap(measure))
     select = jax.jit(functools.partial(select_stats, supernet))
+
+    def score_call(plan: Plan, row: _Row, archs: np.ndarray, start: int):
+        """Score one compiled call's worth of architectures."""
+        codes = archs[start : start + plan.archs_per_call]
+        padded = np.concatenate([codes, np.repeat(codes[-1:], plan.archs_per_call - len(codes), 0)])
+        padded = row.place(padded)
+        options = {"route": plan.strategy, "groups": plan.groups}
+        own = None
+        if row.stats is not None:
+            own = select(row.stats, padded)
+        elif row.calibration:
+            own = _pool([statistics(row.params, padded, batch, **options) for batch in row.calibration], row.counts)
+        parts = jax.device_get([score(row.params, padded, own, batch, **options) for batch in row.batches])
+        losses, correct = (np.concatenate(part, axis=1) for part in zip(*parts))
+        return range(start, start + len(codes)), losses[: len(codes)], correct[: len(codes)]
+
+    def score_program(plan: Plan, row: _Row, graph: Graph, program: Program):
+        """Score the architectures of one program of the trie."""
+        run = functools.partial(run_program, supernet, program, row.params)
+        own = None
+        if row.stats is not None:
+            own = [row.stats[node.layer][_index(supernet, node)] for node in graph.nodes].__getitem__
+        elif row.calibration:
+            used = [run(batch.images, batch.mask, keep_stats=True)[1] for batch in row.calibration]
+            own = _pool(used, row.counts).__getitem__
+        parts = []
+        for batch in row.batches:
+            logits, _ = run(batch.images, batch.mask, stats=own)
+            parts.append({leaf: score_leaf(value, batch) for leaf, value in logits.items()})
+        parts = jax.device_get(parts)
+        positions = np.flatnonzero(np.isin(graph.leaves, program.leaves))
+        columns = []
+        for column in (0, 1):
+            by_leaf = {leaf: np.concatenate([part[leaf][column] for part in parts]) for leaf in parts[0]}
+            columns.append(np.stack([by_leaf[leaf] for leaf in graph.leaves[positions].tolist()]))
+        return positions, *columns
 
     def evaluate(
         params: Params,
@@ -137,50 +185,43 @@ def make_evaluator(
                 verb = "needs" if bn_mode == wanted else "does not take"
                 raise ValueError(f"bn_mode {bn_mode!r} {verb} {name}.")
         planned = plan(len(archs), num_images)
-        if route == "dispatch" and groups == "balanced":
+        if planned.strategy == "dispatch" and groups == "balanced":
             _check_balanced(supernet, archs)
-        batches = list(_batches(images, labels, planned.images_per_call))
-        calibration = []
         if calibration_images is not None:
             _check_images(supernet, "calibration_images", calibration_images)
-            none = np.zeros(len(calibration_images), np.int32)
-            calibration = list(_batches(calibration_images, none, min(images_per_call, len(none))))
+        loaded = [
+            _load(row, planned, params, images, labels, stats, calibration_images, images_per_call) for row in rows
+        ]
+        if planned.strategy == "trie":
+            graph, programs = plan_trie(supernet, archs, planned)
+            units = [functools.partial(score_program, graph=graph, program=program) for program in programs]
+        else:
+            starts = range(0, len(archs), planned.archs_per_call)
+            units = [functools.partial(score_call, archs=archs, start=start) for start in starts]
 
-        def run(start: int) -> tuple[np.ndarray, ...]:
-            """Score one call's worth of architectures: sums of loss and correctness [archs of the call], and both
-            [archs of the call, num_images], or no images where they are not asked for."""
-            codes = archs[start : start + planned.archs_per_call]
-            padded = jnp.asarray(np.concatenate([codes, np.repeat(codes[-1:], planned.archs_per_call - len(codes), 0)]))
-            own = None
-            if stats is not None:
-                own = select(stats, padded)
-            elif calibration:
-                taken = [statistics(params, padded, x, mask, groups=planned.groups) for x, _, mask, _ in calibration]
-                own = _pool(taken, np.array([count for *_, count in calibration], np.float32))
-            parts = [score(params, padded, own, x, y, mask, groups=planned.groups) for x, y, mask, _ in batches]
-            columns = (np.concatenate(jax.device_get(part), axis=1) for part in zip(*parts))
-            losses, correct = (column[: len(codes), :num_images] for column in columns)
-            kept = slice(None if per_image else 0)
-            return (
-                losses.sum(axis=1, dtype=np.float64),
-                correct.sum(axis=1),
-                losses[:, kept].copy(),
-                correct[:, kept].copy(),
-            )
+        loss, correct = np.zeros(len(archs)), np.zeros(len(archs))
+        image_loss = np.zeros((len(archs), num_images if per_image else 0), np.float32)
+        image_correct = np.zeros(image_loss.shape, bool)
 
-        starts = range(0, len(archs), planned.archs_per_call)
-        results = []
+        def run(numbered: tuple[int, Callable]) -> int:
+            number, unit = numbered
+            positions, *columns = unit(planned, loaded[number % len(loaded)])
+            losses, hits = (column.reshape(len(column), -1)[:, :num_images] for column in columns)
+            loss[positions] = losses.sum(axis=1, dtype=np.float64)
+            correct[positions] = hits.sum(axis=1)
+            if per_image:
+                image_loss[positions], image_correct[positions] = losses, hits
+            return len(positions)
+
         begin, done = time.perf_counter(), 0
         own_bar = (
             tqdm(total=len(archs), unit="arch", disable=not progress) if bar is None else contextlib.nullcontext(bar)
         )
         with own_bar as shown:
-            for result in ordered_map(run, starts, planned.workers):
-                results.append(result)
-                done += len(result[0])
-                shown.update(len(result[0]))
+            for count in ordered_map(run, enumerate(units), planned.workers):
+                done += count
+                shown.update(count)
                 shown.set_postfix_str(f"{done * num_images / (time.perf_counter() - begin):,.0f} image·arch/s")
-        loss, correct, image_loss, image_correct = (np.concatenate(column) for column in zip(*results))
         return Scores(
             archs=archs,
             loss=loss / num_images,
@@ -189,13 +230,95 @@ def make_evaluator(
             bn_mode=bn_mode,
             images_per_call=planned.images_per_call,
             num_calibration_images=0 if calibration_images is None else len(calibration_images),
-            strategy=route,
+            strategy=planned.strategy,
             image_loss=image_loss if per_image else None,
             image_correct=image_correct if per_image else None,
         )
 
     evaluate.plan = plan  # type: ignore[attr-defined]
     return evaluate
+
+
+class Batch(NamedTuple):
+    """Batches side by side, on the devices of one row."""
+
+    images: chex.Array  # float [num_batches, num_images, height, width, channels]
+    labels: chex.Array  # int [num_batches, num_images]
+    mask: chex.Array | None  # bool [num_batches, num_images]: False for padding; None: nothing is padded anywhere
+
+
+def measure(logits: chex.Array, batch: Batch) -> tuple[chex.Array, chex.Array]:
+    """Loss and correctness [..., num_images] of logits [..., num_images, classes] on one batch; 0 outside its mask."""
+    losses, correct = cross_entropy(logits, batch.labels), is_correct(logits, batch.labels)
+    return (losses, correct) if batch.mask is None else (losses * batch.mask, correct & batch.mask)
+
+
+class _Row(NamedTuple):
+    """What one row of devices needs to score any architecture."""
+
+    place: Callable  # host array -> the same on each device of the row
+    params: Params
+    stats: Stats | None
+    batches: list[Batch]
+    calibration: list[Batch]
+    counts: np.ndarray  # int [number of calibration batches]: images that are no padding
+
+
+def _rows(mesh: jax.sharding.Mesh | None) -> list[tuple[Callable, Callable]]:
+    """For each row of devices: how arrays come to be whole on each of them, and how split by their first axis."""
+    if mesh is None:
+        return [(jnp.asarray, jnp.asarray)]
+    if mesh.axis_names != ("archs", "data"):
+        raise ValueError(f"the mesh has axes {mesh.axis_names}, expected ('archs', 'data').")
+    rows: list[tuple[Callable, Callable]] = []
+    for devices in mesh.devices:
+        row = jax.sharding.Mesh(devices, ("data",))
+        specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+        whole, split = (functools.partial(jax.device_put, device=jax.sharding.NamedSharding(row, s)) for s in specs)
+        rows.append((whole, split))
+    return rows
+
+
+def _load(row, plan: Plan, params, images, labels, stats, calibration_images, images_per_call: int) -> _Row:
+    """Put what a row needs on its devices."""
+    whole, split = row
+    batches, _ = _batches(images, labels, plan.images_per_call, plan.batches_per_call)
+    calibration: list[Batch] = []
+    counts = np.zeros(0, int)
+    if calibration_images is not None:
+        size = min(images_per_call, len(calibration_images))
+        none = np.zeros(len(calibration_images), np.int32)
+        calibration, counts = _batches(calibration_images, none, size, plan.batches_per_call)
+    place = functools.partial(jax.tree.map, split)
+    return _Row(
+        whole,
+        jax.tree.map(whole, params),
+        None if stats is None else jax.tree.map(whole, stats),
+        [place(batch) for batch in batches],
+        [place(batch) for batch in calibration],
+        counts,
+    )
+
+
+def _batches(images, labels, size: int, wide: int) -> tuple[list[Batch], np.ndarray]:
+    """Cut images into batches of one size, `wide` of them side by side, and count the real images of each. The last
+    batch is padded with zeros under the mask; whole batches that are missing repeat it and count 0."""
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    num_batches = -(-len(images) // size)
+    missing = num_batches * size - len(images)
+    images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))).reshape(num_batches, size, *images.shape[1:])
+    labels = jnp.pad(labels, (0, missing)).reshape(num_batches, size)
+    counts = np.full(num_batches, size) - missing * (np.arange(num_batches) == num_batches - 1)
+    mask = np.arange(size) < counts[:, None]
+    rows = np.minimum(np.arange(-(-num_batches // wide) * wide), num_batches - 1).reshape(-1, wide)
+    batches = [Batch(images[row], labels[row], jnp.asarray(mask[row]) if missing else None) for row in rows]
+    real = np.where(np.arange(rows.size) < num_batches, counts[rows.ravel()], 0)
+    return batches, real
+
+
+def _index(supernet: Supernet, node: Node) -> int:
+    """Which candidate of its layer a node runs; the first for a sum, which is not normalised."""
+    return 0 if node.op is None else list(supernet.all_layers[node.layer].modules).index(node.op)
 
 
 def _forward(supernet, route, groups, params, archs, stats, images, mask):
@@ -241,31 +364,19 @@ def _check_balanced(supernet: Supernet, archs: np.ndarray) -> None:
             )
 
 
-def _batches(images, labels, size: int) -> Iterator[tuple[chex.Array, chex.Array, chex.Array | None, int]]:
-    """Device batches of one size: (images, labels, mask, number of real images). The last is padded with zeros;
-    masks are None where nothing is padded anywhere."""
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    ragged = len(images) % size != 0
-    for start in range(0, len(images), size):
-        x, y = images[start : start + size], labels[start : start + size]
-        missing = size - len(x)
-        mask = jnp.arange(size) < len(x) if ragged else None
-        yield jnp.pad(x, ((0, missing), (0, 0), (0, 0), (0, 0))), jnp.pad(y, (0, missing)), mask, size - missing
-
-
-@jax.jit
-def _pool(per_batch: list[Stats], counts: chex.Array) -> Stats:
+def _pool(parts: list, counts: np.ndarray):
     """Mean and variance over all calibration images, from those of each batch and its number of images: the variance
-    within the batches plus that of their means."""
-    weight = (counts / counts.sum())[:, None, None]
+    within the batches plus that of their means. parts: trees of [..., num_batches, 2, size] -> [..., 2, size]."""
+    weight = (counts / counts.sum()).astype(np.float32)[:, None]
 
     def pool(*leaves):
-        stacked = jnp.stack(leaves)  # [num_batches, num_archs, 2, size]
-        mean = (weight * stacked[:, :, 0]).sum(axis=0)
-        square = (weight * (stacked[:, :, 1] + stacked[:, :, 0] ** 2)).sum(axis=0)
-        return jnp.stack([mean, jnp.maximum(square - mean**2, 0.0)], axis=1)
+        stacked = np.concatenate(leaves, axis=-3)
+        means, variances = stacked[..., 0, :], stacked[..., 1, :]
+        mean = (weight * means).sum(axis=-2)
+        square = (weight * (variances + means**2)).sum(axis=-2)
+        return np.stack([mean, np.maximum(square - mean**2, 0.0)], axis=-2)
 
-    return jax.tree.map(pool, *per_batch)
+    return jax.tree.map(pool, *jax.device_get(parts))
 
 
 def ordered_map(function, items, workers: int):

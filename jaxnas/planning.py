@@ -1,27 +1,34 @@
 """How a population is cut into compiled calls, and the work that this makes."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import chex
+import jax
 import numpy as np
 
 from jaxnas import arch
 from jaxnas.choice import Groups, branch_runs
 from jaxnas.costs import Place, op_cost, op_costs
 from jaxnas.supernets import Layer, Supernet
+from jaxnas.trie import Graph, Program, make_graph, make_programs
+
+FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an accelerator idle (by estimate, not measured)
 
 
 class Plan(NamedTuple):
     """How an evaluator runs a population."""
 
-    strategy: str  # "mask", "serial" or "dispatch"
+    strategy: str  # "mask", "serial", "dispatch" or "trie"
     bn_mode: str
     groups: Groups  # how a call is dispatched: tile size or "balanced"; of no matter to the other strategies
-    archs_per_call: int
-    images_per_call: int
-    workers: int  # host threads that call the compiled program; more than one on CPU only
+    archs_per_call: int  # of the trie: architectures of one program at most
+    images_per_call: int  # in "batch" mode normalised together
+    batches_per_call: int  # batches of images_per_call side by side
+    workers: int  # host threads that call compiled programs
+    memory_budget: int  # bytes, for all workers together
 
 
 def make_planner(
@@ -32,11 +39,16 @@ def make_planner(
     groups: int | Literal["auto", "balanced"],
     archs_per_call: int | None,
     images_per_call: int,
-    memory_budget: int,
-    workers: int,
+    memory_budget: int | None,
+    workers: int | None,
+    devices: int = 1,
+    rows: int = 1,
 ) -> Callable[[int, int], Plan]:
-    """Build `plan(num_archs, num_images) -> Plan`; the arguments are those of `jaxnas.evaluation.make_evaluator`, auto
-    decided.
+    """Build `plan(num_archs, num_images) -> Plan`; the arguments are those of `jaxnas.evaluation.make_evaluator`.
+
+    Args:
+      devices: that share the batches of a call.
+      rows: groups of so many devices, each with calls of its own.
 
     Raises:
       ValueError: a count below 1, other groups; from plan for a budget that one architecture exceeds, or a population
@@ -49,27 +61,44 @@ def make_planner(
     if groups not in ("auto", "balanced") and not (isinstance(groups, int) and groups >= 1):
         raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
 
+    on_cpu = jax.default_backend() == "cpu"
+    budget = (2**30 if on_cpu else 2**33) if memory_budget is None else memory_budget
+
     def tile(num_archs: int) -> Groups:
         return _tile_size(supernet, num_archs) if groups == "auto" else groups
 
-    def most_archs(num_images: int) -> int:
+    def most_archs(route: str, num_images: int) -> int:
         if archs_per_call is not None:
             return archs_per_call
-        for size in (256, 128, 64, 32, 16, 8, 4, 2, 1):
-            needed = num_images * _activation_bytes(supernet, strategy, size, tile(size))
-            if needed <= memory_budget:
-                return 16 if strategy == "serial" else size
+        one_by_one = {"serial": 16, "trie": 256}  # their memory hardly depends on it
+        for size in (1,) if route in one_by_one else (256, 128, 64, 32, 16, 8, 4, 2, 1):
+            needed = num_images * _activation_bytes(supernet, route, size, tile(size))
+            if needed <= budget:
+                return one_by_one.get(route, size)
         raise ValueError(
-            f"memory_budget of {memory_budget} bytes is too small for one architecture on {num_images} images, which"
+            f"memory_budget of {budget} bytes is too small for one architecture on {num_images} images, which"
             f" takes about {needed}; raise it or lower images_per_call."
         )
 
     def plan(num_archs: int, num_images: int) -> Plan:
+        route = strategy
+        if route == "auto":
+            route = "trie" if on_cpu or num_images >= FILLS_ACCELERATOR else "dispatch"
         per_call = min(images_per_call, num_images)
-        most = most_archs(images_per_call if bn_mode == "calibrated" else per_call)
-        if strategy == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
+        at_once = images_per_call if bn_mode == "calibrated" else per_call
+        most = most_archs(route, at_once)
+        wide, threads = devices, workers or rows
+        if route in ("serial", "trie") and on_cpu and devices * rows == 1 and workers is None:
+            alone = at_once * _activation_bytes(supernet, route, 1, None)
+            threads = max(1, min(os.cpu_count() or 1, budget // alone))
+        if route == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
             sizes = range(min(most, num_archs), min(most, num_archs) // 2, -1)
             size = min(sizes, key=lambda each: -num_archs % each)
+        elif route == "trie":
+            if not on_cpu:  # several batches at once, as the memory allows
+                fit = budget // (threads * at_once * _activation_bytes(supernet, route, 16, None))
+                wide = devices * max(1, min(math.ceil(num_images / (per_call * devices)), fit))
+            size = min(most, max(8, math.ceil(num_archs / (4 * threads)))) if archs_per_call is None else most
         elif groups == "balanced":
             size = num_archs
             if size > most:
@@ -81,9 +110,20 @@ def make_planner(
             size = math.ceil(num_archs / math.ceil(num_archs / most))
             step = 2 ** max(0, size.bit_length() - 4)
             size = min(most, math.ceil(size / step) * step)
-        return Plan(strategy, bn_mode, tile(size), size, per_call, workers)
+        return Plan(route, bn_mode, tile(size), size, per_call, wide, threads, budget)
 
     return plan
+
+
+def plan_trie(supernet: Supernet, archs: np.ndarray, plan: Plan) -> tuple[Graph, list[Program]]:
+    """The distinct work of a population, in programs that fit the plan's memory; `leaves` in the order of archs."""
+    order = np.lexsort(archs.T[::-1])  # architectures that begin alike side by side
+    graph = make_graph(supernet, archs[order], given_stats=plan.bn_mode == "tracked")
+    most_bytes = plan.memory_budget / (plan.workers * plan.images_per_call * plan.batches_per_call)
+    programs = make_programs(supernet, graph, leaves_per_program=plan.archs_per_call, most_bytes=most_bytes)
+    leaves = np.empty_like(graph.leaves)
+    leaves[order] = graph.leaves
+    return Graph(graph.nodes, leaves), programs
 
 
 def _tile_size(supernet: Supernet, num_archs: int) -> int:
@@ -97,6 +137,8 @@ def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups:
     held = at_once = num_archs
     if strategy == "serial":
         held = at_once = 1
+    elif strategy == "trie":  # one after the other; num_archs: of which something is held at once
+        at_once = 1
     elif strategy == "dispatch" and groups == "balanced":
         at_once = math.ceil(num_archs / min(supernet.space.num_ops))
     elif strategy == "dispatch":
@@ -121,31 +163,40 @@ def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float,
     counted.
     """
     archs = arch.check(supernet.space, archs)
-    _, fixed = op_costs(supernet.space)
-    stem = supernet.all_layers["stem"]
-    height, width, channels = stem.out_shape
-    stem_macs = 9 * stem.in_shape[-1] * channels * height * width
-    needed = len(archs) * float(fixed.macs)
-    executed = 0.0
+    macs = _macs(supernet)
+    layers = supernet.all_layers
+    needed = executed = 0.0
+    for name, layer in layers.items():
+        needed += macs[name][0] * len(archs) if layer.choice is None else macs[name][archs[:, layer.choice]].sum()
+    if plan.strategy == "trie":
+        _, programs = plan_trie(supernet, archs, plan)
+        candidates = {name: list(layer.modules) for name, layer in layers.items()}
+        done = (node for program in programs for _, node, _ in program.steps)
+        executed = sum(macs[name][candidates[name].index(op)] for name, op, _ in done if op is not None)
+        return needed, executed
     for start in range(0, len(archs), plan.archs_per_call):
         call = archs[start : start + plan.archs_per_call]
         call = np.concatenate([call, np.repeat(call[-1:], plan.archs_per_call - len(call), axis=0)])
-        stems = len(call) if plan.strategy == "serial" else 1
-        executed += stems * stem_macs + len(call) * (float(fixed.macs) - stem_macs)
-        for layer in supernet.all_layers.values():
-            if layer.choice is not None:
-                executed += (_candidate_macs(layer) * _runs(layer, call[:, layer.choice], plan)).sum()
-    for layer in supernet.all_layers.values():
-        if layer.choice is not None:
-            needed += _candidate_macs(layer)[archs[:, layer.choice]].sum()
+        for name, layer in layers.items():
+            if layer.choice is None:
+                once = name == "stem" and plan.strategy != "serial"
+                executed += macs[name][0] * (1 if once else len(call))
+            else:
+                executed += (macs[name] * _runs(layer, call[:, layer.choice], plan)).sum()
     return needed, executed
 
 
-def _candidate_macs(layer: Layer) -> np.ndarray:
-    """MACs for one image of each candidate of a layer: float64 [num_candidates]."""
-    stride = math.ceil(layer.in_shape[0] / layer.out_shape[0])
-    place = Place(layer.in_shape[-1], layer.out_shape[-1], layer.in_shape[0], stride)
-    return np.array([op_cost(op, place)[0] for op in layer.modules])
+def _macs(supernet: Supernet) -> dict[str, np.ndarray]:
+    """MACs for one image of each candidate of each layer, float64 [num_candidates]."""
+    macs = {}
+    for name, layer in supernet.all_layers.items():
+        stride = math.ceil(layer.in_shape[0] / layer.out_shape[0])
+        if name != "head":
+            place = Place(layer.in_shape[-1], layer.out_shape[-1], layer.in_shape[0], stride)
+            macs[name] = np.array([op_cost(op, place)[0] for op in layer.modules])
+    _, fixed = op_costs(supernet.space)
+    others = sum(macs[name][0] for name, layer in supernet.all_layers.items() if layer.choice is None and name in macs)
+    return macs | {"head": np.array([float(fixed.macs) - others])}
 
 
 def _runs(layer: Layer, choices: np.ndarray, plan: Plan) -> np.ndarray:

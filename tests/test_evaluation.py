@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(10, 4, 4, 1)).astype(np.float32)
 LABELS = RNG.integers(0, 10, 10)
 CALIBRATION = RNG.normal(size=(7, 4, 4, 1)).astype(np.float32) + 0.5
-ROUTES = ("mask", "serial", "dispatch")
+ROUTES = ["mask", "serial", "dispatch", "trie"]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_pooled_moments_of_the_stem_are_those_of_all_images(net, pooled):
     np.testing.assert_allclose(pooled["stem"][0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("route", ["serial", "dispatch"])
+@pytest.mark.parametrize("route", ["serial", "dispatch", "trie"])
 def test_calibrated_statistics(net, apply, archs, pooled, route):
     """The scored images, and in which batches they come, don't enter."""
     supernet, params = net
@@ -137,7 +137,7 @@ def test_tracked_statistics(net, apply, archs, tracked, route):
     assert_scored(evaluate(params, archs, IMAGES, LABELS, stats=tracked), *expected)
 
 
-@pytest.mark.parametrize("route", ["serial", "dispatch"])
+@pytest.mark.parametrize("route", ["serial", "dispatch", "trie"])
 def test_any_population(net, archs, by_batch, route, caplog):
     """Nothing dropped, doubled or reordered: sizes 1, prime and above a call's; codes may repeat; threads or not."""
     supernet, params = net
@@ -156,8 +156,13 @@ def test_any_population(net, archs, by_batch, route, caplog):
         for indices in ([5], list(range(7)), [3] * 10, list(range(27))):
             assert_scored(evaluate(params, archs[indices], IMAGES, LABELS), *by_batch, rows=indices)
         equals()
-    compiled = [record for record in caplog.records if re.search(r"Compiling .*score", record.getMessage())]
-    assert 2 <= len(compiled) <= 3  # one program for each size of call, of which there are three at most
+    compiled = [
+        record for record in caplog.records if re.search(r"Compiling .*(score|run|measure)", record.getMessage())
+    ]
+    if route == "trie":  # one program for each operation, however many architectures; compiled by other tests or here
+        assert len(compiled) <= 1 + sum(len(layer.modules) for layer in supernet.all_layers.values())
+    else:  # one program for each size of call, of which there are three at most
+        assert 2 <= len(compiled) <= 3
 
 
 def test_balanced_population_in_one_call(net, archs, by_batch):
@@ -177,7 +182,7 @@ def test_fewer_images_than_a_batch_one_class_and_nan(net, apply, archs):
     scores = evaluate(params, archs, IMAGES[:4], labels)
     assert_scored(scores, *expected)
     assert scores.images_per_call == 4
-    assert scores.strategy == ("serial" if jax.default_backend() == "cpu" else "dispatch")  # auto
+    assert scores.strategy == ("trie" if jax.default_backend() == "cpu" else "dispatch")  # auto
     broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
     assert np.isnan(evaluate(broken, archs, IMAGES[:4], labels).loss).all()  # a diverged network doesn't look healthy
 
@@ -204,7 +209,7 @@ def test_progress(net, archs, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"strategy": "trie"}, "unknown strategy 'trie'; choose one of auto, mask, serial, dispatch."),
+        ({"strategy": "tree"}, "unknown strategy 'tree'; choose one of auto, mask, serial, dispatch, trie."),
         ({"bn_mode": "running"}, "unknown bn_mode 'running'; choose one of batch, calibrated, tracked."),
         ({"archs_per_call": 0}, "archs_per_call must be at least 1, got 0."),
         ({"images_per_call": 0}, "images_per_call must be at least 1, got 0."),

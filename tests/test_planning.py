@@ -19,7 +19,7 @@ from jaxnas import arch
 from jaxnas.costs import Place, op_cost, op_costs
 from jaxnas.evaluation import make_evaluator
 from jaxnas.ops import OPS
-from jaxnas.planning import _activation_bytes, make_planner, work
+from jaxnas.planning import _activation_bytes, make_planner, plan_trie, work
 from jaxnas.samplers import fair
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import Supernet, make_supernet
@@ -90,6 +90,9 @@ CELL = dataclasses.replace(CELL, layout=CELL.layout._replace(num_stages=2))
         (TINY, {"strategy": "dispatch", "groups": 3, "bn_mode": "tracked"}),
         (TINY, {"strategy": "dispatch", "groups": "balanced", "archs_per_call": 100}),
         (CELL, {"strategy": "dispatch", "groups": 2}),
+        (TINY, {"strategy": "trie"}),
+        (TINY, {"strategy": "trie", "bn_mode": "tracked", "archs_per_call": 2}),
+        (CELL, {"strategy": "trie"}),
     ],
     ids=lambda value: value.name if hasattr(value, "name") else "-".join(map(str, value.values())),
 )
@@ -114,13 +117,23 @@ def test_executed_work_is_what_counters_in_the_operations_say(space, options):
     needed, executed = work(supernet, archs, plan)
     per_op, fixed = op_costs(space)
     assert needed == pytest.approx(len(archs) * fixed.macs + per_op.macs[np.arange(space.num_choices), archs].sum())
+    chosen = sum(macs * runs[number] for number, macs in enumerate(macs_of(supernet)))
+    assert sum(runs.values()) > 0
+    if plan.strategy == "trie":  # what is fixed runs where its input is new: the stem once a program
+        _, programs = plan_trie(supernet, archs, plan)
+        done = collections.Counter(node.layer for program in programs for _, node, _ in program.steps)
+        assert done["stem"] == len(programs) and done["head"] == sum(len(program.leaves) for program in programs)
+        width, size = space.layout.width if space is CELL else 0, space.layout.image_size
+        reduction = size**2 // 4 * (9 * width * 2 * width + 9 * 4 * width**2 + 2 * width**2)
+        stem = 9 * channels * np.prod(supernet.all_layers["stem"].out_shape)
+        others = done["stem"] * stem + done["reduction1"] * reduction + done["head"] * (fixed.macs - stem - reduction)
+        assert executed == pytest.approx(others + chosen)
+        return
     calls = -(-len(archs) // plan.archs_per_call)
     full = calls * plan.archs_per_call
     stem = 9 * channels * np.prod(supernet.all_layers["stem"].out_shape)
     times = full if plan.strategy == "serial" else calls
-    chosen = sum(macs * runs[number] for number, macs in enumerate(macs_of(supernet)))
     assert executed == pytest.approx(full * (fixed.macs - stem) + times * stem + chosen)
-    assert sum(runs.values()) > 0
 
 
 @pytest.mark.parametrize("name, largest_tile", [("nasbench_macro", 8), ("nasbench201", 4)])

@@ -5,6 +5,7 @@ operation is one more entry in a dict like it, passed to `make_supernet(..., ops
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 
@@ -36,4 +37,25 @@ OPS: dict[str, OpFactory] = {
     **{f"mb{e}_k{k}": _inverted(e, k) for e in (1, 2, 3, 4, 6) for k in (3, 5, 7)},
 }
 
-__all__ = ["OPS", "Head", "OpFactory", "Policy", "Reduction", "Stem", "Tape"]
+Algebra = Literal["zero", "same", "linear", "vanishing", "any"]
+
+
+def algebra(module: nn.Module, in_channels: int) -> Algebra:
+    """What holds of an operation exactly, whatever its input, so that work can be shared.
+
+    "zero": returns zeros. "same": returns its input. "linear": linear and without parameters, so that equal modules
+    are one function wherever they stand. "vanishing": zeros in, zeros out, where normalisation takes its statistics
+    from the images. "any": nothing is known, as of every operation of a user's own.
+    """
+    if isinstance(module, Zero):
+        return "zero"
+    if isinstance(module, Skip) or (isinstance(module, Identity) and module.is_nothing(in_channels)):
+        return "same"
+    if isinstance(module, AveragePool):
+        return "linear"
+    if isinstance(module, ConvBN) and not module.affine:
+        return "vanishing"
+    return "any"
+
+
+__all__ = ["OPS", "Algebra", "Head", "OpFactory", "Policy", "Reduction", "Stem", "Tape", "algebra"]

@@ -40,6 +40,10 @@ class Identity(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        if self.stride == 1 and x.shape[-1] == self.channels:
+        if self.is_nothing(x.shape[-1]):
             return x
         return ConvBN(self.channels, 1, self.stride, affine=self.affine, policy=self.policy)(x, tape)
+
+    def is_nothing(self, in_channels: int) -> bool:
+        """Whether it returns its input."""
+        return self.stride == 1 and in_channels == self.channels

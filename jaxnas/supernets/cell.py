@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.ops import Head, OpFactory, Policy, Reduction, Stem
-from jaxnas.supernets.layer import Layer, Supernet, make_init, make_layer
+from jaxnas.supernets.layer import Layer, Supernet, make_apply, make_init, make_layer
 
 
 def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapping[str, OpFactory]) -> Supernet:
@@ -38,13 +38,7 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
                 add(name, choice, modules, shape, shared_input=first)
     add("head", None, {"head": Head(0, layout.num_classes, affine=affine, policy=policy)}, shape)
 
-    def apply(params, arch, images, *, stats=None, mask=None, groups=4):
-        used = {}
-
-        def run(name, x):
-            y, used[name] = layers[name](params, arch, x, stats, mask, groups)
-            return y
-
+    def wire(run, images):
         x = run("stem", images)
         for names in steps:
             if len(names) == 1:
@@ -55,6 +49,6 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
                 y = run(name, nodes[source])
                 nodes[target] = nodes[target] + y if target in nodes else y
             x = nodes[max(nodes)]
-        return run("head", x), used
+        return run("head", x)
 
-    return Supernet(space, make_init(layers), apply, None, layers)
+    return Supernet(space, make_init(layers), make_apply(layers, wire), None, layers, wire)

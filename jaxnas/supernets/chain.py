@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jaxnas.arch import ChainLayout, SearchSpace
 from jaxnas.ops import Head, OpFactory, Policy, Stem
-from jaxnas.supernets.layer import Supernet, make_init, make_layer
+from jaxnas.supernets.layer import Supernet, make_apply, make_init, make_layer
 
 
 def chain_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapping[str, OpFactory]) -> Supernet:
@@ -22,11 +22,10 @@ def chain_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Map
     head = Head(layout.head_width, layout.num_classes, affine=affine, policy=policy)
     layers.append(build("head", None, {"head": head}, layers[-1].out_shape))
 
-    def apply(params, arch, images, *, stats=None, mask=None, groups=4):
-        x, used = images, {}
+    def wire(run, x):
         for layer in layers:
-            x, used[layer.name] = layer(params, arch, x, stats, mask, groups)
-        return x, used
+            x = run(layer.name, x)
+        return x
 
     by_name = {layer.name: layer for layer in layers}
-    return Supernet(space, make_init(by_name), apply, tuple(layers), by_name)
+    return Supernet(space, make_init(by_name), make_apply(by_name, wire), tuple(layers), by_name, wire)

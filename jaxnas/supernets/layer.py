@@ -73,6 +73,8 @@ class Supernet(NamedTuple):
           call needs `groups=None`; losses are written over a batch.
       layers: chains only, else None: stem, one layer per choice, head, in order; so that prefixes can be shared.
       all_layers: every layer by name, whatever the wiring.
+      wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
+        returns. `apply` follows it with arrays, `jaxnas.trie` with symbols.
     """
 
     space: SearchSpace
@@ -80,6 +82,7 @@ class Supernet(NamedTuple):
     apply: Callable[..., tuple[chex.Array, Stats]]
     layers: tuple[Layer, ...] | None
     all_layers: Mapping[str, Layer]
+    wire: Callable[[Callable[[str, Any], Any], Any], Any]
 
 
 def make_layer(
@@ -151,6 +154,21 @@ def make_init(layers: Mapping[str, Layer]) -> Callable[[chex.PRNGKey], Params]:
         return jax.tree.unflatten(treedef, values)
 
     return init
+
+
+def make_apply(layers: Mapping[str, Layer], wire: Callable) -> Callable[..., tuple[chex.Array, Stats]]:
+    """`Supernet.apply` of a wiring."""
+
+    def apply(params, arch, images, *, stats=None, mask=None, groups=4):
+        used: Stats = {}
+
+        def run(name, x):
+            y, used[name] = layers[name](params, arch, x, stats, mask, groups)
+            return y
+
+        return wire(run, images), used
+
+    return apply
 
 
 def select_stats(supernet: Supernet, tracked: Stats, archs: chex.Array) -> Stats:
