@@ -75,9 +75,12 @@ def cost_table(space: SearchSpace, per_op: chex.ArrayNumpy, fixed: float = 0.0) 
             f"{space.name}: the cost of {space.op_names[choice][op]} at choice {choice} is {per_op[choice, op]},"
             " expected a finite number; measure or state it."
         )
-    if not math.isfinite(fixed):
-        raise ValueError(f"{space.name}: the fixed cost is {fixed}, expected a finite number.")
-    largest = abs(fixed) + np.abs(per_op).max(axis=1).sum()
+    largest = abs(fixed) + float(np.abs(per_op).max(axis=1).sum())
+    if not math.isfinite(largest):
+        raise ValueError(
+            f"{space.name}: the largest cost of an architecture is {largest}, with {fixed} fixed,"
+            " expected finite numbers."
+        )
     quantum = 2.0 ** max(math.frexp(largest)[1] - 50, -1000)  # no sum of smaller ones would be a normal number
     return CostTable(np.rint(per_op / quantum) * quantum, round(fixed / quantum) * quantum, quantum)
 

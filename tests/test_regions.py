@@ -91,6 +91,14 @@ def test_limits_that_one_architecture_meets_and_that_none_does(case, seed):
     assert float(str(caught.value).rsplit(" ", 1)[1].rstrip(".")) == costs.min()
 
 
+def test_a_limit_just_below_zero():
+    """Over the quantum of large costs it would round to 0."""
+    space = toy(2)
+    limit = make_limit(space, "cost", -5e-324, cost_table(space, [[0, 2.0**60]]))
+    assert make_region(space, limit).count() == 0
+    assert make_region(space, limit._replace(value=0.0)).members().tolist() == [[0]]
+
+
 WALK = toy(3, 2, 4, 3, 3, is_valid=None)
 RNG = np.random.default_rng(5)
 WALK_TABLE = cost_table(WALK, RNG.uniform(0, 10, (5, 4)), 1.0)

@@ -249,7 +249,7 @@ class TestEvolution:
         return number
 
     def test_children_are_uniform_over_feasible_neighbours(self):
-        """A code costs its sum: of the 18 neighbours of 111111, with a 0, 2 or 3, the limit of 7 forbids those with a 3."""
+        """A code costs its sum: of the neighbours of 111111, with a 0, 2 or 3, the limit of 7 forbids those with a 3."""
         table = cost_table(self.space, np.tile(np.arange(4.0), (6, 1)))
         search = evolution(self.space, make_limit(self.space, "cost", 7, table), population_size=1, tournament_size=1)
         parent = [1] * 6
