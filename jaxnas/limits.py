@@ -75,7 +75,7 @@ def cost_table(space: SearchSpace, per_op: chex.ArrayNumpy, fixed: float = 0.0) 
             f"{space.name}: the cost of {space.op_names[choice][op]} at choice {choice} is {per_op[choice, op]},"
             " expected a finite number; measure or state it."
         )
-    largest = abs(fixed) + float(np.abs(per_op).max(axis=1).sum())
+    largest = abs(fixed) + sum(np.abs(per_op).max(axis=1).tolist())
     if not math.isfinite(largest):
         raise ValueError(
             f"{space.name}: the largest cost of an architecture is {largest}, with {fixed} fixed,"

@@ -249,7 +249,7 @@ class TestEvolution:
         return number
 
     def test_children_are_uniform_over_feasible_neighbours(self):
-        """A code costs its sum: of the neighbours of 111111, with a 0, 2 or 3, the limit of 7 forbids those with a 3."""
+        """A code costs its sum: of the neighbours of 111111, with a 0, 2 or 3, a limit of 7 forbids those with a 3."""
         table = cost_table(self.space, np.tile(np.arange(4.0), (6, 1)))
         search = evolution(self.space, make_limit(self.space, "cost", 7, table), population_size=1, tournament_size=1)
         parent = [1] * 6
@@ -260,6 +260,16 @@ class TestEvolution:
             ((child),) = search.ask(search.tell(search.init(jax.random.key(seed)), [parent], [1.0]))
             counts[tuple(child.tolist())] += 1
         assert scipy.stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+    def test_every_ask_draws_anew(self):
+        """Whatever is told: the parent is not at the same place of the population again and again."""
+        search, rng, places = evolution(toy(*[4] * 20), population_size=4, tournament_size=1), host_rng(KEY), []
+        state = search.tell(search.init(KEY), rng.integers(0, 4, (4, 20)), np.zeros(4))
+        for _ in range(40):
+            distances = (search.ask(state) != state.archs[-4:]).sum(axis=1)
+            places.append(distances.tolist().index(1))
+            state = search.tell(state, rng.integers(0, 4, (1, 20)), [0.0])
+        assert min(np.bincount(places, minlength=4)) >= 3
 
     def test_a_parent_without_neighbours_gives_way_to_a_random_architecture(self):
         space = toy(2, 2, is_valid=lambda archs: archs[:, 0] == archs[:, 1])  # 00 and 11 alone
