@@ -9,6 +9,11 @@ chance that makes the others uniform again.
 
 Limits that aren't additive, and spaces where not every code exists, are listed where few completions are left, and
 drawn by rejection where many are.
+
+    region = make_region(space, parse("macs:50e6", space))
+    partial = np.array([2, 0, OPEN, OPEN, OPEN])
+    if region.count(partial):
+        archs = region.sample(np.random.default_rng(0), 100, partial)
 """
 
 import functools
