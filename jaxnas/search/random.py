@@ -1,0 +1,23 @@
+"""Random search: the baseline that a search has to beat (Li and Talwalkar, UAI 2019, arXiv 1902.07638)."""
+
+from jaxnas.arch import SearchSpace
+from jaxnas.limits import Limit
+from jaxnas.search.search import Search, make_search
+
+
+def random_search(space: SearchSpace, limit: Limit | None = None, *, num_archs: int = 50) -> Search:
+    """Draw feasible architectures uniformly, without replacement.
+
+    Args:
+      num_archs: how many an `ask` returns; the order of all that are drawn depends on it.
+
+    Raises:
+      ValueError: a bad setting, or no architecture meets the limit.
+    """
+    if num_archs < 1:
+        raise ValueError(f"random: num_archs must be at least 1, got {num_archs}.")
+
+    def propose(proposals, rng, state):
+        proposals.add_random(rng, num_archs)
+
+    return make_search("random", space, limit, propose)
