@@ -1,0 +1,110 @@
+"""The PyTorch super-nets that speed is compared with give the logits and scores of ours."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import random_params
+
+from jaxnas.arch import ChainLayout
+from jaxnas.evaluation import make_evaluator
+from jaxnas.spaces import SPACES, chain_space
+from jaxnas.supernets import make_supernet
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[benchmarks]'")
+
+from benchmarks import peer_torch  # noqa: E402 (it needs PyTorch)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """On a busy machine the threads of one tiny operation wait for each other a thousand times longer than it takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def some_images(space, num_images):
+    layout = space.layout
+    shape = (num_images, layout.image_size, layout.image_size, layout.in_channels)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def some_archs(space, num_random):
+    """Each operation at all choices ("none" among them), and random codes."""
+    uniform = [np.minimum(op, np.array(space.num_ops) - 1) for op in range(max(space.num_ops))]
+    random = np.random.default_rng(1).integers(0, space.num_ops, (num_random, space.num_choices))
+    return np.concatenate([uniform, random]).astype(np.int32)
+
+
+@pytest.mark.parametrize(
+    "name, affine, sizes",
+    [
+        ("nasbench201", True, {"width": 4, "image_size": 8, "cells_per_stage": 1}),
+        ("nasbench201", False, {"width": 4, "image_size": 8, "cells_per_stage": 1}),
+        ("nasbench_macro", True, {"width": 4, "image_size": 8}),
+        ("digits_chain", True, {}),
+    ],
+)
+def test_logits(name, affine, sizes):
+    space = SPACES[name].resized(**sizes)
+    supernet = make_supernet(space, affine=affine)
+    params = random_params(supernet)
+    images, archs = some_images(space, 6), some_archs(space, 6)
+
+    @jax.jit
+    def serial(params, archs):
+        return jax.lax.map(lambda code: supernet.apply(params, code, images, groups=None)[0], archs)
+
+    expected = np.asarray(serial(params, archs))
+    assert expected.std(axis=0).mean() > 0.1  # architectures differ by far more than the tolerance
+    for channels_last in (False, True):
+        peer = peer_torch.make_peer(supernet, params, channels_last=channels_last)
+        x = peer_torch.to_torch(images, channels_last=channels_last)
+        with torch.no_grad():
+            got = np.stack([peer(code, x) for code in archs.tolist()])
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("route", peer_torch.ROUTES)
+def test_scores(small_supernet, monkeypatch, route):
+    """Images that don't fill the last batch, and weights that change between calls."""
+    monkeypatch.setattr(torch, "compile", lambda module, **settings: module)  # it takes seconds; see test_compiled
+    supernet, params = small_supernet("tiny")
+    images, archs = some_images(supernet.space, 6), some_archs(supernet.space, 2)
+    labels = np.arange(6) % 10
+    ours = make_evaluator(supernet, strategy="serial", images_per_call=4)
+    peer = peer_torch.make_peer_evaluator(supernet, route=route, images_per_call=4)
+    losses = []
+    for weights in (params, jax.tree.map(lambda leaf: leaf + 0.5, params)):
+        expected, got = (evaluate(weights, archs, images, labels) for evaluate in (ours, peer))
+        np.testing.assert_allclose(got.loss, expected.loss, rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(got.accuracy, expected.accuracy)
+        losses.append(got.loss)
+    assert np.abs(losses[0] - losses[1]).min() > 1e-3
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled():
+    """Compiled layers change nothing, and candidates of one shape share a program."""
+    from torch._dynamo.utils import counters
+
+    layout = ChainLayout(stem_width=4, widths=(4, 4), strides=(1, 1), head_width=0, image_size=4, in_channels=1)
+    supernet = make_supernet(chain_space("toy", layout, [("identity", "mb1_k3")] * 2))
+    params = random_params(supernet)
+    x = peer_torch.to_torch(some_images(supernet.space, 6))
+    plain, compiled = (peer_torch.make_peer(supernet, params, compiled=each) for each in (False, True))
+    counters.clear()
+    with torch.no_grad():
+        for code in ([0, 1], [1, 1]):
+            np.testing.assert_allclose(compiled(code, x), plain(code, x), rtol=0, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 3  # stem, mb1_k3, head
+
+
+def test_refusals(small_supernet):
+    with pytest.raises(ValueError, match="unknown route 'torch_fast'; choose one of torch_eager, torch_best"):
+        peer_torch.make_peer_evaluator(small_supernet("tiny")[0], route="torch_fast")
+    with pytest.raises(ValueError, match="object: no such operation in PyTorch"):
+        peer_torch.convert(object(), {})
