@@ -48,7 +48,9 @@ class Config:
 
     spaces: tuple[str, ...] = ("nasbench_macro", "nasbench201")
     populations: tuple[Literal["balanced", "random", "all"], ...] = ("balanced", "random")
-    routes: tuple[Literal["mask", "serial", "dispatch", "auto"], ...] = ("mask", "serial", "dispatch", "auto")
+    routes: tuple[Literal["mask", "serial", "dispatch", "trie", "auto"], ...] = (
+        "mask", "serial", "dispatch", "trie", "auto",
+    )  # fmt: skip
     width: int = 8  # channels of the stem; all others in proportion
     image_size: int = 16  # pixels
     cells: int = 1  # cells per stage, for spaces of cells
@@ -57,7 +59,7 @@ class Config:
     num_images: int = 32
     images_per_call: int = 256
     archs_per_call: int | None = None  # None: as the evaluator plans
-    memory_budget: int = 2**30  # bytes that the activations of one call may take
+    memory_budget: int = 2**30  # bytes that activations may take
     groups: int | None = None  # tile of the dispatch route; None: as the evaluator plans
     repetitions: int = 3  # of every route, in turns; the median counts
     quick: bool = False  # other defaults: fewer architectures
@@ -97,7 +99,9 @@ def run(config: Config) -> list[dict[str, Any]]:
         labels = np.arange(config.num_images) % space.layout.num_classes
         for kind, archs in populations.items():
             print(f"{space.name}, {kind} population: {', '.join(routes)} ...", file=sys.stderr, flush=True)
-            for route, figures in compare(routes, config.repetitions, params, archs, images, labels).items():
+            compared = compare(routes, config.repetitions, params, archs, images, labels)
+            serial = compared["serial"]["ms"] if "serial" in compared else None
+            for route, figures in compared.items():
                 plan = plans[kind, route]
                 needed, executed = count_gflop(supernet, archs, plan, config)
                 records.append(
@@ -116,6 +120,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                         "needed_gflop": needed,
                         "executed_gflop": executed,
                         "work_ratio": executed / needed,
+                        "speedup_over_serial": serial / figures["ms"] if serial else None,
                         "compile_s": figures["compile_s"],
                         "loss_difference": figures["loss_difference"],
                         "archs_per_call": plan.archs_per_call,
@@ -270,18 +275,14 @@ def auto_to_best(block: Sequence[dict[str, Any]]) -> tuple[float, str] | None:
     return best["ms"] / auto[0]["ms"], best["route"]
 
 
-def parse(argv: Sequence[str]) -> Config:
-    """The command line as a Config; a ValueError of one line for what tyro would put in a box."""
+def parse_config(config_class, quick, prog: str, description: str | None, argv: Sequence[str] | None):
+    """The command line as a config; a ValueError of one line for what tyro would put in a box."""
+    argv = sys.argv[1:] if argv is None else argv
+    default = quick if "--quick" in argv else config_class()
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(
-                Config,
-                args=argv,
-                default=QUICK if "--quick" in argv else Config(),
-                prog="python -m benchmarks.evaluator",
-                description=__doc__,
-            )
+            return tyro.cli(config_class, args=argv, default=default, prog=prog, description=description)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
@@ -292,7 +293,7 @@ def parse(argv: Sequence[str]) -> Config:
 
 def main(argv: Sequence[str] | None = None) -> None:
     try:
-        config = parse(sys.argv[1:] if argv is None else argv)
+        config = parse_config(Config, QUICK, "python -m benchmarks.evaluator", __doc__, argv)
         records = run(config)
         text = json.dumps(records, indent=1)
         if config.out:

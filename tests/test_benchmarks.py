@@ -14,7 +14,17 @@ from jaxnas.supernets import make_supernet
 KEYS = {
     *("space", "population", "route", "num_archs", "num_images", "ms", "image_archs_per_s"),
     *("needed_gflop", "executed_gflop", "device"),  # these ten are promised to whoever reads the records
-    *("width", "image_size", "cells", "strategy", "work_ratio", "compile_s", "loss_difference", "archs_per_call"),
+    *(
+        "width",
+        "image_size",
+        "cells",
+        "strategy",
+        "work_ratio",
+        "speedup_over_serial",
+        "compile_s",
+        "loss_difference",
+        "archs_per_call",
+    ),
     *("images_per_call", "groups", "workers", "memory_budget", "repetitions", "versions"),
 }
 TOY = ["--spaces", "toy", "--width", "2", "--image-size", "4", "--num-balanced", "4", "--num-archs", "4"]
@@ -44,7 +54,7 @@ def test_records(capsys, tmp_path):
     records = json.loads(text)
     assert json.loads((tmp_path / "records.json").read_text()) == records
     assert [(record["population"], record["route"]) for record in records] == [
-        (kind, route) for kind in ("balanced", "random") for route in ("mask", "serial", "dispatch", "auto")
+        (kind, route) for kind in ("balanced", "random") for route in evaluator.Config.routes
     ]
     for record in records:
         assert set(record) == KEYS
@@ -58,7 +68,7 @@ def test_records(capsys, tmp_path):
 
     # By hand, in MACs for one image of 4x4: the stem 9*3*2*16 = 864 and the classifier 4*10. mb1_k3 at the first choice
     # 2*2*16 + 9*2*16 + 2*2*16 = 416, at the second 2*2*16 + 9*2*4 + 2*4*4 = 168; identity there 2*4*4 = 32.
-    mask, serial, _, _ = records[:4]
+    mask, serial = records[:2]
     needed = 4 * (864 + 40) + 2 * 416 + 2 * 168 + 2 * 32
     assert serial["needed_gflop"] == pytest.approx(2e-9 * needed * 6)
     assert serial["executed_gflop"] == pytest.approx(2e-9 * needed * 8)  # images padded to two calls of 4

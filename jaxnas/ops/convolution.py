@@ -31,14 +31,51 @@ class Conv(nn.Module):
         weights = self.param("kernel", _init, shape, self.policy.params).astype(x.dtype)
         if self.kernel == 1:
             return x[:, :: self.stride, :: self.stride] @ weights[0, 0]
-        pad = self.kernel // 2
-        return jax.lax.conv_general_dilated(
-            x,
-            weights,
-            (self.stride, self.stride),
-            [(pad, pad), (pad, pad)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x, weights, self.stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: chex.Array, weights: chex.Array, stride: int) -> chex.Array:
+    """x [num_images, height, width, in_channels] by weights [kernel, kernel, in_channels, channels], zero-padded.
+
+    The gradient on CPU is written out: inside loops and conditionals XLA leaves the transposed convolutions that
+    autodiff makes in a form that is twenty to sixty times slower there.
+    """
+    pad = len(weights) // 2
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, [(pad, pad)] * 2, dimension_numbers=numbers)
+
+
+def _convolve_forward(x, weights, stride):
+    return convolve(x, weights, stride), (x, weights)
+
+
+def _convolve_backward(stride, residuals, cotangent):
+    x, weights = residuals
+    if jax.default_backend() != "cpu":
+        return jax.vjp(lambda x, weights: convolve.fun(x, weights, stride), x, weights)[1](cotangent)
+    turned = weights[::-1, ::-1].swapaxes(2, 3)
+
+    def add_image(total, image):
+        x, cotangent = image
+        patches = shifted(x[None], len(weights), stride)
+        columns = jnp.concatenate([patches.get(place, nothing) for place in places], axis=-1)
+        return total + columns.reshape(-1, total.shape[0]).T @ cotangent.reshape(-1, total.shape[1]), None
+
+    places = [(i, j) for i in range(len(weights)) for j in range(len(weights))]
+    nothing = jnp.zeros((1, *cotangent.shape[1:3], x.shape[-1]), x.dtype)
+    total = jnp.zeros((weights.size // weights.shape[-1], weights.shape[-1]), x.dtype)
+    total, _ = jax.lax.scan(add_image, total, (x, cotangent))  # the patches of one image stay in the cache
+    return convolve(_spread(cotangent, x.shape, stride), turned, 1), total.reshape(weights.shape)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _spread(cotangent: chex.Array, shape: tuple[int, ...], stride: int) -> chex.Array:
+    """Cotangent of a strided output at the places of x, of this shape, that it comes from, zeros between."""
+    spread = [(0, 0, 0), *((0, (size - 1) % stride, stride - 1) for size in shape[1:3]), (0, 0, 0)]
+    return jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), spread)
 
 
 class Unfold(nn.Module):
@@ -91,9 +128,7 @@ def _depthwise_backward(stride, residuals, cotangent):
     nothing = jnp.zeros(x.shape[-1], x.dtype)
     kernel = range(len(weights))
     weights_gradient = jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])
-    spread = [(0, 0, 0), *((0, (size - 1) % stride, stride - 1) for size in x.shape[1:3]), (0, 0, 0)]
-    spread_cotangent = jax.lax.pad(cotangent, jnp.zeros((), x.dtype), spread)
-    return depthwise(spread_cotangent, weights[::-1, ::-1], 1), weights_gradient
+    return depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1), weights_gradient
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)

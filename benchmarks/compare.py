@@ -1,0 +1,231 @@
+"""Our evaluator against one network at a time: our own serial switch, and PyTorch as it is run and at its best.
+
+    python -m benchmarks.compare                        # a table; see benchmarks/README.md for minutes
+    python -m benchmarks.compare --quick                # the same with fewer architectures and smaller networks
+    python -m benchmarks.compare --json --out FILE      # flat records
+    python -m benchmarks.compare --rows cells_1000 --image-size 32 --picture cost.png
+
+Four pieces of work, each scored by `auto` from beginning to end, planning on the host included: every chain of
+NAS-Bench-Macro, every cell of NAS-Bench-201, 1,000 random cells, and the candidates of one PC-NAS step. Everybody else
+takes one network after the other, at a cost that does not depend on how many there are, so that `num_baseline` of them,
+drawn at random from the population, say what all would take; they are measured before, between and after our runs. Routes:
+
+    serial_1     our serial switch (`lax.map`), one host thread
+    serial       the same with a host thread for each core
+    torch_eager, torch_best    see benchmarks/peer_torch.py
+
+All score with the same weights, images, batches, batch statistics and number of cores; losses must agree, or nothing is
+reported. `work_ratio` is what is executed over what one network after the other needs, counted from the plan; its inverse
+is what the work alone allows. Compiling is left out everywhere.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from benchmarks.evaluator import TOLERANCE, device_name, parse_config, versions
+from benchmarks.peer_torch import make_peer_evaluator
+from jaxnas import arch
+from jaxnas.arch import ChainLayout, SearchSpace
+from jaxnas.evaluation import make_evaluator
+from jaxnas.files import replace_file
+from jaxnas.planning import work
+from jaxnas.spaces import chain_space, get_space
+from jaxnas.supernets import make_supernet
+
+Row = Literal["macro_all", "cells_all", "cells_1000", "pcnas_step"]
+ROWS: tuple[Row, ...] = ("macro_all", "cells_all", "cells_1000", "pcnas_step")
+BASELINES = ("serial_1", "serial", "torch_eager", "torch_best")
+# What is aimed at: speed against serial_1, torch_best and torch_eager.
+TARGETS = {"macro_all": (3.4, 5, 9), "cells_all": (3, 2.5, 6), "cells_1000": (1.3, 1, 4), "pcnas_step": (1.5, 2, 4)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to compare, at which size."""
+
+    rows: tuple[Row, ...] = ROWS
+    baselines: tuple[Literal["serial_1", "serial", "torch_eager", "torch_best"], ...] = BASELINES
+    width: int = 16  # channels of the stem; all others, the head's too, in proportion
+    image_size: int = 16  # pixels
+    cells: int = 1  # cells per stage
+    affine: bool = False  # batch normalisation with scale and shift
+    num_images: int = 256
+    images_per_call: int = 256
+    most_archs: int | None = None  # take evenly spaced architectures of larger populations
+    num_baseline: int = 32  # networks that a baseline is measured on, each time
+    repetitions: int = 1  # of our whole run; baselines are measured once more
+    quick: bool = False  # other defaults
+    json: bool = False  # records instead of a table
+    out: Path | None = None  # write the records to this file as well
+
+
+QUICK = Config(width=8, image_size=8, num_images=64, most_archs=200, num_baseline=8, quick=True)
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """A flat record for every row and route, `ours` first.
+
+    Raises:
+      ValueError: unusable settings.
+      RuntimeError: routes that disagree in their scores.
+    """
+    for name in ("width", "num_images", "num_baseline", "repetitions"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
+    records = []
+    for row in config.rows:
+        space, archs = population(config, row)
+        print(f"{row}: {len(archs)} architectures ...", file=sys.stderr, flush=True)
+        records += compare(config, row, space, archs)
+    return records
+
+
+def population(config: Config, row: Row) -> tuple[SearchSpace, np.ndarray]:
+    """The space of a row at the configured size, and the codes it scores."""
+    sizes = {"width": config.width, "image_size": config.image_size}
+    key = jax.random.key(2)
+    if row == "pcnas_step":
+        space = pcnas_space().resized(**sizes)
+        prefixes = arch.sample(key, space, 5)[:, :4]
+        archs = np.array(arch.sample(jax.random.fold_in(key, 1), space, 5 * 5 * 100))
+        archs[:, :4] = np.repeat(prefixes, 5 * 100, axis=0)
+        archs[:, 4] = np.tile(np.repeat(np.arange(5), 100), 5)
+    else:
+        name = "nasbench_macro" if row == "macro_all" else "nasbench201"
+        cells = {} if row == "macro_all" else {"cells_per_stage": config.cells}
+        space = get_space(name).resized(**sizes, **cells)
+        archs = np.asarray(arch.sample(key, space, 1000)) if row == "cells_1000" else arch.enumerate_archs(space)
+    if config.most_archs is not None and len(archs) > config.most_archs:
+        archs = archs[np.linspace(0, len(archs) - 1, config.most_archs).astype(int)]
+    return space, archs
+
+
+def pcnas_space() -> SearchSpace:
+    """A chain of 12 choices among 5 operations, three stages, laid out like NAS-Bench-Macro's."""
+    layout = ChainLayout(
+        stem_width=32, widths=(32,) * 2 + (64,) * 4 + (128,) * 6, strides=(1,) * 2 + (2, 1, 1, 1) + (2, 1, 1, 1, 1, 1),
+        head_width=640, image_size=32,
+    )  # fmt: skip
+    return chain_space("pcnas_chain", layout, [("identity", "mb3_k3", "mb3_k5", "mb6_k3", "mb6_k5")] * 12)
+
+
+def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> list[dict[str, Any]]:
+    """Our whole run between runs of the baselines on a few networks."""
+    supernet = make_supernet(space, affine=config.affine)
+    params = supernet.init(jax.random.key(0))
+    images = np.asarray(
+        jax.random.normal(jax.random.key(1), (config.num_images, *supernet.all_layers["stem"].in_shape))
+    )
+    labels = np.arange(config.num_images) % space.layout.num_classes
+    make = functools.partial(make_evaluator, supernet, images_per_call=config.images_per_call)
+    ours = make()
+    peer = functools.partial(make_peer_evaluator, supernet, images_per_call=config.images_per_call)
+    baselines: dict[str, Callable] = {}
+    for name in config.baselines:
+        if name.startswith("torch"):
+            baselines[name] = peer(route=name, device="cpu" if jax.default_backend() == "cpu" else "cuda")
+        else:
+            baselines[name] = make(strategy="serial", workers=1 if name == "serial_1" else None)
+    few = np.random.default_rng(0).choice(len(archs), min(config.num_baseline, len(archs)), replace=False)
+
+    def seconds(evaluate: Callable, codes: np.ndarray) -> tuple[float, np.ndarray]:
+        start = time.perf_counter()
+        scores = evaluate(params, codes, images, labels)
+        return time.perf_counter() - start, scores.loss
+
+    took: dict[str, list[float]] = {name: [] for name in ("ours", *baselines)}
+    loss = {name: seconds(evaluate, archs[few])[1] for name, evaluate in baselines.items()}  # compiles
+    seconds(ours, archs[few])
+    for repetition in range(config.repetitions + 1):
+        for name, evaluate in baselines.items():
+            took[name].append(seconds(evaluate, archs[few])[0] * len(archs) / len(few))
+        if repetition < config.repetitions:
+            time_of_all, losses = seconds(ours, archs)
+            took["ours"].append(time_of_all)
+    for name, of_few in loss.items():
+        difference = float(np.max(np.abs(of_few - losses[few])))
+        if not difference <= TOLERANCE:  # NaN too
+            raise RuntimeError(
+                f"{row}: the losses of {name} and ours differ by up to {difference:.3g} nats, expected at most"
+                f" {TOLERANCE}; nothing is reported."
+            )
+    plan = ours.plan(len(archs), config.num_images)  # type: ignore[attr-defined]
+    needed, executed = work(supernet, archs, plan)
+    median = {name: float(np.median(times)) for name, times in took.items()}
+    padded = -(-config.num_images // plan.images_per_call) * plan.images_per_call
+    return [
+        {
+            "space": space.name,
+            "population": row,
+            "route": name,
+            "strategy": plan.strategy if name == "ours" else name,
+            "num_archs": len(archs),
+            "num_images": config.num_images,
+            "ms": 1000 * median[name],
+            "image_archs_per_s": len(archs) * config.num_images / median[name],
+            "needed_gflop": 2e-9 * needed * config.num_images,
+            "executed_gflop": 2e-9 * (executed if name == "ours" else needed) * padded,
+            "work_ratio": executed / needed if name == "ours" else 1.0,
+            "speedup_over_serial": median["serial_1"] / median[name] if "serial_1" in median else None,
+            "ours_speedup": median[name] / median["ours"],
+            "width": config.width,
+            "image_size": config.image_size,
+            "cells": None if isinstance(space.layout, ChainLayout) else config.cells,
+            "affine": config.affine,
+            "num_measured": len(archs) if name == "ours" else len(few),
+            "device": device_name(),
+            "versions": versions(),
+        }
+        for name in took
+    ]
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """One line a row: how many times as fast ours is, beside what was aimed at and what the work allows."""
+    lines = [
+        f"{records[0]['device']}; {records[0]['versions']}",
+        f"width {records[0]['width']}, {records[0]['image_size']} px, {records[0]['num_images']} images; (aimed at)",
+        f"{'work':12}{'archs':>7}{'ours s':>9}{'image·arch/s':>14}{'work allows':>13}"
+        + "".join(f"{name:>18}" for name in BASELINES),
+    ]
+    for row in dict.fromkeys(record["population"] for record in records):
+        by_route = {record["route"]: record for record in records if record["population"] == row}
+        ours = by_route["ours"]
+        aims = dict(zip(("serial_1", "torch_best", "torch_eager"), TARGETS[row]))
+        cells = [
+            f"{by_route[name]['ours_speedup']:.2f}x" + (f" ({aims[name]}x)" if name in aims else "")
+            if name in by_route
+            else "-"
+            for name in BASELINES
+        ]
+        lines.append(
+            f"{row:12}{ours['num_archs']:7}{ours['ms'] / 1000:9.1f}{ours['image_archs_per_s']:14,.0f}"
+            f"{1 / ours['work_ratio']:12.2f}x" + "".join(f"{cell:>18}" for cell in cells)
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        config = parse_config(Config, QUICK, "python -m benchmarks.compare", __doc__, argv)
+        records = run(config)
+        text = json.dumps(records, indent=1)
+        if config.out:
+            replace_file(config.out, f"{text}\n".encode())
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"python -m benchmarks.compare: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(text if config.json else table(records))
+
+
+if __name__ == "__main__":
+    main()
