@@ -63,6 +63,31 @@ class CellLayout(NamedTuple):
         return self._replace(**_known_sizes(self, sizes, names))
 
 
+class DagLayout(NamedTuple):
+    """The fixed part of a NAS-Bench-101-like network: stages of equal cells whose wiring is part of the code.
+
+    The first choices are bits, one per possible edge; the rest are the operations of the vertices between the cell's
+    input (vertex 0) and output (the last).
+    """
+
+    width: int  # channels of the stem and of the first stage's cells
+    cells_per_stage: int
+    edges: tuple[tuple[int, int], ...]  # (from vertex, to vertex) of each bit
+    num_stages: int = 3
+    image_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+
+    @property
+    def num_vertices(self) -> int:
+        return max(target for _, target in self.edges) + 1
+
+    def resized(self, **sizes: int | None) -> "DagLayout":
+        """Set any of width, cells_per_stage, image_size, in_channels, num_classes."""
+        names = ("width", "cells_per_stage", "image_size", "in_channels", "num_classes")
+        return self._replace(**_known_sizes(self, sizes, names))
+
+
 def _known_sizes(layout: NamedTuple, sizes: dict[str, int | None], known: Sequence[str]) -> dict[str, Any]:
     for name, size in sizes.items():
         if name not in known and size is not None:
@@ -96,7 +121,7 @@ class SearchSpace:
 
     name: str
     op_names: tuple[tuple[str, ...], ...]
-    layout: ChainLayout | CellLayout
+    layout: ChainLayout | CellLayout | DagLayout
     is_valid: Callable[[np.ndarray], np.ndarray] = _all_valid
     prune: Callable[..., np.ndarray] = _same_codes
     isomorphs: Callable[[np.ndarray], np.ndarray] = _same_codes
@@ -201,7 +226,11 @@ def neighbours(space: SearchSpace, arch: chex.ArrayNumpy) -> np.ndarray:
 
 
 def enumerate_archs(space: SearchSpace) -> np.ndarray:
-    """Every valid code in lexicographic order: int32 [num_valid, num_choices]."""
+    """Every valid code in lexicographic order: int32 [num_valid, num_choices]; a ValueError beyond 2^24 codes."""
+    if space.size > 2**24:
+        raise ValueError(
+            f"{space.name}: {space.size} codes are too many to enumerate; sample, or use the space's own way."
+        )
     codes = np.indices(space.num_ops, np.int32).reshape(space.num_choices, -1).T
     return np.ascontiguousarray(codes[space.is_valid(codes)])
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 Branch = Callable[..., chex.ArrayTree]
-Groups = int | Literal["balanced"] | None
+Groups = int | Literal["balanced"] | tuple[int, ...] | None
 
 
 def choose(
@@ -42,6 +42,7 @@ def choose(
           `groups - 1` architectures of padding per branch. On accelerators a larger tile fills the device.
         "balanced": the caller promises that each branch is chosen equally often (strict fairness): no switch, no
           loop, no padding. A broken promise gives NaN, never a silent wrong answer.
+        tuple: the same promise with other counts, for a population known beforehand: how often each branch is chosen.
         None: a plain `lax.switch`, for `lax.map` and for gradients of an unbatched call (JAX cannot differentiate
           the rule's unbatched form); under `vmap` it costs all branches.
     """
@@ -49,7 +50,12 @@ def choose(
         return branches[int(choice)](shared, *inputs)
     if groups is None:
         return jax.lax.switch(choice, branches, shared, *inputs)
-    if groups != "balanced" and groups < 1:
+    if isinstance(groups, tuple):
+        if len(groups) != len(branches) or min(groups) < 0:
+            raise ValueError(
+                f"groups must count the architectures of each of {len(branches)} branches, got {groups!r}."
+            )
+    elif groups != "balanced" and groups < 1:
         raise ValueError(f"groups must be a tile size of at least 1, 'balanced' or None, got {groups!r}.")
 
     @custom_vmap
@@ -78,7 +84,7 @@ def choose(
                 inputs,
                 inputs_batched,
             )
-            dispatch = _dispatch_balanced if groups == "balanced" else _dispatch_tiles
+            dispatch = _dispatch_tiles if isinstance(groups, int) else _dispatch_counts
             outputs = dispatch(branches, choice, shared, inputs, groups)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
@@ -103,7 +109,7 @@ def branch_runs(choices: np.ndarray, num_branches: int, groups: Groups) -> np.nd
     Host-side twin of the dispatch above for one choice: `choices` int [num_archs] is one call's population.
     """
     counts = np.bincount(choices, minlength=num_branches)
-    if groups == "balanced":
+    if groups == "balanced" or isinstance(groups, tuple):
         return counts
     if groups is None:
         return np.full(num_branches, len(choices))
@@ -111,22 +117,33 @@ def branch_runs(choices: np.ndarray, num_branches: int, groups: Groups) -> np.nd
     return -(-counts // tile) * tile
 
 
-def _dispatch_balanced(branches, choice, shared, inputs, groups):
+def count_ops(archs: np.ndarray, num_ops: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The static `groups` of a population, int [num_archs, num_choices]: how often each choice takes each operation."""
+    columns = zip(np.asarray(archs).T, num_ops, strict=True)
+    return tuple(tuple(np.bincount(column, minlength=size).tolist()) for column, size in columns)
+
+
+def _dispatch_counts(branches, choice, shared, inputs, groups):
     """Each branch on its static share of the sorted population."""
     num_archs, num_branches = choice.shape[0], len(branches)
-    if num_archs % num_branches:
-        raise ValueError(
-            f"groups='balanced' needs a multiple of {num_branches} architectures, got {num_archs}; pass a tile size."
-        )
-    share = num_archs // num_branches
+    if groups == "balanced":
+        if num_archs % num_branches:
+            raise ValueError(
+                f"groups='balanced' needs a multiple of {num_branches} architectures, got {num_archs};"
+                " pass a tile size."
+            )
+        groups = (num_archs // num_branches,) * num_branches
+    elif sum(groups) != num_archs:
+        raise ValueError(f"groups counts {sum(groups)} architectures, {groups}, but there are {num_archs}.")
     order = jnp.argsort(choice, stable=True)
     inverse = jnp.argsort(order)
     inputs = jax.tree.map(lambda leaf: _permute(leaf, order, inverse), inputs)
     results = []
-    for number, branch in enumerate(branches):
-        own = jax.tree.map(lambda leaf, start=number * share: leaf[start : start + share], inputs)
-        results.append(jax.vmap(branch, in_axes=(None, *[0] * len(own)))(shared, *own))
-    kept = jnp.all(choice[order] == jnp.arange(num_archs) // share)
+    for branch, count, end in zip(branches, groups, np.cumsum(groups), strict=True):
+        if count:
+            own = jax.tree.map(lambda leaf, span=slice(end - count, end): leaf[span], inputs)
+            results.append(jax.vmap(branch, in_axes=(None, *[0] * len(own)))(shared, *own))
+    kept = jnp.all(choice[order] == np.repeat(np.arange(num_branches), groups))
 
     def restore(*leaves):
         whole = _permute(jnp.concatenate(leaves), inverse, order)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from jaxnas.arch import CellLayout, ChainLayout, SearchSpace, check
+from jaxnas.arch import CellLayout, ChainLayout, DagLayout, SearchSpace, check
 
 
 class Costs(NamedTuple):
@@ -90,6 +90,10 @@ def op_costs(space: SearchSpace) -> tuple[Costs, Costs]:
       fixed: scalars: stem, reduction blocks, head, classifier.
     """
     layout = space.layout
+    if isinstance(layout, DagLayout):
+        raise ValueError(
+            f"{space.name}: what an operation costs depends on the whole cell; use spaces.nasbench101.network_costs."
+        )
     per_op, fixed = _cell_costs(space, layout) if isinstance(layout, CellLayout) else _chain_costs(space, layout)
     return Costs(*per_op), Costs(*fixed)
 

@@ -1,6 +1,7 @@
 """Super-net training: losses over a batch of architectures, the step, and the loop around it."""
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -19,11 +20,12 @@ Preprocess = Callable[[chex.PRNGKey, chex.Array], chex.Array]
 
 
 class Aux(NamedTuple):
-    """What a loss reports per architecture."""
+    """What a loss reports of the population; None where it looks at other architectures only."""
 
-    arch_loss: chex.Array  # [num_archs]
-    arch_accuracy: chex.Array  # [num_archs], fractions
-    stats: Stats  # layer -> [num_archs, 2, size], the normalisation statistics used
+    arch_loss: chex.Array | None = None  # [num_archs]
+    arch_accuracy: chex.Array | None = None  # [num_archs], fractions
+    stats: Stats | None = None  # layer -> [num_archs, 2, size], the normalisation statistics used
+    terms: dict[str, chex.Array] | None = None  # name -> scalar, what each term of a sum adds; see `add_losses`
 
 
 LossFn = Callable[[Params, chex.Array, Batch, chex.PRNGKey, chex.Array], tuple[chex.Array, Aux]]
@@ -98,6 +100,37 @@ def make_cross_entropy_loss(
     return loss_fn
 
 
+def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> LossFn:
+    """The weighted sum of losses, itself a loss: `add_losses({"cross_entropy": (1.0, ce), "ranking": (weight, rank)})`.
+
+    What is reported of the population comes from the first term that reports it. `Aux.terms` has each term's weighted
+    value by name, a sum within the sum as "outer/inner" besides; the metrics of a step show them as `term_NAME`. A term
+    is computed also while its weight is zero: for a long warm-up, build a second step without it. Each term draws from
+    its own key, which depends on its place only, so the terms before it draw the same without it.
+
+    Args:
+      terms: name -> (weight, loss). A weight is a number, or step -> number as the schedules of optax.
+
+    Raises:
+      ValueError: there is no term.
+    """
+    if not terms:
+        raise ValueError("add_losses: there is no term; give at least one {name: (weight, loss_fn)}.")
+
+    def loss_fn(params, archs, batch, key, step):
+        values, reports = {}, []
+        for place, (name, (weight, term)) in enumerate(terms.items()):
+            loss, aux = term(params, archs, batch, jax.random.fold_in(key, place), step)
+            scale = weight(step) if callable(weight) else weight
+            values[name] = scale * loss
+            values |= {f"{name}/{inner}": scale * value for inner, value in (aux.terms or {}).items()}
+            reports.append(aux)
+        reported = next((aux for aux in reports if aux.arch_loss is not None), Aux())
+        return sum(values[name] for name in terms), reported._replace(terms=values)
+
+    return loss_fn
+
+
 def sgd(
     learning_rate: float,
     *,
@@ -155,17 +188,22 @@ def make_train_step(
 
     Returns:
       step(state, batch) -> (state, metrics); the given state is consumed (its buffers are donated). metrics: scalars
-      `loss` and `accuracy` (means over the population) and `grad_norm`.
+      `loss` and `accuracy` (means over the population), `grad_norm`, and for a sum of losses `term_NAME` of each term.
     """
     if idle not in ("move", "rest"):
         raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
 
-    def used_candidates(archs):
-        """layer -> bool [num_candidates]"""
+    def moving(archs, grads):
+        """The tree of parameters, with whether each moves: all of a candidate do, or none. A gradient counts as use,
+        since landmarks and the like train candidates outside the population."""
+
+        def one(layer, place, grads):
+            used = jnp.ones((), bool) if layer.choice is None else jnp.any(archs[:, layer.choice] == place)
+            move = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), used)
+            return jax.tree.map(lambda _: move, grads)
+
         return {
-            name: jnp.ones(1, bool)
-            if layer.choice is None
-            else jnp.any(archs[:, layer.choice, None] == jnp.arange(len(layer.modules)), axis=0)
+            name: {op: one(layer, place, grads[name][op]) for place, op in enumerate(layer.modules)}
             for name, layer in supernet.all_layers.items()
         }
 
@@ -174,16 +212,11 @@ def make_train_step(
         archs = sampler.sample(sample_key, state.sampler_state)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (_, aux), grads = grad_fn(state.params, archs, batch, loss_key, state.step)
+        if aux.arch_loss is None:
+            raise ValueError("the loss reports nothing of the population; add one that does, with add_losses.")
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         if idle == "rest":
-            used = used_candidates(archs)
-            moves = {
-                name: {
-                    op: jax.tree.map(lambda _, i=i, name=name: used[name][i], state.params[name][op])
-                    for i, op in enumerate(layer.modules)
-                }
-                for name, layer in supernet.all_layers.items()
-            }
+            moves = moving(archs, grads)
             updates = jax.tree.map(lambda move, update: jnp.where(move, update, 0), moves, updates)
             moves_state = optax.tree.map_params(
                 tx, lambda _, move: move, opt_state, moves, transform_non_params=lambda _: True
@@ -205,6 +238,7 @@ def make_train_step(
             "accuracy": aux.arch_accuracy.mean(),
             "grad_norm": optax.tree.norm(grads),
         }
+        metrics |= {f"term_{name}": value for name, value in (aux.terms or {}).items()}
         return state, metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -258,8 +292,11 @@ def fit(
             for at, row in enumerate(fetched, number + 1 - len(fetched)):
                 bad = ", ".join(f"{name} is {value}" for name, value in row.items() if not np.isfinite(value))
                 if bad:
+                    terms = {name: value for name, value in row.items() if name.startswith("term_")}
+                    finite = ", ".join(f"{name} is {value:.3g}" for name, value in terms.items() if np.isfinite(value))
                     raise FloatingPointError(
-                        f"training stopped: {bad} at step {at}; lower the learning rate or clip_norm."
+                        f"training stopped: {bad} at step {at}{f', where {finite}' if finite else ''}; lower"
+                        f" {'the weight of a term, ' if terms else ''}the learning rate or clip_norm."
                     )
             means = {name: float(np.mean([row[name] for row in fetched], dtype=np.float64)) for name in fetched[0]}
             for callback in callbacks:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.choice import branch_runs, choose, mix
+from jaxnas.choice import branch_runs, choose, count_ops, mix
 
 SHARED = {"weight": np.array([2.0, -1.0, 0.5], np.float32)}
 
@@ -104,9 +104,23 @@ def test_balanced_population_equals_a_loop():
     equals()
 
 
-def test_broken_promise_is_nan():
+@pytest.mark.parametrize("choices", [[2, 0, 2, 2, 0], [1], [0, 1, 2, 0, 1, 2]])
+def test_counted_population_equals_a_loop(choices):
+    """Counts of any size, also none of a branch; each runs as often as counted, and the gradient needs no switch."""
+    ((counts,), calls) = count_ops(np.array(choices)[:, None], [3]), collections.Counter()
+    assert counts == tuple(choices.count(branch) for branch in range(3))
+    xs, offsets = data(len(choices))
+    outputs = population(counts, branches(calls))(np.array(choices), xs, offsets)
+    assert_equal(outputs, choices, xs, offsets)
+    jax.effects_barrier()
+    assert calls == collections.Counter(choices)
+    assert branch_runs(np.array(choices), 3, counts).tolist() == list(counts)
+
+
+@pytest.mark.parametrize("groups", ["balanced", (2, 2, 2)])
+def test_broken_promise_is_nan(groups):
     xs, offsets = data(6)
-    y, total = population("balanced")(np.array([0, 0, 0, 1, 2, 2]), xs, offsets)
+    y, total = population(groups)(np.array([0, 0, 0, 1, 2, 2]), xs, offsets)
     assert np.isnan(y).all() and np.isnan(total["total"]).all()
 
 
@@ -116,6 +130,10 @@ def test_refusals():
         population("balanced")(np.array([0, 1, 2, 0]), xs, offsets)
     with pytest.raises(ValueError, match="groups must be a tile size of at least 1, 'balanced' or None, got 0"):
         population(0)(np.array([0, 1, 2, 0]), xs, offsets)
+    with pytest.raises(ValueError, match=r"must count the architectures of each of 3 branches, got \(2, 2\)"):
+        population((2, 2))(np.array([0, 1, 1, 0]), xs, offsets)
+    with pytest.raises(ValueError, match=r"groups counts 5 architectures, \(2, 2, 1\), but there are 4"):
+        population((2, 2, 1))(np.array([0, 1, 1, 0]), xs, offsets)
 
 
 @pytest.mark.parametrize("groups", [2, "balanced"])

@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "metrics": {"arch"},
     "supernets": {"arch", "choice", "ops", "spaces"},
     "training": CODES,
+    "schedules": set(),
+    "landmarks": CODES | {"training"},
     "trie": {"ops", "supernets"},
     "planning": CODES | {"trie"},
     "evaluation": CODES | {"trie", "planning"},

@@ -241,6 +241,10 @@ def test_chain_space_refuses_what_does_not_fit(widths, op_names, message):
 
 def test_spaces_are_known_by_name():
     assert {name: space.size for name, space in SPACES.items()} == {
+        "nasbench101": 2**21 * 3**5,
+        "nasbench101_v4": 2**6 * 3**2,
+        "nasbench101_v5": 2**10 * 3**3,
+        "nasbench101_v6": 2**15 * 3**4,
         "nasbench201": 15_625,
         "nasbench_macro": 6_561,
         "digits_chain": 243,
@@ -249,7 +253,7 @@ def test_spaces_are_known_by_name():
     assert len({space.fingerprint for space in SPACES.values()}) == len(SPACES)
     with pytest.raises(ValueError) as error:
         get_space("nasbench301")
-    known = "digits_chain, nasbench201, nasbench_macro"
+    known = "digits_chain, nasbench101, nasbench101_v4, nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro"
     assert str(error.value) == f"unknown search space 'nasbench301'; choose one of {known}."
 
 

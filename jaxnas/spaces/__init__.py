@@ -3,12 +3,27 @@
 from jaxnas.arch import SearchSpace
 from jaxnas.spaces.chain import chain_isomorphs, chain_space
 from jaxnas.spaces.digits_chain import digits_chain
+from jaxnas.spaces.nasbench101 import nasbench101, nasbench101_space
 from jaxnas.spaces.nasbench201 import nasbench201
 from jaxnas.spaces.nasbench_macro import nasbench_macro
 
-__all__ = ["SPACES", "chain_isomorphs", "chain_space", "digits_chain", "get_space", "nasbench201", "nasbench_macro"]
+__all__ = [
+    "SPACES",
+    "chain_isomorphs",
+    "chain_space",
+    "digits_chain",
+    "get_space",
+    "nasbench101",
+    "nasbench101_space",
+    "nasbench201",
+    "nasbench_macro",
+]
 
 SPACES: dict[str, SearchSpace] = {
+    "nasbench101": nasbench101,
+    "nasbench101_v4": nasbench101_space(4),
+    "nasbench101_v5": nasbench101_space(5),
+    "nasbench101_v6": nasbench101_space(6),
     "nasbench201": nasbench201,
     "nasbench_macro": nasbench_macro,
     "digits_chain": digits_chain,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jaxnas.arch import ChainLayout, SearchSpace
+from jaxnas.arch import ChainLayout, DagLayout, SearchSpace
 from jaxnas.ops import OPS, OpFactory, Policy
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
@@ -25,8 +25,11 @@ def make_supernet(
       ops: candidate name -> factory; your own operations are `OPS | {"mine": factory}`.
 
     Raises:
-      ValueError: a candidate that `ops` does not have, or candidates of one choice that disagree in shape.
+      ValueError: a candidate that `ops` does not have, candidates of one choice that disagree in shape, or a space
+        whose wiring is searched.
     """
+    if isinstance(space.layout, DagLayout):
+        raise ValueError(f"{space.name}: there is no super-net for cells whose wiring is searched; take another space.")
     unknown = sorted({name for names in space.op_names for name in names} - set(ops))
     if unknown:
         raise ValueError(f"{space.name}: no operation named {', '.join(unknown)}; known: {', '.join(ops)}.")

@@ -45,7 +45,7 @@ class Layer(NamedTuple):
 
         return tuple(branch(name, module) for name, module in self.modules.items())
 
-    def __call__(self, params, arch, x, stats, mask, groups: Groups):
+    def __call__(self, params, arch, x, stats, mask, groups: Groups | tuple[tuple[int, ...], ...]):
         """Run the candidate that `arch` takes here: x [num_images, *in_shape] -> (y, stats used)."""
         shared = (params[self.name], mask)
         own_stats = None if stats is None else stats[self.name]
@@ -54,7 +54,8 @@ class Layer(NamedTuple):
         here = arch[self.choice]
         if jnp.ndim(here) == 1:  # weights of the candidates instead of a code
             return mix(self.branches, here[: len(self.modules)], shared, x, own_stats)
-        return choose(self.branches, here, shared, x, own_stats, groups=groups)
+        own_groups: Any = groups[self.choice] if isinstance(groups, tuple) else groups
+        return choose(self.branches, here, shared, x, own_stats, groups=own_groups)
 
 
 class Supernet(NamedTuple):
@@ -69,8 +70,9 @@ class Supernet(NamedTuple):
         images: float [num_images, height, width, channels], already normalised. logits: float32 [num_images, classes].
         stats None: normalise by these images (those where `mask` is True) and return what was used.
         stats given (calibrated, tracked): normalise by them and return them.
-        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`. The gradient of an unbatched
-          call needs `groups=None`; losses are written over a batch.
+        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`; counts are given per choice, as
+          `jaxnas.choice.count_ops` gives them. The gradient of an unbatched call needs `groups=None`; losses are
+          written over a batch.
       layers: chains only, else None: stem, one layer per choice, head, in order; so that prefixes can be shared.
       all_layers: every layer by name, whatever the wiring.
       wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it

@@ -1,10 +1,14 @@
 """Stand-alone ground truth and scores, by architecture code: our own files, and tables that others published."""
 
 from jaxnas.tables.format import Table, lookup, make_table, read_table, write_table
+from jaxnas.tables.nasbench101 import convert_nasbench101
+from jaxnas.tables.nats_bench import convert_nats_bench
 from jaxnas.tables.published import load_truth, read_nasbench201, read_nasbench_macro
 
 __all__ = [
     "Table",
+    "convert_nasbench101",
+    "convert_nats_bench",
     "load_truth",
     "lookup",
     "make_table",

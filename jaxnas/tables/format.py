@@ -90,6 +90,15 @@ def read_table(path: str | os.PathLike, space: SearchSpace) -> Table:
     return decode_table(Path(path).read_bytes(), space, source=str(path))
 
 
+def is_table(path: str | os.PathLike) -> bool:
+    """Whether a file is there that claims to be a table of ours; it may be damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "meta.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def decode_table(data: bytes, space: SearchSpace, *, source: str) -> Table:
     """`read_table` on the bytes of a file; `source` names it in errors."""
     try:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnas.arch import SearchSpace
-from jaxnas.tables.format import Table, decode_table, make_table, read_table
+from jaxnas.tables.format import Table, decode_table, is_table, make_table, read_table
 
 
 class Published(NamedTuple):
@@ -102,7 +102,7 @@ def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLik
             " or the variable JAXNAS_DATA."
         )
     folder = Path(folder).expanduser()
-    if published and (folder / published.file_name).is_file():
+    if published and (folder / published.file_name).is_file() and not is_table(folder / published.file_name):
         return _read_published(folder / published.file_name, published, space)
     if (folder / own_name).is_file():
         return read_table(folder / own_name, space)
