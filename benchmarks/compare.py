@@ -8,15 +8,15 @@
 Four pieces of work, each scored by `auto` from beginning to end, planning on the host included: every chain of
 NAS-Bench-Macro, every cell of NAS-Bench-201, 1,000 random cells, and the candidates of one PC-NAS step. Everybody else
 takes one network after the other, at a cost that does not depend on how many there are, so that `num_baseline` of them,
-drawn at random from the population, say what all would take; they are measured before, between and after our runs. Routes:
+drawn at random, say what all would take; they are measured before, between and after our runs. Routes:
 
     serial_1     our serial switch (`lax.map`), one host thread
     serial       the same with a host thread for each core
     torch_eager, torch_best    see benchmarks/peer_torch.py
 
-All score with the same weights, images, batches, batch statistics and number of cores; losses must agree, or nothing is
-reported. `work_ratio` is what is executed over what one network after the other needs, counted from the plan; its inverse
-is what the work alone allows. Compiling is left out everywhere.
+All score with the same weights, images, batches, batch statistics and number of cores; losses must agree, or nothing
+is reported. `work_ratio` is what is executed over what one network after the other needs, counted from the plan; its
+inverse is what the work alone allows. Compiling is left out everywhere.
 """
 
 import dataclasses
@@ -43,7 +43,8 @@ from jaxnas.supernets import make_supernet
 
 Row = Literal["macro_all", "cells_all", "cells_1000", "pcnas_step"]
 ROWS: tuple[Row, ...] = ("macro_all", "cells_all", "cells_1000", "pcnas_step")
-BASELINES = ("serial_1", "serial", "torch_eager", "torch_best")
+Baseline = Literal["serial_1", "serial", "torch_eager", "torch_best"]
+BASELINES: tuple[Baseline, ...] = ("serial_1", "serial", "torch_eager", "torch_best")
 # What is aimed at: speed against serial_1, torch_best and torch_eager.
 TARGETS = {"macro_all": (3.4, 5, 9), "cells_all": (3, 2.5, 6), "cells_1000": (1.3, 1, 4), "pcnas_step": (1.5, 2, 4)}
 
@@ -53,7 +54,7 @@ class Config:
     """What to compare, at which size."""
 
     rows: tuple[Row, ...] = ROWS
-    baselines: tuple[Literal["serial_1", "serial", "torch_eager", "torch_best"], ...] = BASELINES
+    baselines: tuple[Baseline, ...] = BASELINES
     width: int = 16  # channels of the stem; all others, the head's too, in proportion
     image_size: int = 16  # pixels
     cells: int = 1  # cells per stage
@@ -130,11 +131,11 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
     ours = make()
     peer = functools.partial(make_peer_evaluator, supernet, images_per_call=config.images_per_call)
     baselines: dict[str, Callable] = {}
-    for name in config.baselines:
-        if name.startswith("torch"):
-            baselines[name] = peer(route=name, device="cpu" if jax.default_backend() == "cpu" else "cuda")
+    for baseline in config.baselines:
+        if baseline == "torch_eager" or baseline == "torch_best":
+            baselines[baseline] = peer(route=baseline, device="cpu" if jax.default_backend() == "cpu" else "cuda")
         else:
-            baselines[name] = make(strategy="serial", workers=1 if name == "serial_1" else None)
+            baselines[baseline] = make(strategy="serial", workers=1 if baseline == "serial_1" else None)
     few = np.random.default_rng(0).choice(len(archs), min(config.num_baseline, len(archs)), replace=False)
 
     def seconds(evaluate: Callable, codes: np.ndarray) -> tuple[float, np.ndarray]:
@@ -205,7 +206,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             f"{by_route[name]['ours_speedup']:.2f}x" + (f" ({aims[name]}x)" if name in aims else "")
             if name in by_route
             else "-"
-            for name in BASELINES
+            for name in map(str, BASELINES)
         ]
         lines.append(
             f"{row:12}{ours['num_archs']:7}{ours['ms'] / 1000:9.1f}{ours['image_archs_per_s']:14,.0f}"

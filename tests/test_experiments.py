@@ -456,6 +456,16 @@ class TestBuildTable:
         assert not list(tmp_path.rglob("*.npz"))
 
 
+def test_all_shifts_of_an_image():
+    """By one pixel of a 2x2 image: the image itself in the middle, its corners at the others, the mean around."""
+    image = np.array([[10, 20], [30, 40]], np.uint8).reshape(1, 2, 2, 1)
+    images, labels = build_table.all_shifts(image, np.array([7]), np.array([0.02]), 1)
+    assert images.shape == (9, 2, 2, 1) and labels.tolist() == [7] * 9
+    assert images[4, ..., 0].tolist() == [[10, 20], [30, 40]]
+    assert images[0, ..., 0].tolist() == [[5, 5], [5, 10]] and images[5, ..., 0].tolist() == [[20, 5], [40, 5]]
+
+
+
 def test_embedded_table():
     """All of the space, seeds that agree, and where it comes from."""
     space = SPACES["digits_chain"]
