@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnas import arch, checkpoint, tables
-from jaxnas.arch import SearchSpace
+from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
 from jaxnas.samplers import SAMPLERS
@@ -43,7 +43,7 @@ class SupernetConfig:
     width: int | None = None  # channels of the stem; all widths scale with it; None: the space's own
     cells_per_stage: int | None = None  # for spaces of cells; chains have none
     image_size: int | None = None  # pixels; images are resized to it
-    affine: bool = True  # batch normalisation learns scale and shift
+    affine: bool | None = None  # batch normalisation learns scale and shift; None: in chains, not in cells
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     num_train: int | None = 300  # training images; None: all
@@ -71,8 +71,8 @@ class SupernetConfig:
     num_eval_images: int | None = None  # of the validation images; None: all
     images_per_call: int = 256
     archs_per_call: int | None = None
-    memory_budget: int = 2**30  # bytes for the activations of one call
-    strategy: Literal["auto", "mask", "serial", "dispatch"] = "auto"
+    memory_budget: int | None = None  # bytes for activations; None: 1 GiB on CPU, 8 GiB elsewhere
+    strategy: Literal["auto", "mask", "serial", "dispatch", "trie"] = "auto"
     archs_per_save: int = 729  # scores are saved after so many architectures
     num_curve_points: int = 4  # evaluations along the training, for tau over training
     num_curve_archs: int = 243
@@ -99,7 +99,8 @@ def check(config: SupernetConfig) -> None:
 
 def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
     """The super-net of the config over `space`, which carries the sizes."""
-    return make_supernet(space, affine=config.affine, policy=Policy(compute=config.compute_dtype))
+    affine = not isinstance(space.layout, CellLayout) if config.affine is None else config.affine
+    return make_supernet(space, affine=affine, policy=Policy(compute=config.compute_dtype))
 
 
 def evaluation_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
@@ -126,7 +127,9 @@ def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Call
     num_images = held_out if config.num_eval_images is None else config.num_eval_images
     if not 1 <= num_images <= held_out:
         raise ValueError(f"num_eval_images is {num_images}, expected 1 to the {held_out} images that are held out.")
-    evaluate.plan(config.archs_per_save, num_images)  # type: ignore[attr-defined]  # refuses a memory_budget too small
+    plan = evaluate.plan(config.archs_per_save, num_images)  # type: ignore[attr-defined]  # or a budget too small
+    if config.progress:
+        print(f"scoring by {plan.strategy}: {plan.images_per_call} images normalised together, {plan.workers} threads")
     images = standardise(jnp.asarray(data.valid_images[:num_images]), data.mean, data.std)
     labels = jnp.asarray(data.valid_labels[:num_images])
     given = {}

@@ -58,6 +58,7 @@ def main(
     command = f"python -m experiments.{name}"
     try:
         preset, config, workdir = parse(command, presets, sys.argv[1:] if argv is None else argv)
+        keep_compilations()
         with locked(workdir):
             claim(workdir, name, preset, config)
             if (workdir / "result.json").exists():
@@ -126,6 +127,19 @@ def locked(workdir: Path) -> Iterator[None]:
         except OSError:
             pass  # some network drives have no locks; there the user takes care
         yield
+
+
+def keep_compilations() -> None:
+    """Let later runs find what this one compiles: in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR is."""
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnas" / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written: compile each time
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def claim(workdir: Path, name: str, preset: str, config: Any) -> None:

@@ -1,13 +1,20 @@
 """Fixtures of all tests."""
 
+import atexit
 import functools
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 # The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation would double the time.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
+# What one test compiled is there for all, those in processes of their own included.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import numpy as np
@@ -17,6 +24,8 @@ from jaxnas.arch import ChainLayout, SearchSpace
 from jaxnas.ops import OPS
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import Params, Supernet, make_supernet
+
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Every space, with its own choices and operations, on a network that compiles fast; and one that compiles in no time.
 SMALL_SPACES = {

@@ -22,7 +22,6 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import build_table, quickstart, rank_correlation
@@ -107,23 +106,11 @@ def assert_same_outcome(workdir: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shared_compilations(tmp_path_factory):
-    """What one run compiled is there for all, those in processes of their own included."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compilations")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
+def no_data_dir():
+    """These tests name their data."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("JAXNAS_DATA", raising=False)
-        for name, value in settings.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
         yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +450,6 @@ def test_all_shifts_of_an_image():
     assert images.shape == (9, 2, 2, 1) and labels.tolist() == [7] * 9
     assert images[4, ..., 0].tolist() == [[10, 20], [30, 40]]
     assert images[0, ..., 0].tolist() == [[5, 5], [5, 10]] and images[5, ..., 0].tolist() == [[20, 5], [40, 5]]
-
 
 
 def test_embedded_table():

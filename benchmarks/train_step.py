@@ -1,0 +1,189 @@
+"""What a training step costs against the same step with its path fixed while tracing.
+
+    python -m benchmarks.train_step                     # a table, minutes on two cores (most of them compiling)
+    python -m benchmarks.train_step --quick             # smaller networks
+    python -m benchmarks.train_step --json --out FILE   # flat records
+
+One step of SGD on one batch, in turns within one run, medians. Routes:
+
+    fixed       the path is known while tracing: a plain network, the least that any step can cost
+    fixed_scan  the same inside `lax.scan`, eight steps a call: loops must not cost anything
+    single      the same path, drawn while running: one architecture a step
+    fair        strict fairness, as many architectures a step as a choice has operations; ms are those of one of them
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.evaluator import device_name, make_space, parse_config, versions
+from jaxnas import arch
+from jaxnas.files import replace_file
+from jaxnas.losses import cross_entropy
+from jaxnas.samplers import Sampler, fair
+from jaxnas.supernets import Supernet, make_supernet
+from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step, sgd
+
+Route = Literal["fixed", "fixed_scan", "single", "fair"]
+ROUTES: tuple[Route, ...] = ("fixed", "fixed_scan", "single", "fair")
+SCANNED = 8  # steps of fixed_scan
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to time, at which size."""
+
+    spaces: tuple[str, ...] = ("nasbench201", "nasbench_macro")
+    routes: tuple[Route, ...] = ROUTES
+    width: int = 16  # channels of the stem
+    image_size: int = 16  # pixels
+    cells: int = 1  # cells per stage, for spaces of cells
+    batch_size: int = 64
+    affine: bool = False
+    num_paths: int = 2  # random architectures, each timed alone; ms are those of their mean
+    repetitions: int = 10  # of every route, in turns; the median counts
+    quick: bool = False  # other defaults
+    json: bool = False  # records instead of a table
+    out: Path | None = None  # write the records to this file as well
+
+
+QUICK = Config(width=8, image_size=8, batch_size=16, num_paths=1, repetitions=3, quick=True)
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """A flat record for every space and route."""
+    for name in ("batch_size", "num_paths", "repetitions"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
+    records = []
+    for name in config.spaces:
+        space = make_space(config, name)  # type: ignore[arg-type]
+        supernet = make_supernet(space, affine=config.affine)
+        codes = np.asarray(arch.sample(jax.random.key(3), space, config.num_paths))
+        shape = (config.batch_size, *supernet.all_layers["stem"].in_shape)
+        images = jax.random.normal(jax.random.key(1), shape)
+        batch = {"train": {"images": images, "labels": jnp.arange(config.batch_size) % space.layout.num_classes}}
+        ms: dict[Route, list[float]] = {route: [] for route in config.routes}
+        compile_s = dict.fromkeys(config.routes, 0.0)
+        for code in codes:
+            print(f"{name}: {arch.to_text(space, code)} ...", file=sys.stderr, flush=True)
+            steps = {route: make_step(supernet, route, code, batch) for route in config.routes}
+            for first, (step, _) in steps.items():
+                start = time.perf_counter()
+                step()
+                compile_s[first] += time.perf_counter() - start
+                step()
+            took: dict[Route, list[float]] = {route: [] for route in steps}
+            for _ in range(config.repetitions):
+                for route, (step, num_steps) in steps.items():
+                    start = time.perf_counter()
+                    step()
+                    took[route].append((time.perf_counter() - start) / num_steps)
+            for route, times in took.items():
+                ms[route].append(1000 * float(np.median(times)))
+        fixed = float(np.mean(ms["fixed"])) if "fixed" in ms else None
+        for route, times in ms.items():
+            mean = float(np.mean(times))
+            records.append(
+                {
+                    "space": name,
+                    "route": route,
+                    "ms": mean,
+                    "ratio_to_fixed": mean / fixed if fixed else None,
+                    "compile_s": compile_s[route] / len(codes),
+                    **{each: getattr(config, each) for each in ("width", "image_size", "batch_size", "affine")},
+                    "cells": config.cells,
+                    "num_paths": config.num_paths,
+                    "repetitions": config.repetitions,
+                    "device": device_name(),
+                    "versions": versions(),
+                }
+            )
+    return records
+
+
+def make_step(supernet: Supernet, route: Route, code: np.ndarray, batch) -> tuple[Callable[[], Any], int]:
+    """A call that runs so many steps of one architecture, and waits for them."""
+    tx = sgd(0.01, num_steps=1000, momentum=0.9, weight_decay=5e-4)
+    if route in ("single", "fair"):
+        given = Sampler(
+            lambda key: jnp.asarray(code[None]), lambda key, state: state, lambda state, *_: state, groups=1
+        )
+        sampler = given if route == "single" else fair(supernet.space)
+        loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups)
+        jitted = make_train_step(supernet, loss_fn, sampler, tx)
+        state = init_train_state(supernet, sampler, tx, jax.random.key(0))
+        num_archs = len(sampler.sample(jax.random.key(0), state.sampler_state))
+        return Repeat(lambda state: jitted(state, batch)[0], state), num_archs
+
+    params = supernet.init(jax.random.key(0))
+    path = tuple(int(op) for op in code)
+
+    def one(carry, _=None):
+        params, opt_state = carry
+
+        def loss_fn(params):
+            logits, _ = supernet.apply(params, path, batch["train"]["images"])
+            return cross_entropy(logits, batch["train"]["labels"]).mean()
+
+        grads = jax.grad(loss_fn)(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    carry = (params, tx.init(params))
+    if route == "fixed":
+        return Repeat(jax.jit(lambda carry: one(carry)[0], donate_argnums=0), carry), 1
+    scan = functools.partial(jax.lax.scan, one, length=SCANNED)
+    return Repeat(jax.jit(lambda carry: scan(carry, None)[0], donate_argnums=0), carry), SCANNED
+
+
+class Repeat:
+    """Calls a step on the state that it returned before."""
+
+    def __init__(self, step: Callable, state: Any):
+        self.step, self.state = step, state
+
+    def __call__(self) -> None:
+        self.state = jax.block_until_ready(self.step(self.state))
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    first = records[0]
+    lines = [
+        f"{first['device']}; {first['versions']}",
+        f"width {first['width']}, {first['image_size']} px, batch {first['batch_size']}; ms of one architecture",
+        f"{'space':16}{'route':12}{'ms':>9}{'against fixed':>15}{'compile s':>11}",
+    ]
+    for record in records:
+        ratio = f"{record['ratio_to_fixed']:.2f}x" if record["ratio_to_fixed"] else "-"
+        lines.append(
+            f"{record['space']:16}{record['route']:12}{record['ms']:9.1f}{ratio:>15}{record['compile_s']:11.1f}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        config = parse_config(Config, QUICK, "python -m benchmarks.train_step", __doc__, argv)
+        records = run(config)
+        text = json.dumps(records, indent=1)
+        if config.out:
+            replace_file(config.out, f"{text}\n".encode())
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"python -m benchmarks.train_step: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(text if config.json else table(records))
+
+
+if __name__ == "__main__":
+    main()

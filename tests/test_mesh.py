@@ -1,0 +1,64 @@
+"""The same scores on one device and on meshes of simulated ones, in a process that has eight."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_scores_do_not_depend_on_the_mesh():
+    """Numbers of architectures, batches and devices that don't divide one another."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["2x4", "3x2", "8x1"] * 4
+
+
+@pytest.mark.parametrize("axes", [("data", "archs"), ("archs",)])
+def test_a_mesh_of_other_axes_is_refused(axes, small_supernet):
+    import jax
+    import numpy as np
+
+    from jaxnas.evaluation import make_evaluator
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape((1,) * len(axes)), axes)
+    with pytest.raises(ValueError, match=r"^the mesh has axes \(.*\), expected \('archs', 'data'\)\.$"):
+        make_evaluator(small_supernet("tiny")[0], mesh=mesh)
+
+
+def main() -> None:
+    import jax
+    import numpy as np
+    from conftest import SMALL_SPACES, random_params
+
+    from jaxnas import arch
+    from jaxnas.evaluation import make_evaluator
+    from jaxnas.supernets import make_supernet
+
+    rng = np.random.default_rng(0)
+    supernet = make_supernet(SMALL_SPACES["tiny"])
+    params = random_params(supernet)
+    archs = arch.enumerate_archs(supernet.space)[:7]
+    images, labels = rng.normal(size=(18, 4, 4, 1)).astype(np.float32), rng.integers(0, 10, 18)
+    assert len(jax.devices()) == 8
+    for route, bn_mode in (("trie", "batch"), ("trie", "calibrated"), ("serial", "calibrated"), ("dispatch", "batch")):
+        settings = {"strategy": route, "bn_mode": bn_mode, "images_per_call": 4, "archs_per_call": 3, "per_image": True}
+        given = {"calibration_images": images[:10] + 1} if bn_mode == "calibrated" else {}
+        alone = make_evaluator(supernet, **settings)(params, archs, images, labels, **given)
+        assert np.std(alone.loss) > 0.01
+        for rows, columns in ((2, 4), (3, 2), (8, 1)):
+            devices = np.array(jax.devices()[: rows * columns]).reshape(rows, columns)
+            mesh = jax.sharding.Mesh(devices, ("archs", "data"))
+            scores = make_evaluator(supernet, **settings, mesh=mesh)(params, archs, images, labels, **given)
+            np.testing.assert_array_equal(scores.archs, archs)
+            np.testing.assert_allclose(scores.image_loss, alone.image_loss, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(scores.image_correct, alone.image_correct)
+            print(f"{rows}x{columns}")
+
+
+if __name__ == "__main__":
+    main()
