@@ -133,6 +133,30 @@ def tau_over_training(
     return figure
 
 
+def cost_growth(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str, count_label: str, cost_label: str = "seconds"
+) -> Figure:
+    """Cost over count on logarithmic axes, a line for each of `curves`: name -> (counts, costs), all positive.
+
+    The legend says the slope of each: 1 where cost grows in proportion, less where something is shared.
+    """
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), count_label, cost_label)
+    styles = itertools.cycle(((BLUE, "-"), *REFERENCE_LINES))
+    for (name, (counts, costs)), (colour, dashes) in zip(curves.items(), styles):
+        label = f"{name}, slope {growth(counts, costs):.2f}"
+        axes.plot(counts, costs, marker="o", markersize=4, color=colour, linestyle=dashes, label=label)
+    axes.set(xscale="log", yscale="log")
+    axes.set_title(textwrap.fill(title, 60))
+    axes.legend(frameon=False)
+    return figure
+
+
+def growth(counts: ArrayLike, costs: ArrayLike) -> float:
+    """The exponent of a power law through costs over counts: the slope of the line through their logarithms."""
+    return float(np.polyfit(np.log(np.asarray(counts, float)), np.log(np.asarray(costs, float)), 1)[0])
+
+
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write `figure` to `path`, whole or not at all, in the format of its suffix: .png, .pdf or .svg.
 

@@ -177,3 +177,15 @@ def test_a_full_disk_leaves_the_old_picture(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         plotting.save_figure(Figure(), path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["figure.png"]
+
+
+def test_growth_is_the_exponent_of_a_power_law():
+    """Costs of 2 * count^1.5, and costs in proportion; both in the legend."""
+    counts = np.array([10, 100, 1000])
+    assert plotting.growth(counts, 2 * counts**1.5) == pytest.approx(1.5)
+    curves = {"ours": (counts, 2 * counts**1.5), "serial": (counts, 3 * counts)}
+    figure = plotting.cost_growth(curves, title="growth", count_label="architectures")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours, slope 1.50", "serial, slope 1.00"]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), 3 * counts)

@@ -1,0 +1,156 @@
+"""How the cost of scoring grows with architectures, images and devices.
+
+    python -m benchmarks.scaling --picture growth.png   # a table and a picture, minutes on two cores
+    python -m benchmarks.scaling --quick
+    python -m benchmarks.scaling --json --out FILE      # flat records
+
+Random architectures of one space, from ten to ten thousand, by our evaluator and by the serial switch; images at a
+fixed population; and, where there are several devices, the same work on one, two, four ... of them. Each point is the
+median of `repetitions` runs after one that compiles. `exponent` is the slope on logarithmic axes: 1 where cost is
+proportional.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.evaluator import device_name, make_space, parse_config, timed, versions
+from jaxnas import arch, plotting
+from jaxnas.evaluation import make_evaluator
+from jaxnas.files import replace_file
+from jaxnas.supernets import make_supernet
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is scored, and how often."""
+
+    space: str = "nasbench201"
+    width: int = 8  # channels of the stem
+    image_size: int = 8  # pixels
+    cells: int = 1  # cells per stage, for spaces of cells
+    num_archs: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000, 10_000)
+    most_serial: int = 300  # the serial switch only up to so many
+    num_images: tuple[int, ...] = (256, 512, 1024, 2048)  # at 100 architectures
+    images_per_call: int = 256
+    repetitions: int = 3
+    quick: bool = False  # other defaults
+    picture: Path | None = None  # PNG
+    json: bool = False  # records instead of a table
+    out: Path | None = None  # write the records to this file as well
+
+
+QUICK = Config(num_archs=(10, 30, 100), num_images=(64, 128), images_per_call=64, repetitions=1, quick=True)
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """A flat record for every point."""
+    for name in ("num_archs", "num_images"):
+        if not getattr(config, name) or min(getattr(config, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be numbers of at least 1, got {getattr(config, name)}.")
+    space = make_space(config, config.space)  # type: ignore[arg-type]
+    supernet = make_supernet(space, affine=False)
+    params = supernet.init(jax.random.key(0))
+    shape = (max(config.num_images), *supernet.all_layers["stem"].in_shape)
+    images = np.asarray(jax.random.normal(jax.random.key(1), shape))
+    labels = np.arange(len(images)) % space.layout.num_classes
+    archs = np.asarray(arch.sample(jax.random.key(2), space, max(*config.num_archs, 100)))
+    records: list[dict[str, Any]] = []
+
+    def point(what: str, route: str, archs: np.ndarray, num_images: int, mesh=None) -> None:
+        evaluate = make_evaluator(supernet, strategy=route, images_per_call=config.images_per_call, mesh=mesh)  # type: ignore[arg-type]
+        work = params, archs, images[:num_images], labels[:num_images]
+        times = [timed(evaluate, *work)[0] for _ in range(config.repetitions + 1)][1:]
+        records.append(
+            {
+                "what": what,
+                "space": space.name,
+                "route": route,
+                "num_archs": len(archs),
+                "num_images": num_images,
+                "num_devices": 1 if mesh is None else mesh.size,
+                "ms": 1000 * float(np.median(times)),
+                "image_archs_per_s": len(archs) * num_images / float(np.median(times)),
+                **{name: getattr(config, name) for name in ("width", "image_size", "cells", "images_per_call")},
+                "device": device_name(),
+                "versions": versions(),
+            }
+        )
+        print(f"{what}: {len(archs)} x {num_images}, {route}: {records[-1]['ms']:,.0f} ms", file=sys.stderr, flush=True)
+
+    for number in config.num_archs:
+        point("architectures", "auto", archs[:number], config.num_images[0])
+        if number <= config.most_serial:
+            point("architectures", "serial", archs[:number], config.num_images[0])
+    for number in config.num_images:
+        point("images", "auto", archs[:100], number)
+    devices = jax.devices()
+    for number in (2**power for power in range(len(devices).bit_length())):
+        if len(devices) > 1:
+            mesh = jax.sharding.Mesh(np.array(devices[:number]).reshape(1, number), ("archs", "data"))
+            point("devices", "auto", archs[:100], max(config.num_images), mesh)
+    for record in records:
+        record["exponent"] = exponent(records, record["what"], record["route"])
+    return records
+
+
+COUNTS = {"architectures": "num_archs", "images": "num_images", "devices": "num_devices"}
+
+
+def curve(records: Sequence[dict[str, Any]], what: str, route: str) -> tuple[list[int], list[float]]:
+    """Counts and seconds of one line of the picture."""
+    points = [record for record in records if (record["what"], record["route"]) == (what, route)]
+    return [point[COUNTS[what]] for point in points], [point["ms"] / 1000 for point in points]
+
+
+def exponent(records: Sequence[dict[str, Any]], what: str, route: str) -> float | None:
+    counts, seconds = curve(records, what, route)
+    return plotting.growth(counts, seconds) if len(counts) > 1 else None
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    first = records[0]
+    lines = [
+        f"{first['device']}; {first['versions']}",
+        f"{first['space']}, width {first['width']}, {first['image_size']} px",
+        f"{'growing':14}{'route':8}{'archs':>8}{'images':>8}{'devices':>8}{'ms':>11}{'image·arch/s':>14}{'slope':>7}",
+    ]
+    for record in records:
+        slope = "-" if record["exponent"] is None else f"{record['exponent']:.2f}"
+        lines.append(
+            f"{record['what']:14}{record['route']:8}{record['num_archs']:8}{record['num_images']:8}"
+            f"{record['num_devices']:8}{record['ms']:11,.0f}{record['image_archs_per_s']:14,.0f}{slope:>7}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        config = parse_config(Config, QUICK, "python -m benchmarks.scaling", __doc__, argv)
+        records = run(config)
+        text = json.dumps(records, indent=1)
+        if config.out:
+            replace_file(config.out, f"{text}\n".encode())
+        if config.picture:
+            routes = dict.fromkeys(record["route"] for record in records)
+            title = f"scoring {records[0]['space']} on {records[0]['num_images']} images: {device_name()}"
+            figure = plotting.cost_growth(
+                {route: curve(records, "architectures", route) for route in routes},
+                title=title,
+                count_label="architectures",
+            )
+            plotting.save_figure(figure, config.picture)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"python -m benchmarks.scaling: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(text if config.json else table(records))
+
+
+if __name__ == "__main__":
+    main()
