@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.supernet_run import SupernetConfig, build, check, evaluation_archs, evaluator, score_all, train
+from experiments.supernet_run import SupernetConfig, build, check, evaluation_archs, evaluator, score_all, settle, train
 from jaxnas import arch, costs, datasets, metrics, plotting, tables
 from jaxnas.arch import SearchSpace
 from jaxnas.files import replace_file
@@ -61,7 +61,8 @@ PRESETS = {
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=2500, num_eval_archs=6561, num_eval_images=500,
+        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=None, learning_rate=None, num_eval_archs=6561,
+        num_eval_images=500, num_curve_points=8,
     ),
     # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, batch 256.
     "paper": dataclasses.replace(
@@ -74,6 +75,7 @@ PRESETS = {
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, pictures."""
+    config = settle(config)
     check(config)
     if config.num_seeds < 1:
         raise ValueError(f"num_seeds must be at least 1, got {config.num_seeds}.")

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import chex
 import jax
@@ -18,6 +18,7 @@ from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
 from jaxnas.samplers import SAMPLERS
+from jaxnas.spaces import get_space
 from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.training import (
     TrainState,
@@ -43,16 +44,16 @@ class SupernetConfig:
     width: int | None = None  # channels of the stem; all widths scale with it; None: the space's own
     cells_per_stage: int | None = None  # for spaces of cells; chains have none
     image_size: int | None = None  # pixels; images are resized to it
-    affine: bool | None = None  # batch normalisation learns scale and shift; None: in chains, not in cells
+    affine: bool | None = None  # batch normalisation learns scale and shift; None: in chains, but not in cells
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    num_train: int | None = 300  # training images; None: all
-    num_valid: int = 600  # images held out of training; scores are taken on them
+    num_train: int | None = 600  # training images; None: all
+    num_valid: int = 300  # images held out of training; scores are taken on them
     sampler: str = "fair"
     num_archs: int | None = None  # architectures per step; None: the sampler's default
     batch_size: int = 64
-    num_steps: int = 600
-    learning_rate: float = 0.1
+    num_steps: int | None = 600  # None: what experiments/README.md says was enough: 12,000 for cells, 2,500 for chains
+    learning_rate: float | None = 0.1  # None: 0.05 for cells, 0.1 for chains
     final_learning_rate: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -79,12 +80,26 @@ class SupernetConfig:
     progress: bool = dataclasses.field(default=True, compare=False)
 
 
+ConfigType = TypeVar("ConfigType", bound=SupernetConfig)
+
+
 class Trained(NamedTuple):
     """A trained super-net and what became of it on the way."""
 
     state: TrainState
     curve: list[dict[str, float]]  # rows of training.csv
     scored: list[tuple[int, tables.Table]]  # (step, scores of the curve's architectures)
+
+
+def settle(config: ConfigType) -> ConfigType:
+    """The config with what is None because it depends on the kind of space."""
+    is_cells = isinstance(get_space(config.space).layout, CellLayout)
+    return dataclasses.replace(
+        config,
+        affine=not is_cells if config.affine is None else config.affine,
+        num_steps=(12_000 if is_cells else 2_500) if config.num_steps is None else config.num_steps,
+        learning_rate=(0.05 if is_cells else 0.1) if config.learning_rate is None else config.learning_rate,
+    )
 
 
 def check(config: SupernetConfig) -> None:
@@ -99,8 +114,7 @@ def check(config: SupernetConfig) -> None:
 
 def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
     """The super-net of the config over `space`, which carries the sizes."""
-    affine = not isinstance(space.layout, CellLayout) if config.affine is None else config.affine
-    return make_supernet(space, affine=affine, policy=Policy(compute=config.compute_dtype))
+    return make_supernet(space, affine=bool(config.affine), policy=Policy(compute=config.compute_dtype))
 
 
 def evaluation_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
@@ -175,14 +189,16 @@ def batches(key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_siz
 
 
 def train(config: SupernetConfig, supernet: Supernet, data: Dataset, score: Callable, folder: Path) -> Trained:
-    """Train the super-net, from the newest checkpoint in `folder` if there is one."""
+    """Train the super-net of a settled config, from the newest checkpoint in `folder` if there is one."""
+    assert config.num_steps is not None and config.learning_rate is not None
+    num_steps = config.num_steps
     space = supernet.space
     if config.sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {config.sampler!r}; choose one of {', '.join(SAMPLERS)}.")
     sampler = SAMPLERS[config.sampler](space, **({} if config.num_archs is None else {"num_archs": config.num_archs}))
     tx = sgd(
         config.learning_rate,
-        num_steps=config.num_steps,
+        num_steps=num_steps,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
@@ -200,12 +216,12 @@ def train(config: SupernetConfig, supernet: Supernet, data: Dataset, score: Call
     write = checkpoint.csv_metrics(folder / "training.csv", resume_step=done + 1)
     before = float(_rows(folder / "training.csv")[-1]["seconds"]) if done else 0.0
 
-    num_points = min(config.num_curve_points, config.num_steps)
-    curve_at = {round(config.num_steps * (i + 1) / num_points) for i in range(num_points)}
+    num_points = min(config.num_curve_points, num_steps)
+    curve_at = {round(num_steps * (i + 1) / num_points) for i in range(num_points)}
     curve_archs = evaluation_archs(config, space)
     curve_archs = curve_archs[:: -(-len(curve_archs) // config.num_curve_archs)]
     start, scoring = time.perf_counter(), 0.0
-    with tqdm(total=config.num_steps, initial=done, unit="step", desc="train", disable=not config.progress) as bar:
+    with tqdm(total=num_steps, initial=done, unit="step", desc="train", disable=not config.progress) as bar:
 
         def report(steps: int, metrics: dict[str, float], state: TrainState) -> None:
             nonlocal scoring
@@ -213,25 +229,25 @@ def train(config: SupernetConfig, supernet: Supernet, data: Dataset, score: Call
             write({"step": steps, **metrics, "seconds": seconds})
             bar.update(steps - bar.n)
             bar.set_postfix_str(f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}")
-            if steps in curve_at and steps < config.num_steps:
+            if steps in curve_at and steps < num_steps:
                 begin = time.perf_counter()
                 scores = score(state, curve_archs, first=config.images_per_call)
                 save_scores(folder / f"curve_{steps}.npz", space, scores)
                 scoring += time.perf_counter() - begin
-            if steps % config.checkpoint_every == 0 or steps == config.num_steps:
+            if steps % config.checkpoint_every == 0 or steps == num_steps:
                 checkpoint.save(folder / "checkpoints", steps, state, fingerprint=space.fingerprint)
 
-        marks = curve_at | {n for n in range(1, config.num_steps + 1) if n % config.checkpoint_every == 0}
+        marks = curve_at | {n for n in range(1, num_steps + 1) if n % config.checkpoint_every == 0}
         batch_at = batches(batch_key, data.train_images, data.train_labels, config.batch_size)
         state = fit(
             step,
             state,
             batch_at,
-            config.num_steps,
+            num_steps,
             report_at=lambda n: n in marks or n % config.report_every == 0,
             callbacks=[report],
         )
-    paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {config.num_steps})}
+    paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {num_steps})}
     # One that was damaged and had to be deleted is missed in a picture only.
     scored = [(steps, load_scores(path, space)) for steps, path in paths.items() if path.exists()]
     rows = [{name: float(value) for name, value in row.items()} for row in _rows(folder / "training.csv")]

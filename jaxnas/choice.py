@@ -35,16 +35,16 @@ def choose(
         what lies outside, so codes are checked on the host (`arch.check`).
       shared: read by every architecture alike. If it is batched under `vmap` (several super-nets at once) each
         branch runs for all of them and the results are selected: len(branches) times the work.
-      *inputs: one architecture's own. Where `vmap` leaves them unbatched (the first choice after the stem) each
-        branch runs once and results are gathered.
+      *inputs: one architecture's own. Where `vmap` leaves them unbatched (the first choice after the stem) and there
+        are at least as many architectures as branches, each branch runs once and results are gathered.
       groups: how a batch of choices is dispatched.
         int: sort by choice and run tiles of so many architectures, each one switch. Any population; at most
           `groups - 1` architectures of padding per branch. On accelerators a larger tile fills the device.
         "balanced": the caller promises that each branch is chosen equally often (strict fairness): no switch, no
           loop, no padding. A broken promise gives NaN, never a silent wrong answer.
         tuple: the same promise with other counts, for a population known beforehand: how often each branch is chosen.
-        None: a plain `lax.switch`, for `lax.map` and for gradients of an unbatched call (JAX cannot differentiate
-          the rule's unbatched form); under `vmap` it costs all branches.
+        None: a plain switch, for `lax.map` and for gradients of an unbatched call (JAX cannot differentiate the rule's
+          unbatched form); under `vmap` it costs all branches.
     """
     if isinstance(choice, int | np.integer):
         return branches[int(choice)](shared, *inputs)
@@ -75,7 +75,10 @@ def choose(
         elif not choice_batched:
             run = [jax.vmap(branch, in_axes=(None, *axes)) for branch in branches]
             outputs = jax.lax.switch(choice, run, shared, *inputs)
-        elif not any(jax.tree.leaves(inputs_batched)):
+        elif num_archs == 1:
+            own = jax.tree.map(lambda leaf, batched: leaf[0] if batched else leaf, inputs, inputs_batched)
+            outputs = jax.tree.map(lambda leaf: leaf[None], jax.lax.switch(choice[0], branches, shared, *own))
+        elif num_archs >= len(branches) and not any(jax.tree.leaves(inputs_batched)):
             results = [branch(shared, *inputs) for branch in branches]
             outputs = jax.tree.map(lambda *leaves: jnp.stack(leaves)[choice], *results)
         else:
@@ -142,7 +145,7 @@ def _dispatch_counts(branches, choice, shared, inputs, groups):
     for branch, count, end in zip(branches, groups, np.cumsum(groups), strict=True):
         if count:
             own = jax.tree.map(lambda leaf, span=slice(end - count, end): leaf[span], inputs)
-            results.append(jax.vmap(branch, in_axes=(None, *[0] * len(own)))(shared, *own))
+            results.append(_over(branch, count)(shared, *own))
     kept = jnp.all(choice[order] == np.repeat(np.arange(num_branches), groups))
 
     def restore(*leaves):
@@ -150,6 +153,19 @@ def _dispatch_counts(branches, choice, shared, inputs, groups):
         return jnp.where(kept, whole, jnp.asarray(jnp.nan, whole.dtype))
 
     return jax.tree.map(restore, *results)
+
+
+def _over(branch: Branch, num_archs: int) -> Branch:
+    """The branch on a leading axis of so many architectures; one alone runs without that axis, since XLA's products and
+    sums over an axis of one are slower than without it."""
+
+    def run(shared, *inputs):
+        if num_archs == 1:
+            outputs = branch(shared, *jax.tree.map(lambda leaf: leaf[0], inputs))
+            return jax.tree.map(lambda leaf: leaf[None], outputs)
+        return jax.vmap(branch, in_axes=(None, *[0] * len(inputs)))(shared, *inputs)
+
+    return run
 
 
 @jax.custom_vjp
@@ -187,8 +203,7 @@ def _dispatch_tiles(branches, choice, shared, inputs, tile):
 
     def run_tile(_, xs):
         branch, own = xs
-        axes = (None, *[0] * len(own))
-        run = [jax.vmap(branch, in_axes=axes) for branch in branches]
+        run = [_over(branch, tile) for branch in branches]
         like = jax.eval_shape(run[0], shared, *own)
         idle = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)  # noqa: E731
         return None, jax.lax.switch(branch, [*run, idle], shared, *own)

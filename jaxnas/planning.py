@@ -204,7 +204,8 @@ def _runs(layer: Layer, choices: np.ndarray, plan: Plan) -> np.ndarray:
     num_branches = len(layer.modules)
     if plan.strategy == "serial":
         return np.bincount(choices, minlength=num_branches)
-    if layer.shared_input and plan.bn_mode == "batch":  # statistics given per architecture end the sharing
+    shared = layer.shared_input and plan.bn_mode == "batch"  # statistics given per architecture end the sharing
+    if shared and (plan.strategy == "mask" or len(choices) >= num_branches):
         return np.ones(num_branches)
     if plan.strategy == "mask":
         return np.full(num_branches, len(choices))

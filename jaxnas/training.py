@@ -91,7 +91,11 @@ def make_cross_entropy_loss(
 
     def loss_fn(params, archs, batch, key, step):
         images = preprocess(key, batch[split]["images"])
-        logits, stats = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(archs)
+        if len(archs) == 1:  # without the axis, which costs a quarter more on CPU
+            alone = supernet.apply(params, archs[0], images, groups=None)
+            logits, stats = jax.tree.map(lambda leaf: leaf[None], alone)
+        else:
+            logits, stats = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(archs)
         losses = cross_entropy(logits, batch[split]["labels"], label_smoothing=label_smoothing)
         arch_loss = losses.mean(axis=-1)
         accuracy = is_correct(logits, batch[split]["labels"]).mean(axis=-1)

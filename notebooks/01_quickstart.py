@@ -36,7 +36,7 @@ if importlib.util.find_spec("jaxnas") is None:
 # %% tags=["parameters"]
 NUM_STEPS = 600  # training steps of the super-net
 BATCH_SIZE = 64  # training images a step
-NUM_VALID = 600  # images held out of training, on which sub-networks are scored
+NUM_VALID = 300  # images held out of training, on which sub-networks are scored
 NUM_RESAMPLES = 1000  # of the bootstrap behind each interval
 
 # %% [markdown]
@@ -45,9 +45,6 @@ NUM_RESAMPLES = 1000  # of the bootstrap behind each interval
 # `digits_chain` is a chain of five layers. At each, an architecture takes one of three operations: `identity`, or an
 # inverted bottleneck that expands its input two or six times (`mb2_k3`, `mb6_k3`). That makes 3⁵ = 243 networks. Each
 # is a **code**, five integers that say which operation is taken where, and a population is an array of codes.
-#
-# Of the 900 images only 300 are for training: on an easy task all networks would be equally good, and there would be
-# nothing to rank.
 
 # %%
 # %matplotlib inline
@@ -59,7 +56,7 @@ from jaxnas.evaluation import make_evaluator
 from jaxnas.spaces import digits_chain
 from jaxnas.supernets import make_supernet
 
-data = datasets.load("digits", num_train=300, num_valid=NUM_VALID)
+data = datasets.load("digits", num_train=600, num_valid=NUM_VALID)
 archs = arch.enumerate_archs(digits_chain)  # int32 [num_archs, num_choices]
 print(f"{len(archs)} codes; number 100 is {archs[100]}:")
 print(" -> ".join(names[op] for names, op in zip(digits_chain.op_names, archs[100])))

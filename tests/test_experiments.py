@@ -462,7 +462,7 @@ def test_embedded_table():
     assert ((accuracy > 0.1) & (accuracy <= 1)).all() and np.isfinite(table.columns["test_loss"]).all()
     assert len(np.unique(accuracy, axis=1).T) == accuracy.shape[1]
     taus = [scipy.stats.kendalltau(*pair).statistic for pair in itertools.combinations(accuracy.T, 2)]
-    assert np.mean(taus) >= 0.4  # between single seeds; far from chance, if below the 0.5 that was aimed at
+    assert np.mean(taus) >= 0.5  # between single seeds
     correlations = np.corrcoef(accuracy.T)[np.triu_indices(accuracy.shape[1], 1)]
     num_seeds, mean = accuracy.shape[1], correlations.mean()
     assert num_seeds * mean / (1 + (num_seeds - 1) * mean) >= 0.9  # reliability of the mean over seeds

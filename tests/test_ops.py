@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnas.ops import OPS, Head, Policy, Reduction, Stem, Tape, reduction
-from jaxnas.ops.convolution import Conv, Depthwise, Unfold, depthwise
+from jaxnas.ops.convolution import Conv, Depthwise, Unfold, convolve, depthwise
 from jaxnas.ops.mobile import Identity, InvertedResidual
 from jaxnas.ops.normalisation import EPSILON, BatchNorm, relu
 from jaxnas.ops.pooling import AveragePool
@@ -290,3 +290,30 @@ def test_half_precision_changes_little():
     )
     assert y.dtype == jnp.bfloat16 and used.dtype == np.float32
     np.testing.assert_allclose(y.astype(np.float32), expected, atol=0.1)  # bfloat16 keeps 8 bits
+
+
+@pytest.mark.parametrize("relu_first", [False, True])
+@pytest.mark.parametrize("kernel, stride, size", [(3, 1, 5), (3, 2, 6), (5, 2, 7), (5, 1, 2)])
+@pytest.mark.parametrize("large", [0, 2**17])
+def test_gradient_of_a_convolution_is_autodiffs(kernel, stride, size, relu_first, large, monkeypatch):
+    """In a loop, which it is written out for, image by image or all at once; the plain convolution is the oracle."""
+    monkeypatch.setattr("jaxnas.ops.convolution.LARGE", large)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, size, size, 4)).astype(np.float32)
+    weights = rng.normal(size=(kernel, kernel, 4, 6)).astype(np.float32)
+
+    def plain(x, weights):
+        pads = [(kernel // 2, kernel // 2)] * 2
+        x = jnp.maximum(x, 0) if relu_first else x
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jnp.sin(jax.lax.conv_general_dilated(x, weights, (stride,) * 2, pads, dimension_numbers=numbers)).sum()
+
+    def ours(x, weights):
+        return jnp.sin(convolve(x, weights, stride, relu_first)).sum()
+
+    @jax.jit
+    def in_loop(x, weights):
+        return jax.lax.scan(lambda _, xs: (None, jax.grad(ours, (0, 1))(*xs)), None, (x[None], weights[None]))[1]
+
+    for mine, expected in zip(in_loop(x, weights), jax.grad(plain, (0, 1))(x, weights)):
+        np.testing.assert_allclose(mine[0], expected, rtol=1e-4, atol=1e-4)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
-from jaxnas.ops.reduction import sum_over_images
+from jaxnas.ops.reduction import LARGE, sum_over_images
 
 _init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
@@ -24,49 +24,79 @@ class Conv(nn.Module):
     kernel: int
     stride: int
     policy: Policy
+    relu_first: bool = False
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
         weights = self.param("kernel", _init, shape, self.policy.params).astype(x.dtype)
         if self.kernel == 1:
-            return x[:, :: self.stride, :: self.stride] @ weights[0, 0]
-        return convolve(x, weights, self.stride)
+            return project(x[:, :: self.stride, :: self.stride], weights[0, 0], self.relu_first)
+        return convolve(x, weights, self.stride, self.relu_first)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(x: chex.Array, weights: chex.Array, stride: int) -> chex.Array:
-    """x [num_images, height, width, in_channels] by weights [kernel, kernel, in_channels, channels], zero-padded.
+def project(x: chex.Array, weights: chex.Array, relu_first: bool) -> chex.Array:
+    """x [num_images, height, width, in_channels], after a ReLU if relu_first, by weights [in_channels, channels]."""
+    return (relu(x) if relu_first else x) @ weights
+
+
+def _project_forward(x, weights, relu_first):
+    return project(x, weights, relu_first), (x, weights)  # autodiff would keep relu(x), which is soon made again
+
+
+def _project_backward(relu_first, residuals, cotangent):
+    return jax.vjp(lambda x, weights: project.fun(x, weights, relu_first), *residuals)[1](cotangent)
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x: chex.Array, weights: chex.Array, stride: int, relu_first: bool) -> chex.Array:
+    """x [num_images, height, width, in_channels], after a ReLU if relu_first, by weights [kernel, kernel, in_channels,
+    channels], zero-padded.
 
     The gradient on CPU is written out: inside loops and conditionals XLA leaves the transposed convolutions that
-    autodiff makes in a form that is twenty to sixty times slower there.
+    autodiff makes in a form that is twenty to sixty times slower there. Like `project` it remembers x, not relu(x).
     """
     pad = len(weights) // 2
     numbers = ("NHWC", "HWIO", "NHWC")
+    x = relu(x) if relu_first else x
     return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, [(pad, pad)] * 2, dimension_numbers=numbers)
 
 
-def _convolve_forward(x, weights, stride):
-    return convolve(x, weights, stride), (x, weights)
+def _convolve_forward(x, weights, stride, relu_first):
+    return convolve(x, weights, stride, relu_first), (x, weights)
 
 
-def _convolve_backward(stride, residuals, cotangent):
+def _convolve_backward(stride, relu_first, residuals, cotangent):
     x, weights = residuals
     if jax.default_backend() != "cpu":
-        return jax.vjp(lambda x, weights: convolve.fun(x, weights, stride), x, weights)[1](cotangent)
+        return jax.vjp(lambda x, weights: convolve.fun(x, weights, stride, relu_first), x, weights)[1](cotangent)
     turned = weights[::-1, ::-1].swapaxes(2, 3)
 
-    def add_image(total, image):
-        x, cotangent = image
-        patches = shifted(x[None], len(weights), stride)
-        columns = jnp.concatenate([patches.get(place, nothing) for place in places], axis=-1)
-        return total + columns.reshape(-1, total.shape[0]).T @ cotangent.reshape(-1, total.shape[1]), None
+    def products(x, cotangent):
+        """Sums over the images [num_images, ...]: [kernel * kernel * in_channels, channels]."""
+        patches = shifted(relu(x) if relu_first else x, len(weights), stride)
+        nothing = jnp.zeros((*cotangent.shape[:-1], x.shape[-1]), x.dtype)
+        kernel = range(len(weights))
+        columns = jnp.concatenate([patches.get((i, j), nothing) for i in kernel for j in kernel], axis=-1)
+        return columns.reshape(-1, columns.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
 
-    places = [(i, j) for i in range(len(weights)) for j in range(len(weights))]
-    nothing = jnp.zeros((1, *cotangent.shape[1:3], x.shape[-1]), x.dtype)
-    total = jnp.zeros((weights.size // weights.shape[-1], weights.shape[-1]), x.dtype)
-    total, _ = jax.lax.scan(add_image, total, (x, cotangent))  # the patches of one image stay in the cache
-    return convolve(_spread(cotangent, x.shape, stride), turned, 1), total.reshape(weights.shape)
+    if x.size < LARGE:
+        total = products(x, cotangent)
+    else:  # the patches of one image stay in the cache
+
+        def add_image(total, image):
+            return total + products(image[0][None], image[1][None]), None
+
+        zeros = jnp.zeros((weights.size // weights.shape[-1], weights.shape[-1]), x.dtype)
+        total, _ = jax.lax.scan(add_image, zeros, (x, cotangent))
+    x_cotangent = convolve(_spread(cotangent, x.shape, stride), turned, 1, False)
+    if relu_first:
+        x_cotangent = jnp.where(x <= 0, jnp.zeros_like(x), x_cotangent)
+    return x_cotangent, total.reshape(weights.shape)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -160,9 +190,7 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        if self.relu_first:
-            x = relu(x)
-        x = Conv(self.channels, self.kernel, self.stride, self.policy)(x)
+        x = Conv(self.channels, self.kernel, self.stride, self.policy, self.relu_first)(x)
         return BatchNorm(self.affine, self.policy)(x, tape)
 
 

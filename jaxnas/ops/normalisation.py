@@ -107,9 +107,14 @@ def _normalise_backward(dtype, residuals, cotangents):
 batch_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
+@jax.custom_vjp
 def relu(x: chex.Array) -> chex.Array:
-    """max(x, 0) that keeps NaN: XLA's maximum on CPU turns NaN into 0 and so hides a diverged network."""
+    """max(x, 0) that keeps NaN: XLA's maximum on CPU turns NaN into 0 and so hides a diverged network. For the gradient
+    x is kept, which is kept anyway, and no mask."""
     return jnp.where(x <= 0, jnp.zeros_like(x), x)
+
+
+relu.defvjp(lambda x: (relu(x), x), lambda x, cotangent: (jnp.where(x <= 0, jnp.zeros_like(x), cotangent),))
 
 
 class BatchNorm(nn.Module):
