@@ -24,7 +24,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from experiments import build_table, quickstart, rank_correlation
+from experiments import build_table, quickstart, rank_correlation, supernet_run
 from experiments import workdir as cli
 from jaxnas import tables
 from jaxnas.arch import ChainLayout, enumerate_archs, to_text
@@ -188,7 +188,9 @@ def test_presets_are_sound(name, preset):
     if name != "build_table":
         SAMPLERS[config.sampler](space, **({} if config.num_archs is None else {"num_archs": config.num_archs}))
         assert (config.num_eval_images or config.num_valid) <= config.num_valid
-        assert config.checkpoint_every < config.num_steps  # else a killed run has nothing to go on from
+        assert (
+            config.checkpoint_every < supernet_run.settle(config).num_steps
+        )  # else a killed run has nothing to go on from
 
 
 @pytest.mark.parametrize("name", ["rank_correlation", "build_table"])
@@ -405,7 +407,8 @@ class TestBuildTable:
         assert accuracy.shape == loss.shape == (4, 2)
         assert (loss[:, 0] != loss[:, 1]).all()
         assert ((accuracy >= 0) & (accuracy <= 1) & (loss > 0)).all()
-        np.testing.assert_allclose(accuracy * 897, np.rint(accuracy * 897), atol=1e-3)  # of the 897 test images
+        scored = 9 * 897  # test images, at nine shifts
+        np.testing.assert_allclose(accuracy * scored, np.rint(accuracy * scored), atol=2e-3)
         assert "num_epochs=2" in table.provenance["config"]
         result = result_of(built)
         tau = scipy.stats.kendalltau(*accuracy.T).statistic

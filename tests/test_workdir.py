@@ -208,7 +208,7 @@ def test_figures_that_do_not_fit_are_a_bug(figures, tmp_path):
 
 
 SLEEPER = """
-import dataclasses, time
+import dataclasses, signal, time
 from experiments.workdir import main
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +216,7 @@ class Config:
     seconds: float = 60.0
 
 def run(config, workdir):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
     (workdir / "started").touch()
     time.sleep(config.seconds)
     return {"slept": config.seconds}

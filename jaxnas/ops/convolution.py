@@ -46,7 +46,7 @@ def _project_forward(x, weights, relu_first):
 
 
 def _project_backward(relu_first, residuals, cotangent):
-    return jax.vjp(lambda x, weights: project.fun(x, weights, relu_first), *residuals)[1](cotangent)
+    return jax.vjp(lambda x, weights: (relu(x) if relu_first else x) @ weights, *residuals)[1](cotangent)
 
 
 project.defvjp(_project_forward, _project_backward)
@@ -60,6 +60,10 @@ def convolve(x: chex.Array, weights: chex.Array, stride: int, relu_first: bool) 
     The gradient on CPU is written out: inside loops and conditionals XLA leaves the transposed convolutions that
     autodiff makes in a form that is twenty to sixty times slower there. Like `project` it remembers x, not relu(x).
     """
+    return _convolve(x, weights, stride, relu_first)
+
+
+def _convolve(x, weights, stride, relu_first):
     pad = len(weights) // 2
     numbers = ("NHWC", "HWIO", "NHWC")
     x = relu(x) if relu_first else x
@@ -73,7 +77,7 @@ def _convolve_forward(x, weights, stride, relu_first):
 def _convolve_backward(stride, relu_first, residuals, cotangent):
     x, weights = residuals
     if jax.default_backend() != "cpu":
-        return jax.vjp(lambda x, weights: convolve.fun(x, weights, stride, relu_first), x, weights)[1](cotangent)
+        return jax.vjp(lambda x, weights: _convolve(x, weights, stride, relu_first), x, weights)[1](cotangent)
     turned = weights[::-1, ::-1].swapaxes(2, 3)
 
     def products(x, cotangent):
