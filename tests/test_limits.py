@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs
+from jaxnas.arch import ChainLayout, DagLayout, SearchSpace, enumerate_archs
 from jaxnas.costs import arch_costs
 from jaxnas.limits import cost_table, make_limit, number, parse, table_costs
 from jaxnas.spaces import SPACES
@@ -29,7 +29,7 @@ def test_a_cost_is_the_sum_over_choices_and_the_fixed_part():
     assert table_costs(table, np.array([[0, 0, 0], [1, 0, 2]])).tolist() == [113, 138]
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [name for name, space in SPACES.items() if not isinstance(space.layout, DagLayout)])
 @pytest.mark.parametrize("quantity", ["macs", "params"])
 def test_counted_quantities_are_those_of_arch_costs_to_the_last_digit(name, quantity):
     space = SPACES[name]
