@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.out:
             replace_file(config.out, f"{text}\n".encode())
         if config.picture:
-            routes = dict.fromkeys(record["route"] for record in records)
+            routes = [route for route in ("auto", "serial") if exponent(records, "architectures", route) is not None]
             title = f"scoring {records[0]['space']} on {records[0]['num_images']} images: {device_name()}"
             figure = plotting.cost_growth(
                 {route: curve(records, "architectures", route) for route in routes},

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import evaluator
+from benchmarks import evaluator, scaling, train_step
 from jaxnas.arch import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
@@ -120,3 +120,48 @@ def test_dispatch_executes_little_more_than_needed(name, kind, most):
     plan = evaluator.make_route(config, supernet, "dispatch").plan(len(archs), config.num_images)
     needed, executed = evaluator.count_gflop(supernet, archs, plan, config)
     assert executed / needed <= most
+
+
+def test_training_steps_are_timed_side_by_side(capsys):
+    argv = ["--spaces", "toy", "--width", "2", "--image-size", "4", "--batch-size", "4", "--num-paths", "1"]
+    train_step.main([*argv, "--repetitions", "2", "--json"])
+    records = json.loads(capsys.readouterr().out)
+    assert [record["route"] for record in records] == list(train_step.ROUTES)
+    fixed = records[0]["ms"]
+    assert all(record["ms"] > 0 and record["ratio_to_fixed"] == record["ms"] / fixed for record in records)
+    assert "fixed_scan" in train_step.table(records)
+
+
+def test_growth_with_architectures_and_images(capsys, tmp_path):
+    """Slopes by hand from the times, and a picture."""
+    argv = ["--space", "toy", "--width", "2", "--image-size", "4", "--num-archs", "2", "4", "--num-images", "4", "8"]
+    argv += ["--images-per-call", "4", "--repetitions", "1", "--most-serial", "2", "--json"]
+    scaling.main([*argv, "--picture", str(tmp_path / "growth.png")])
+    records = json.loads(capsys.readouterr().out)
+    lines = [(record["what"], record["route"], record["num_archs"], record["num_images"]) for record in records]
+    assert lines == [
+        ("architectures", "auto", 2, 4),
+        ("architectures", "serial", 2, 4),
+        ("architectures", "auto", 4, 4),
+        ("images", "auto", 100, 4),
+        ("images", "auto", 100, 8),
+    ]
+    first, serial, second, *images = records
+    assert first["exponent"] == pytest.approx(np.log2(second["ms"] / first["ms"])) and serial["exponent"] is None
+    assert images[0]["exponent"] == pytest.approx(np.log2(images[1]["ms"] / images[0]["ms"]))
+    assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_comparison_with_pytorch(capsys, monkeypatch):
+    """Two small rows; losses of all routes agree, or nothing would be reported."""
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[benchmarks]'")
+    from benchmarks import compare
+
+    argv = ["--rows", "cells_1000", "--width", "2", "--image-size", "4", "--num-images", "4", "--most-archs", "6"]
+    compare.main([*argv, "--num-baseline", "3", "--baselines", "serial_1", "torch_eager", "--json"])
+    ours, serial, eager = json.loads(capsys.readouterr().out)
+    assert [record["route"] for record in (ours, serial, eager)] == ["ours", "serial_1", "torch_eager"]
+    assert ours["strategy"] == "trie" and 0 < ours["work_ratio"] <= 1 and serial["work_ratio"] == 1
+    assert serial["ours_speedup"] == pytest.approx(serial["ms"] / ours["ms"])
+    assert ours["speedup_over_serial"] == pytest.approx(serial["ms"] / ours["ms"])
+    assert "cells_1000" in compare.table([ours, serial, eager])
