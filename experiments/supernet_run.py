@@ -52,7 +52,7 @@ class SupernetConfig:
     sampler: str = "fair"
     num_archs: int | None = None  # architectures per step; None: the sampler's default
     batch_size: int = 64
-    num_steps: int | None = 600  # None: what experiments/README.md says was enough: 4,000 for cells, 2,500 for chains
+    num_steps: int | None = 600  # None: what experiments/README.md says was enough: 12,000 for cells, 2,500 for chains
     learning_rate: float | None = 0.1  # None: 0.05 for cells, 0.1 for chains
     final_learning_rate: float = 0.0
     momentum: float = 0.9
@@ -97,7 +97,7 @@ def settle(config: ConfigType) -> ConfigType:
     return dataclasses.replace(
         config,
         affine=not is_cells if config.affine is None else config.affine,
-        num_steps=(4_000 if is_cells else 2_500) if config.num_steps is None else config.num_steps,
+        num_steps=(12_000 if is_cells else 2_500) if config.num_steps is None else config.num_steps,
         learning_rate=(0.05 if is_cells else 0.1) if config.learning_rate is None else config.learning_rate,
     )
 
