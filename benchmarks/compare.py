@@ -1,9 +1,9 @@
 """Our evaluator against one network at a time: our own serial switch, and PyTorch as it is run and at its best.
 
-    python -m benchmarks.compare                        # a table; see benchmarks/README.md for minutes
+    python -m benchmarks.compare                        # a table
     python -m benchmarks.compare --quick                # the same with fewer architectures and smaller networks
     python -m benchmarks.compare --json --out FILE      # flat records
-    python -m benchmarks.compare --rows cells_1000 --image-size 32 --picture cost.png
+    python -m benchmarks.compare --rows cells_1000 --image-size 32
 
 Four pieces of work, each scored by `auto` from beginning to end, planning on the host included: every chain of
 NAS-Bench-Macro, every cell of NAS-Bench-201, 1,000 random cells, and the candidates of one PC-NAS step. Everybody else

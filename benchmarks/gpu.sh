@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that wants an accelerator, in under ten minutes on an H100: run from the repository's root, in an environment
+# What wants an accelerator, each part with a limit of its own, ten minutes together: run from the repository's root, in an environment
 # that has jax for the device (pip install -e '.[tests,benchmarks]' 'jax[cuda12]'). Records and tables go to $OUT.
-# Each part has a limit of its own, so that one that is slow or broken leaves the others.
+# A part that is slow or broken leaves the others.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT="${OUT:-runs/gpu}"

@@ -20,8 +20,7 @@ def evolution(
     The population is the `population_size` architectures told last. The parent is the best of `tournament_size` drawn
     from it with replacement, the child a uniformly drawn feasible neighbour of the parent (one operation changed) that
     was not evaluated before, so that no evaluation is spent twice; a random architecture where there is none. The paper
-    may evaluate a code again, and mutates cells in its own ways; the default sizes are the paper's, for 20,000
-    evaluations.
+    may evaluate a code again, and mutates cells in its own ways.
 
     Args:
       num_archs: children per `ask`, of one population; 1 in the algorithm, hundreds of workers in the paper's runs.

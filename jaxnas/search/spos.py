@@ -22,8 +22,7 @@ def spos(
     The parents are the `num_parents` best of everything evaluated. A mutation draws each choice of one parent anew with
     `mutation_prob`; a crossover takes each choice from either of two parents. Infeasible children and those evaluated
     before are dropped, ten tries for each one wanted, and random feasible architectures fill the generation up. The
-    defaults are the paper's and those of the authors' code (github.com/megvii-model/SinglePathOneShot), where a search
-    is 20 generations, 1,000 evaluations.
+    defaults are those of MMRazor's port and others; the authors' own code was not seen.
 
     Raises:
       ValueError: a bad setting, or no architecture meets the limit.
