@@ -21,7 +21,6 @@ inverse is what the work alone allows. Compiling is left out everywhere.
 
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,12 +30,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from benchmarks.evaluator import TOLERANCE, device_name, parse_config, versions
+from benchmarks import command
+from benchmarks.evaluator import TOLERANCE
 from benchmarks.peer_torch import make_peer_evaluator
 from jaxnas import arch
 from jaxnas.arch import ChainLayout, SearchSpace
 from jaxnas.evaluation import make_evaluator
-from jaxnas.files import replace_file
 from jaxnas.planning import work
 from jaxnas.spaces import chain_space, get_space
 from jaxnas.supernets import Policy, make_supernet
@@ -188,8 +187,8 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
             "affine": config.affine,
             "compute_dtype": config.compute_dtype if name == "ours" else "float32",
             "num_measured": len(archs) if name == "ours" else len(few),
-            "device": device_name(),
-            "versions": versions(),
+            "device": command.device_name(),
+            "versions": command.versions(),
         }
         for name in took
     ]
@@ -221,16 +220,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        config = parse_config(Config, QUICK, "python -m benchmarks.compare", __doc__, argv)
-        records = run(config)
-        text = json.dumps(records, indent=1)
-        if config.out:
-            replace_file(config.out, f"{text}\n".encode())
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"python -m benchmarks.compare: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(text if config.json else table(records))
+    command.main("compare", Config, QUICK, __doc__, run, table, argv)
 
 
 if __name__ == "__main__":

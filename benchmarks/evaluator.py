@@ -12,13 +12,7 @@ padding included (`jaxnas.planning.work`); dispatch can execute less than is nee
 choice run once for all architectures.
 """
 
-import contextlib
 import dataclasses
-import importlib.metadata
-import io
-import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -27,12 +21,11 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 
+from benchmarks import command
 from jaxnas import arch
 from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.evaluation import make_evaluator
-from jaxnas.files import replace_file
 from jaxnas.planning import work
 from jaxnas.samplers import fair
 from jaxnas.spaces import get_space
@@ -129,8 +122,8 @@ def run(config: Config) -> list[dict[str, Any]]:
                         "workers": plan.workers,
                         "memory_budget": config.memory_budget,
                         "repetitions": config.repetitions,
-                        "device": device_name(),
-                        "versions": versions(),
+                        "device": command.device_name(),
+                        "versions": command.versions(),
                     }
                 )
     return records
@@ -215,24 +208,6 @@ def count_gflop(supernet, archs: np.ndarray, plan, config: Config) -> tuple[floa
     return 2e-9 * needed * config.num_images, 2e-9 * executed * padded
 
 
-def device_name() -> str:
-    """The accelerator's name, or the CPU's model and number of cores."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # Linux only
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores"
-
-
-def versions() -> str:
-    packages = ("jax", "jaxlib", "flax", "numpy")
-    found = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    return f"python {platform.python_version()}, {found}"
-
-
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The records for people: a block for each space and population, and under it how good `auto` is."""
     first = records[0]
@@ -275,33 +250,8 @@ def auto_to_best(block: Sequence[dict[str, Any]]) -> tuple[float, str] | None:
     return best["ms"] / auto[0]["ms"], best["route"]
 
 
-def parse_config(config_class, quick, prog: str, description: str | None, argv: Sequence[str] | None):
-    """The command line as a config; a ValueError of one line for what tyro would put in a box."""
-    argv = sys.argv[1:] if argv is None else argv
-    default = quick if "--quick" in argv else config_class()
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(config_class, args=argv, default=default, prog=prog, description=description)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        lines = [line.strip("│╰╯─ ") for line in box.getvalue().splitlines() if not line.startswith("╭")]
-        said = "\n".join(lines).strip().split("\n\n")[0]  # tyro's box, up to the first blank line
-        raise ValueError(f"{said.rstrip('.')}; --help lists all fields.") from None
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        config = parse_config(Config, QUICK, "python -m benchmarks.evaluator", __doc__, argv)
-        records = run(config)
-        text = json.dumps(records, indent=1)
-        if config.out:
-            replace_file(config.out, f"{text}\n".encode())
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"python -m benchmarks.evaluator: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(text if config.json else table(records))
+    command.main("evaluator", Config, QUICK, __doc__, run, table, argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ proportional.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.evaluator import device_name, make_space, parse_config, timed, versions
+from benchmarks import command
+from benchmarks.evaluator import make_space, timed
 from jaxnas import arch, plotting
 from jaxnas.evaluation import make_evaluator
-from jaxnas.files import replace_file
 from jaxnas.supernets import make_supernet
 
 
@@ -78,8 +77,8 @@ def run(config: Config) -> list[dict[str, Any]]:
                 "ms": 1000 * float(np.median(times)),
                 "image_archs_per_s": len(archs) * num_images / float(np.median(times)),
                 **{name: getattr(config, name) for name in ("width", "image_size", "cells", "images_per_call")},
-                "device": device_name(),
-                "versions": versions(),
+                "device": command.device_name(),
+                "versions": command.versions(),
             }
         )
         print(f"{what}: {len(archs)} x {num_images}, {route}: {records[-1]['ms']:,.0f} ms", file=sys.stderr, flush=True)
@@ -130,26 +129,18 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(config: Config, records: Sequence[dict[str, Any]]) -> None:
+    """Seconds over architectures, for the routes with more than one point."""
+    if config.picture:
+        routes = [route for route in ("auto", "serial") if exponent(records, "architectures", route) is not None]
+        title = f"scoring {records[0]['space']} on {records[0]['num_images']} images: {command.device_name()}"
+        curves = {route: curve(records, "architectures", route) for route in routes}
+        figure = plotting.cost_growth(curves, title=title, count_label="architectures")
+        plotting.save_figure(figure, config.picture)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        config = parse_config(Config, QUICK, "python -m benchmarks.scaling", __doc__, argv)
-        records = run(config)
-        text = json.dumps(records, indent=1)
-        if config.out:
-            replace_file(config.out, f"{text}\n".encode())
-        if config.picture:
-            routes = [route for route in ("auto", "serial") if exponent(records, "architectures", route) is not None]
-            title = f"scoring {records[0]['space']} on {records[0]['num_images']} images: {device_name()}"
-            figure = plotting.cost_growth(
-                {route: curve(records, "architectures", route) for route in routes},
-                title=title,
-                count_label="architectures",
-            )
-            plotting.save_figure(figure, config.picture)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"python -m benchmarks.scaling: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(text if config.json else table(records))
+    command.main("scaling", Config, QUICK, __doc__, run, table, argv, draw=draw)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ One step of SGD on one batch, in turns within one run, medians. Routes:
 
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.evaluator import device_name, make_space, parse_config, versions
+from benchmarks import command
+from benchmarks.evaluator import make_space
 from jaxnas import arch
-from jaxnas.files import replace_file
 from jaxnas.losses import cross_entropy
 from jaxnas.samplers import Sampler, fair
 from jaxnas.supernets import Supernet, make_supernet
@@ -105,8 +104,8 @@ def run(config: Config) -> list[dict[str, Any]]:
                     "cells": config.cells,
                     "num_paths": config.num_paths,
                     "repetitions": config.repetitions,
-                    "device": device_name(),
-                    "versions": versions(),
+                    "device": command.device_name(),
+                    "versions": command.versions(),
                 }
             )
     return records
@@ -173,16 +172,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    try:
-        config = parse_config(Config, QUICK, "python -m benchmarks.train_step", __doc__, argv)
-        records = run(config)
-        text = json.dumps(records, indent=1)
-        if config.out:
-            replace_file(config.out, f"{text}\n".encode())
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"python -m benchmarks.train_step: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(text if config.json else table(records))
+    command.main("train_step", Config, QUICK, __doc__, run, table, argv)
 
 
 if __name__ == "__main__":
