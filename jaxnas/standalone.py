@@ -44,6 +44,7 @@ def make_standalone(
     mean: chex.Array,
     std: chex.Array,
     compiled: Literal["once", "each"] = "once",
+    archs_per_call: int = 1,
     num_calibration_images: int = 1024,
     workers: int = 1,
 ) -> Callable[..., Standalone]:
@@ -61,14 +62,21 @@ def make_standalone(
         the device: for many small networks without convolutions wider than 1x1, whose gradients are slow in loops on
         CPU. "each": one program per architecture and one call per step, without the operations that it lacks: for
         few, larger networks.
-      workers: host threads, each with an architecture of its own; small networks leave cores idle.
+      archs_per_call: architectures that train side by side in one program, with compiled="once": the parameters being
+        batched, each choice computes all its operations and keeps one. For accelerators that small networks leave idle;
+        on CPU it costs what it computes (benchmarks/README.md), and 1 is fastest.
+      workers: host threads, each with calls of its own; small networks leave cores idle.
 
     Raises:
-      ValueError: fewer images than a batch; unknown `compiled`; codes not of the space.
+      ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call with compiled="each"; codes not
+        of the space.
       FloatingPointError: from train, a network whose loss is not finite: it diverged.
     """
     if compiled not in ("once", "each"):
         raise ValueError(f"compiled must be 'once' or 'each', got {compiled!r}.")
+    if archs_per_call < 1 or (compiled == "each" and archs_per_call > 1):
+        wanted = "1 with compiled 'each'" if compiled == "each" else "at least 1"
+        raise ValueError(f"archs_per_call must be {wanted}, got {archs_per_call}.")
     preprocess = make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
 
     def start(arch, keys, num_steps: int):
@@ -109,7 +117,6 @@ def make_standalone(
 
         return jax.vmap(one)(params)
 
-    @jax.jit
     def train_once(arch, keys, images, labels, test_images, test_labels):
         per_epoch = len(images) // recipe.batch_size
         num_steps = recipe.num_epochs * per_epoch
@@ -140,14 +147,26 @@ def make_standalone(
                 state = own_step(state, number, rows, images, labels)
         return jax.jit(functools.partial(test, arch))(state[0], images, test_images, test_labels)
 
+    train_one = jax.jit(train_once)
+    train_several = jax.jit(jax.vmap(train_once, in_axes=(0, *[None] * 5)))
+
     def train(archs, keys, images, labels, test_images, test_labels) -> Standalone:
         archs = codes.check(supernet.space, archs)
         if not 1 <= recipe.batch_size <= len(images):
             raise ValueError(f"batch_size is {recipe.batch_size}, expected 1 to the {len(images)} training images.")
         data = [jnp.asarray(array) for array in (images, labels, test_images, test_labels)]
-        run = train_once if compiled == "once" else train_each
-        results = list(ordered_map(lambda arch: jax.device_get(run(jnp.asarray(arch), keys, *data)), archs, workers))
-        loss, correct = (np.array(column, np.float64) for column in zip(*results))
+
+        def call(start: int):
+            """Loss and correct answers, [num_archs, num_seeds], of one call's architectures."""
+            own = archs[start : start + archs_per_call]
+            if archs_per_call == 1:
+                run = train_one if compiled == "once" else train_each
+                return [row[None] for row in jax.device_get(run(jnp.asarray(own[0]), keys, *data))]
+            padded = np.concatenate([own, np.repeat(own[-1:], archs_per_call - len(own), axis=0)])
+            return [rows[: len(own)] for rows in jax.device_get(train_several(jnp.asarray(padded), keys, *data))]
+
+        parts = list(ordered_map(call, range(0, len(archs), archs_per_call), workers))
+        loss, correct = (np.concatenate(column).astype(np.float64) for column in zip(*parts))
         if not np.isfinite(loss).all():
             row, seed = np.argwhere(~np.isfinite(loss))[0]
             name = f"{supernet.space.name}: architecture {codes.to_text(supernet.space, archs[row])}"

@@ -68,8 +68,10 @@ def test_conv_and_unfold_are_convolutions(kernel, stride, size):
 
 
 @pytest.mark.parametrize("kernel, stride, size", [(3, 1, 6), (5, 1, 6), (7, 2, 6), (3, 2, 5), (5, 2, 2), (7, 1, 1)])
-def test_depthwise_is_a_grouped_convolution(kernel, stride, size):
-    """Values and both gradients, also where the kernel is larger than the image."""
+@pytest.mark.parametrize("large", [0, 2**17])
+def test_depthwise_is_a_grouped_convolution(kernel, stride, size, large, monkeypatch):
+    """Values and both gradients, also where the kernel is larger than the image; at once and image by image."""
+    monkeypatch.setattr("jaxnas.ops.convolution.LARGE", large)
     x, weights = images(size=size), RNG.normal(size=(kernel, kernel, 4)).astype(np.float32)
 
     def ours(x, weights):

@@ -112,6 +112,16 @@ def test_a_network_is_alone(once, trainers):
     assert (other.loss[::-1, 0] != once.loss[:, 0]).all()
 
 
+def test_side_by_side_is_one_by_one(once, supernet, data):
+    """Three architectures in calls of two: the last call is filled up, and nothing of that is returned."""
+    train = make_standalone(supernet, RECIPE, mean=data.mean, std=data.std, archs_per_call=2)
+    archs = np.concatenate([ARCHS, [[0, 0]]])
+    several = train(archs, KEYS[:2], data.train_images, data.train_labels, data.test_images, data.test_labels)
+    assert several.loss.shape == (3, 2)
+    np.testing.assert_allclose(several.loss[:2], once.loss, rtol=1e-4)
+    np.testing.assert_allclose(several.accuracy[:2], once.accuracy, atol=3 / len(data.test_labels))
+
+
 def test_only_keeps_what_the_architecture_uses(supernet):
     params = jax.eval_shape(supernet.init, KEYS[0])
     kept = only(supernet, params, [1, 0])
@@ -126,9 +136,10 @@ def bright_and_dark(num_images: int):
     return (noise + 150 * labels[:, None, None, None]).astype(np.uint8), labels.astype(np.int32)
 
 
-def train_bright_and_dark(supernet, compiled="each", archs=((0, 0),), **changes):
+def train_bright_and_dark(supernet, compiled="each", archs=((0, 0),), archs_per_call=1, **changes):
     recipe = Recipe(num_epochs=10, batch_size=10, learning_rate=0.1)._replace(**changes)
-    train = make_standalone(supernet, recipe, mean=np.float32([0.5]), std=np.float32([0.25]), compiled=compiled)
+    how = {"compiled": compiled, "archs_per_call": archs_per_call}
+    train = make_standalone(supernet, recipe, mean=np.float32([0.5]), std=np.float32([0.25]), **how)
     return train(np.array(archs), KEYS[:1], *bright_and_dark(20), *bright_and_dark(30))
 
 
@@ -159,6 +170,8 @@ def test_learns_what_can_be_learnt_and_takes_images_as_arguments(supernet, monke
         ({"batch_size": 21}, "batch_size is 21, expected 1 to the 20 training images"),
         ({"batch_size": 0}, "batch_size is 0, expected 1 to the 20 training images"),
         ({"compiled": "twice"}, "compiled must be 'once' or 'each', got 'twice'"),
+        ({"archs_per_call": 2}, "archs_per_call must be 1 with compiled 'each', got 2"),
+        ({"compiled": "once", "archs_per_call": 0}, "archs_per_call must be at least 1, got 0"),
         ({"archs": [[0, 2]]}, "two: "),
         ({"archs": [[0, 0, 0]]}, "two: "),
     ],

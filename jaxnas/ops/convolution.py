@@ -144,7 +144,17 @@ class Depthwise(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: chex.Array, weights: chex.Array, stride: int) -> chex.Array:
-    """x [num_images, height, width, channels] by weights [kernel, kernel, channels], zero-padded."""
+    """x [num_images, height, width, channels] by weights [kernel, kernel, channels], zero-padded.
+
+    On CPU image by image: one image stays in the cache, and the loop keeps XLA from computing what x is made of anew
+    for each place of the kernel. Gradients, of smaller batches, gain nothing from it.
+    """
+    if jax.default_backend() != "cpu" or x.size < LARGE:
+        return _depthwise(x, weights, stride)
+    return jax.lax.map(lambda image: _depthwise(image[None], weights, stride)[0], x)
+
+
+def _depthwise(x, weights, stride):
     return sum(part * weights[place] for place, part in shifted(x, len(weights), stride).items())
 
 
@@ -162,7 +172,7 @@ def _depthwise_backward(stride, residuals, cotangent):
     nothing = jnp.zeros(x.shape[-1], x.dtype)
     kernel = range(len(weights))
     weights_gradient = jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])
-    return depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1), weights_gradient
+    return _depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1), weights_gradient
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
