@@ -4,8 +4,8 @@
     python -m benchmarks.standalone --quick             # smaller
     python -m benchmarks.standalone --json --out FILE   # flat records
 
-Networks of digits_chain on random images, in turns within one run, medians. All routes train the same networks from the
-same keys, and must agree in their test losses. Routes:
+Random networks of one space on random images, in turns within one run, medians. All routes train the same networks from
+the same keys, and must agree in their test losses. Routes:
 
     one         one network at a time on one host thread
     threads     the same with a host thread for each core
@@ -42,12 +42,14 @@ class Config:
     """What to train, at which size."""
 
     routes: tuple[Route, ...] = ROUTES
+    space: str = "digits_chain"
     num_archs: int = 8  # random architectures; `archs` trains all of them at once
     num_seeds: int = 4
     num_images: int = 600
     batch_size: int = 50
     num_epochs: int = 2
     width: int | None = None  # channels of the stem; None: the space's own
+    image_size: int | None = None  # pixels; None: the space's own
     repetitions: int = 3  # of every route, in turns; the median counts
     quick: bool = False  # other defaults
     json: bool = False  # records instead of a table
@@ -67,13 +69,13 @@ def run(config: Config) -> list[dict[str, Any]]:
     for name in ("num_archs", "num_seeds", "num_epochs", "repetitions"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
-    space = get_space("digits_chain").resized(width=config.width)
+    space = get_space(config.space).resized(width=config.width, image_size=config.image_size)
     archs = np.asarray(arch.sample(jax.random.key(0), space, config.num_archs))
     keys = jax.random.split(jax.random.key(1), config.num_seeds)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (config.num_images, *make_supernet(space).all_layers["stem"].in_shape), np.uint8)
-    data = images, np.arange(config.num_images, dtype=np.int32) % space.layout.num_classes
-    data += data[0][:100], data[1][:100]
+    labels = np.arange(config.num_images, dtype=np.int32) % space.layout.num_classes
+    data = images, labels, images[:100], labels[:100]
     trains = {route: make_route(config, space, route) for route in config.routes}
     losses: dict[str, np.ndarray] = {}
     compile_s: dict[str, float] = {}
@@ -88,12 +90,12 @@ def run(config: Config) -> list[dict[str, Any]]:
                 took[route].append(seconds)
             else:
                 compile_s[route] = seconds
-    first = next(iter(losses))
-    for route, loss in losses.items():
+    first = config.routes[0]
+    for name, loss in losses.items():
         difference = float(np.max(np.abs(loss - losses[first])))
         if not difference <= TOLERANCE:  # NaN too
             raise RuntimeError(
-                f"the test losses of {route} and {first} differ by up to {difference:.3g} nats, expected at most"
+                f"the test losses of {name} and {first} differ by up to {difference:.3g} nats, expected at most"
                 f" {TOLERANCE}; nothing is reported."
             )
     median = {route: float(np.median(times)) for route, times in took.items()}
@@ -106,7 +108,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             "first_run_s": compile_s[route],  # compiling included
             **{name: getattr(config, name) for name in ("num_archs", "num_seeds", "num_images", "batch_size")},
             "num_epochs": config.num_epochs,
-            "width": space.layout.stem_width,
+            "width": make_supernet(space).all_layers["stem"].out_shape[-1],
             "repetitions": config.repetitions,
             "device": command.device_name(),
             "versions": command.versions(),
@@ -118,9 +120,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 def make_route(config: Config, space: arch.SearchSpace, route: Route) -> Callable[..., np.ndarray]:
     """(archs, keys, images, labels, test images, test labels) -> test losses [num_archs, num_seeds]."""
     recipe = Recipe(config.num_epochs, config.batch_size, learning_rate=0.05, crop=1)
-    make = functools.partial(
-        make_standalone, make_supernet(space), recipe, mean=np.float32([0.5]), std=np.float32([0.3])
-    )
+    make = functools.partial(make_standalone, make_supernet(space), recipe, mean=np.array([0.5]), std=np.array([0.3]))
     if route == "archs":
         train = make(archs_per_call=config.num_archs)
         return lambda archs, keys, *data: train(archs, keys, *data).loss

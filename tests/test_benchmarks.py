@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import evaluator, scaling, train_step
+from benchmarks import evaluator, scaling, standalone, train_step
 from jaxnas.arch import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
@@ -130,6 +130,17 @@ def test_training_steps_are_timed_side_by_side(capsys):
     fixed = records[0]["ms"]
     assert all(record["ms"] > 0 and record["ratio_to_fixed"] == record["ms"] / fixed for record in records)
     assert "fixed_scan" in train_step.table(records)
+
+
+def test_networks_trained_alone_are_timed_side_by_side(capsys):
+    """One seed after the other, seeds at once, architectures at once: the same losses, or nothing would be reported."""
+    argv = ["--space", "toy", "--width", "2", "--image-size", "4", "--num-archs", "2", "--num-seeds", "2", "--json"]
+    argv += ["--num-images", "8", "--batch-size", "4", "--num-epochs", "1", "--repetitions", "1"]
+    standalone.main([*argv, "--routes", "one", "seeds", "archs"])
+    one, seeds, archs = records = json.loads(capsys.readouterr().out)
+    assert [record["route"] for record in records] == ["one", "seeds", "archs"]
+    assert seeds["speedup_over_one"] == pytest.approx(one["ms_per_network"] / seeds["ms_per_network"])
+    assert archs["first_run_s"] > 0 and "archs" in standalone.table(records)
 
 
 def test_growth_with_architectures_and_images(capsys, tmp_path):
