@@ -67,17 +67,17 @@ VARIANTS = (*TRAINED, "equal_budget")
 class Config(SupernetConfig):
     """A super-net run, the regulariser, and how often the comparison is repeated."""
 
-    num_seeds: int = 4  # super-nets of each kind, from seeds seed, seed + 1, ...
+    num_seeds: int = 3  # super-nets of each kind, from seeds seed, seed + 1, ...
     num_resamples: int = 1000  # of the bootstrap
 
     num_landmarks: int = 30
     selection: Literal["random", "ranked", "distant"] = "random"  # ranked: equally spaced in accuracy, worst to best
     min_distance: int = 2  # choices in which any two landmarks differ, for selection distant
     landmark_seed: int = 0  # of the selection; all super-nets have the same landmarks
-    landmark_batch_size: int = 16  # images of the regulariser in each step
+    landmark_batch_size: int = 32  # images of the regulariser in each step
     pairs: Literal["all", "adjacent", "biased"] = "all"  # of landmarks; biased: the authors' draw
     num_pairs: int | None = None  # drawn in each step; None: every pair, of biased one
-    num_landmarks_per_step: int | None = None  # drawn in each step, pairs are among these; None: all landmarks run
+    num_landmarks_per_step: int | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
     tile: int | None = None  # see jaxnas.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
     margin: float = 0.0  # nats by which the better landmark's loss has to be lower
     beta: float | None = None  # of softplus; None: the hinge
@@ -89,7 +89,7 @@ class Config(SupernetConfig):
 
 
 DIGITS = Config(
-    num_train=500, num_valid=400, num_eval_images=200, images_per_call=200, num_steps=300, checkpoint_every=150,
+    num_train=500, num_valid=400, num_eval_images=200, images_per_call=200, num_steps=240, checkpoint_every=120,
     num_curve_points=0,
 )  # fmt: skip
 CIFAR = Config(
@@ -99,12 +99,12 @@ PRESETS = {
     "tiny": dataclasses.replace(
         DIGITS, width=4, num_train=128, num_valid=100, num_eval_images=80, num_steps=6, batch_size=16, report_every=1,
         checkpoint_every=2, num_eval_archs=27, archs_per_save=16, num_resamples=50, num_seeds=2, num_landmarks=6,
-        landmark_batch_size=8,
+        landmark_batch_size=8, num_landmarks_per_step=None,
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=1200, learning_rate=None, num_eval_archs=1100,
-        num_eval_images=500, num_curve_points=0, num_seeds=6, landmark_batch_size=16,
+        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=900, learning_rate=None, num_eval_archs=1100,
+        num_eval_images=500, num_curve_points=0, num_seeds=6, warmup_share=0.6, checkpoint_every=180,
     ),
     # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, 150 of them
     # warm-up, one pair a step. There the other half is the regulariser's and test images score; here it serves both.
@@ -113,13 +113,13 @@ PRESETS = {
         num_steps=400 * (25_000 // 256), learning_rate=0.025, final_learning_rate=0.001, crop=4, affine=True,
         sampler="uniform", num_archs=1, idle="rest", num_eval_archs=1100, num_eval_images=10_000, images_per_call=256,
         checkpoint_every=2000, num_curve_points=0, num_seeds=3, landmark_batch_size=256, pairs="biased", tile=1,
-        reduction="sum", schedule="published_increase", warmup_share=150 / 400,
+        num_landmarks_per_step=None, reduction="sum", schedule="published_increase", warmup_share=150 / 400,
     ),
 }  # fmt: skip
 
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
-    """Train, score, compare; see the module's docstring. Files: a folder for each seed, scores.csv, deltas.png."""
+    """Train, score, compare; see the module's docstring. Files: a folder for each seed, scores.csv, variants.png."""
     config = settle(config)
     check(config)
     _check(config)
@@ -206,6 +206,9 @@ def _check(config: Config) -> None:
         )
     if config.num_landmarks < 2:
         raise ValueError(f"num_landmarks must be at least 2, one gives no pair to rank; got {config.num_landmarks}.")
+    per_step = config.num_landmarks_per_step
+    if per_step is not None and not 2 <= per_step <= config.num_landmarks:
+        raise ValueError(f"num_landmarks_per_step must be within [2, {config.num_landmarks}], got {per_step}.")
     if not 0 <= config.warmup_share < 1:
         raise ValueError(f"warmup_share must be within [0, 1), got {config.warmup_share}.")
     if config.landmark_batch_size < 1:

@@ -85,7 +85,7 @@ figure
 # ## Landmarks of a real space
 #
 # `digits_chain` has 243 architectures, and the accuracy of each, trained alone, comes with jaxnas. Thirty of them,
-# drawn at random, are the landmarks. Images are in three parts: one trains the weights, one is the regulariser's, and on
+# drawn at random, are the landmarks. Images are in three parts: one trains the weights, one is the regulariser's, on
 # one the super-net is scored.
 
 # %%

@@ -150,7 +150,7 @@ def test_killed_in_a_fork_and_in_scoring(ran, truth, tmp_path):
         ("--warmup-share 1", "warmup_share must be within [0, 1), got 1"),
         ("--landmark-batch-size 0", "landmark_batch_size must be at least 1, got 0"),
         ("--landmark-batch-size 21", "num_eval_images is 80 of the 100 images held out, which leaves fewer"),
-        ("--num-landmarks-per-step 7", "num_per_step must be within [2, 6], the landmarks, got 7"),
+        ("--num-landmarks-per-step 7", "num_landmarks_per_step must be within [2, 6], got 7"),
         ("--num-pairs 0", "num_pairs must be at least 1, got 0"),
         ("--num-resamples 0", "got 0 resamples"),
         ("--tolerance 1", "all 6 landmarks are tied"),
