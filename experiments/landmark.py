@@ -130,10 +130,14 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     archs = archs[~_same_network(space, archs, codes)]
     if len(archs) < 2:
         raise ValueError(
-            f"{len(archs)} architectures are left outside the landmarks; expected 2, raise num_eval_archs."
+            f"outside the landmarks there are {len(archs)} architectures, expected 2; raise num_eval_archs."
         )
     test = over_seeds(tables.lookup(truth, archs, "test_accuracy"))
     macs = {"landmarks": costs.arch_costs(published, codes).macs, "archs": costs.arch_costs(published, archs).macs}
+
+    # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
+    once = dataclasses.replace(config, num_resamples=min(config.num_resamples, 1))
+    compare(once, dict.fromkeys(VARIANTS, np.stack([macs["archs"]] * config.num_seeds)), test, macs["archs"])
 
     compile_seconds = compile_clock()
     supernet = build(config, space)
@@ -144,7 +148,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     everything = np.concatenate([codes, archs])
     losses: dict[str, list[np.ndarray]] = {name: [] for name in TRAINED}
     seconds = dict.fromkeys([f"{phase}_seconds" for phase in ("warmup", *TRAINED, "evaluate")], 0.0)
-    step_ms: dict[str, list[float]] = {name: [] for name in TRAINED}
+    step_seconds: dict[str, list[float]] = {name: [] for name in TRAINED}
     for seed in range(config.seed, config.seed + config.num_seeds):
         own = dataclasses.replace(config, seed=seed)
         folder = workdir / f"seed{seed}"
@@ -165,7 +169,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
             losses[name].append(columns["loss"])
             seconds[f"{name}_seconds"] += trained.curve[-1]["seconds"]
             seconds["evaluate_seconds"] += evaluate_seconds
-            step_ms[name].append(_step_ms(trained.curve))
+            step_seconds[name].append(_step_seconds(trained.curve))
 
     of_landmarks = {name: -np.stack(rows)[:, : len(codes)] for name, rows in losses.items()}
     scores = {name: -np.stack(rows)[:, len(codes) :] for name, rows in losses.items()}  # [num_seeds, num_archs]
@@ -193,7 +197,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         **figures,
         **{f"kendall_tau_{name}_on_landmarks": _mean_tau(rows, accuracy) for name, rows in of_landmarks.items()},
         "predictors": ", ".join(predictors),
-        **{f"step_ms_{name}": float(np.median(values)) for name, values in step_ms.items()},
+        **{f"{name}_step_seconds": float(np.median(values)) for name, values in step_seconds.items()},
         **seconds,
         "compile_seconds": compile_seconds(),
     }
@@ -295,10 +299,10 @@ def _same_network(space, archs: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.array([tuple(code) in known for code in space.isomorphs(archs).tolist()])
 
 
-def _step_ms(curve: list[dict[str, float]]) -> float:
-    """Milliseconds a step, from the rows of training.csv; the first may hold the compilation."""
+def _step_seconds(curve: list[dict[str, float]]) -> float:
+    """Seconds a step, from the rows of training.csv; the first may hold the compilation."""
     rates = [(b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(curve)]
-    return 1000 * float(np.median(rates)) if rates else float("nan")
+    return float(np.median(rates)) if rates else float("nan")
 
 
 def _mean_tau(scores: np.ndarray, truth: np.ndarray) -> float:

@@ -70,7 +70,7 @@ def test_figures_follow_from_scores(ran):
         assert result[f"kendall_tau_{name}"] == pytest.approx(expected, abs=1e-6)
         expected = np.mean([tau(-row[~out], truth[~out]) for row in losses])
         assert result[f"kendall_tau_{name}_on_landmarks"] == pytest.approx(expected, abs=1e-6)
-        assert result[f"step_ms_{name}"] > 0 and result[f"{name}_seconds"] > 0
+        assert result[f"{name}_step_seconds"] > 0 and result[f"{name}_seconds"] > 0
     place = {to_text(SMALL, code): row for row, code in enumerate(CODES)}
     macs = arch_costs(SMALL, CODES).macs[[place[code] for code in codes]]
     assert result["flops_kendall_tau"] == pytest.approx(tau(macs[out], truth[out]), abs=1e-12)
