@@ -118,7 +118,7 @@ cross_entropy = training.make_cross_entropy_loss(supernet, groups=sampler.groups
 ranking = landmarks.make_ranking_loss_fn(
     supernet, archs[chosen], truth[chosen], num_per_step=8, margin=0.1, preprocess=preprocess
 )
-weight = schedules.cosine_increase(10.0, num_steps=NUM_STEPS, warmup_steps=WARMUP_STEPS)
+weight = schedules.cosine_increase(30.0, num_steps=NUM_STEPS, warmup_steps=WARMUP_STEPS)
 terms = {"cross_entropy": (1.0, cross_entropy), "ranking": (weight, ranking)}
 plain_step = training.make_train_step(
     supernet, training.add_losses({"cross_entropy": terms["cross_entropy"]}), sampler, tx
