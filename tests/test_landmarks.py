@@ -170,7 +170,8 @@ def test_some_landmarks_of_each_step(losses, params):
     run = jax.jit(lambda key: loss_fn(params, None, make_batch(), key, 0)[0])
     values = np.array([run(jax.random.key(seed)) for seed in range(40)])
     distance = np.abs(values[:, None] - np.array(expected))
-    assert distance.min(axis=1).max() < 1e-5 and set(distance.argmin(axis=1)) == {0, 1, 2, 3}
+    assert distance.min(axis=1).max() < 1e-5 and distance.min(axis=0).max() < 1e-5
+    assert len(set(np.round(expected, 3))) == 3  # the tied pair, 0 and 2, may lead to the same
     for number in (1, 5):
         with pytest.raises(ValueError, match=rf"num_per_step must be within \[2, 4\], the landmarks, got {number}"):
             make_ranking_loss_fn(SUPERNET, LANDMARKS, ORDER, num_per_step=number)
