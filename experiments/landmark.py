@@ -243,8 +243,7 @@ def make_recipes(
 ) -> dict[str, Recipe]:
     """The baseline's recipe, and one with the regulariser for each of `orders`, name -> [num_landmarks]."""
     data = problem.data
-    _, labels = _ranking_images(config, data)
-    schedule = make_schedule(config, len(labels) // config.landmark_batch_size)
+    schedule = make_schedule(config, max(1, len(data.train_images) // config.batch_size))
     recipes = {"baseline": make_recipe(config, supernet, data, {})}
     for name, order in orders.items():
         ranking = landmarks.make_ranking_loss_fn(
