@@ -10,6 +10,10 @@ One step of SGD on one batch, in turns within one run, medians. Routes:
     fixed_scan  the same inside `lax.scan`, eight steps a call: loops must not cost anything
     single      the same path, drawn while running: one architecture a step
     fair        strict fairness, as many architectures a step as a choice has operations; ms are those of one of them
+    landmarks   `single`, and all pairs of 30 landmarks from one batched forward
+    serial_pair `single`, and one pair of them from two forwards, one after the other, as the method's authors do it
+
+What the last two take beyond `single`, divided by their number of pairs, is `ms_per_pair`.
 """
 
 import dataclasses
@@ -28,14 +32,25 @@ import optax
 from benchmarks import command
 from benchmarks.evaluator import make_space
 from jaxnas import arch
-from jaxnas.losses import cross_entropy
+from jaxnas.landmarks import biased_pairs, make_ranking_loss_fn
+from jaxnas.losses import cross_entropy, ranking_loss
 from jaxnas.samplers import Sampler, fair
 from jaxnas.supernets import Supernet, make_supernet
-from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step, sgd
+from jaxnas.training import (
+    Aux,
+    LossFn,
+    add_losses,
+    init_train_state,
+    make_cross_entropy_loss,
+    make_train_step,
+    sgd,
+)
 
-Route = Literal["fixed", "fixed_scan", "single", "fair"]
-ROUTES: tuple[Route, ...] = ("fixed", "fixed_scan", "single", "fair")
+Route = Literal["fixed", "fixed_scan", "single", "fair", "landmarks", "serial_pair"]
+ROUTES: tuple[Route, ...] = ("fixed", "fixed_scan", "single", "fair", "landmarks", "serial_pair")
 SCANNED = 8  # steps of fixed_scan
+NUM_LANDMARKS = 30
+NUM_PAIRS = {"landmarks": NUM_LANDMARKS * (NUM_LANDMARKS - 1) // 2, "serial_pair": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +63,7 @@ class Config:
     image_size: int = 16  # pixels
     cells: int = 1  # cells per stage, for spaces of cells
     batch_size: int = 64
+    landmark_images: int = 16  # that the landmarks are compared on in a step
     affine: bool = False
     num_paths: int = 2  # random architectures, each timed alone; ms are those of their mean
     repetitions: int = 10  # of every route, in turns; the median counts
@@ -61,7 +77,7 @@ QUICK = Config(width=8, image_size=8, batch_size=16, num_paths=1, repetitions=3,
 
 def run(config: Config) -> list[dict[str, Any]]:
     """A flat record for every space and route."""
-    for name in ("batch_size", "num_paths", "repetitions"):
+    for name in ("batch_size", "landmark_images", "num_paths", "repetitions"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     records = []
@@ -72,6 +88,8 @@ def run(config: Config) -> list[dict[str, Any]]:
         shape = (config.batch_size, *supernet.all_layers["stem"].in_shape)
         images = jax.random.normal(jax.random.key(1), shape)
         batch = {"train": {"images": images, "labels": jnp.arange(config.batch_size) % space.layout.num_classes}}
+        few = np.resize(np.arange(config.batch_size), config.landmark_images)
+        batch["valid"] = {key: value[few] for key, value in batch["train"].items()}
         ms: dict[Route, list[float]] = {route: [] for route in config.routes}
         compile_s = dict.fromkeys(config.routes, 0.0)
         for code in codes:
@@ -99,8 +117,12 @@ def run(config: Config) -> list[dict[str, Any]]:
                     "route": route,
                     "ms": mean,
                     "ratio_to_fixed": mean / fixed if fixed else None,
+                    "ms_per_pair": ms_per_pair(route, ms),
                     "compile_s": compile_s[route] / len(codes),
-                    **{each: getattr(config, each) for each in ("width", "image_size", "batch_size", "affine")},
+                    **{
+                        each: getattr(config, each)
+                        for each in ("width", "image_size", "batch_size", "landmark_images", "affine")
+                    },
                     "cells": config.cells,
                     "num_paths": config.num_paths,
                     "repetitions": config.repetitions,
@@ -111,15 +133,43 @@ def run(config: Config) -> list[dict[str, Any]]:
     return records
 
 
+def ms_per_pair(route: Route, ms: dict[Route, list[float]]) -> float | None:
+    """What one pair of landmarks adds to the step, None where there is none or no `single` to compare with."""
+    if route not in NUM_PAIRS or "single" not in ms:
+        return None
+    return float(np.mean(ms[route]) - np.mean(ms["single"])) / NUM_PAIRS[route]
+
+
+def make_ranking_term(supernet: Supernet, route: Route) -> LossFn:
+    """The ranking loss of random landmarks whose order is that of their codes."""
+    codes = np.asarray(arch.sample(jax.random.key(5), supernet.space, NUM_LANDMARKS))
+    order = np.arange(NUM_LANDMARKS)
+    if route == "landmarks":
+        return make_ranking_loss_fn(supernet, codes, order)
+
+    def one_pair(params, population, batch, key, step):
+        pair = biased_pairs(NUM_LANDMARKS)(key)[0]
+        images, labels = batch["valid"]["images"], batch["valid"]["labels"]
+        logits = [supernet.apply(params, jnp.asarray(codes)[row], images, groups=None)[0] for row in pair]
+        losses = jnp.stack([cross_entropy(one, labels).mean() for one in logits])
+        return ranking_loss(losses, jnp.arange(2)), Aux()
+
+    return one_pair
+
+
 def make_step(supernet: Supernet, route: Route, code: np.ndarray, batch) -> tuple[Callable[[], Any], int]:
     """A call that runs so many steps of one architecture, and waits for them."""
     tx = sgd(0.01, num_steps=1000, momentum=0.9, weight_decay=5e-4)
-    if route in ("single", "fair"):
+    if route in ("single", "fair", *NUM_PAIRS):
         given = Sampler(
             lambda key: jnp.asarray(code[None]), lambda key, state: state, lambda state, *_: state, groups=1
         )
-        sampler = given if route == "single" else fair(supernet.space)
+        sampler = fair(supernet.space) if route == "fair" else given
         loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups)
+        if route in NUM_PAIRS:
+            loss_fn = add_losses(
+                {"cross_entropy": (1.0, loss_fn), "ranking": (1.0, make_ranking_term(supernet, route))}
+            )
         jitted = make_train_step(supernet, loss_fn, sampler, tx)
         state = init_train_state(supernet, sampler, tx, jax.random.key(0))
         num_archs = len(sampler.sample(jax.random.key(0), state.sampler_state))
@@ -161,12 +211,13 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     lines = [
         f"{first['device']}; {first['versions']}",
         f"width {first['width']}, {first['image_size']} px, batch {first['batch_size']}; ms of one architecture",
-        f"{'space':16}{'route':12}{'ms':>9}{'against fixed':>15}{'compile s':>11}",
+        f"{'space':16}{'route':12}{'ms':>9}{'against fixed':>15}{'ms a pair':>11}{'compile s':>11}",
     ]
     for record in records:
         ratio = f"{record['ratio_to_fixed']:.2f}x" if record["ratio_to_fixed"] else "-"
+        pair = f"{record['ms_per_pair']:.2f}" if record["ms_per_pair"] is not None else "-"
         lines.append(
-            f"{record['space']:16}{record['route']:12}{record['ms']:9.1f}{ratio:>15}{record['compile_s']:11.1f}"
+            f"{record['space']:16}{record['route']:12}{record['ms']:9.1f}{ratio:>15}{pair:>11}{record['compile_s']:11.1f}"
         )
     return "\n".join(lines)
 

@@ -35,6 +35,7 @@ def make_ranking_loss_fn(
     order: chex.ArrayNumpy | Sequence[float],
     *,
     draw: PairDraw | None = None,
+    num_per_step: int | None = None,
     margin: float = 0.0,
     beta: float | None = None,
     tolerance: float = 0.0,
@@ -52,6 +53,8 @@ def make_ranking_loss_fn(
       landmarks: int [num_landmarks, num_choices], at least two.
       order: float [num_landmarks], higher is better.
       draw: the pairs of a step, as one of `PAIR_DRAWS` makes it for as many landmarks; None: all pairs.
+      num_per_step: run only so many, drawn anew in each step without repetition; `draw` is then made for these. What a
+        step costs is landmarks times images, whereas pairs cost nothing.
       margin, beta, tolerance, reduce_fn: see `ranking_loss`. The published form is the default with `jnp.sum` over the
         pairs of a step, of which it draws one.
       tile: None: all landmarks run, grouped by candidate while tracing: no switch, no loop. A tile size (see
@@ -60,8 +63,8 @@ def make_ranking_loss_fn(
       split: which part of the batch. The published choice is the validation half.
 
     Raises:
-      ValueError: fewer than two landmarks, one that is not in the space, an order of another length or not finite, or
-        no two landmarks that differ in order by more than the tolerance.
+      ValueError: fewer than two landmarks or more a step than there are, one that is not in the space, an order of
+        another length or not finite, or no two landmarks that differ in order by more than the tolerance.
     """
     space = supernet.space
     archs, levels = check(space, landmarks), np.asarray(order, np.float64)
@@ -79,18 +82,27 @@ def make_ranking_loss_fn(
             f"{space.name}: all {num_landmarks} landmarks are tied, order {levels.min():g} to {levels.max():g} at"
             f" tolerance {tolerance:g}; choose landmarks that differ, or a smaller tolerance."
         )
+    if num_per_step is not None and not 2 <= num_per_step <= num_landmarks:
+        raise ValueError(f"num_per_step must be within [2, {num_landmarks}], the landmarks, got {num_per_step}.")
     from_worst = np.argsort(levels, kind="stable")
     archs = archs[from_worst]
     # In units of the spread: large figures such as FLOPs would lose their differences in float32.
     levels = ((levels[from_worst] - levels.min()) / spread).astype(np.float32)
+    if num_per_step is not None:
+        tile = tile or 1
     groups: Any = count_ops(archs, space.num_ops) if tile is None else tile
-    draw = all_pairs(num_landmarks) if draw is None else draw
+    draw = all_pairs(num_per_step or num_landmarks) if draw is None else draw
 
     def loss_fn(params, population, batch, key, step):
         draw_key, image_key = jax.random.split(key)
         images, labels = preprocess(image_key, batch[split]["images"]), batch[split]["labels"]
-        pairs, codes, order = jnp.asarray(draw(draw_key)), jnp.asarray(archs), jnp.asarray(levels)
-        if tile is not None and pairs.size < num_landmarks:
+        codes, order = jnp.asarray(archs), jnp.asarray(levels)
+        if num_per_step is not None:
+            subset_key, draw_key = jax.random.split(draw_key)
+            rows = jnp.sort(jax.random.choice(subset_key, num_landmarks, (num_per_step,), replace=False))
+            codes, order = codes[rows], order[rows]
+        pairs = jnp.asarray(draw(draw_key))
+        if tile is not None and pairs.size < len(codes):
             taken = pairs.ravel()
             pairs, codes, order = jnp.arange(pairs.size).reshape(-1, 2), codes[taken], order[taken]
         logits, _ = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(codes)

@@ -133,6 +133,41 @@ def tau_over_training(
     return figure
 
 
+def paired_taus(
+    taus: Mapping[str, ArrayLike],
+    intervals: Mapping[str, tuple[float, float]],
+    *,
+    title: str,
+    level: float = 0.95,
+    references: Mapping[str, float] | None = None,
+) -> Figure:
+    """Kendall's tau of the same seeds under several variants: a column each, a thin line through each seed's points.
+
+    Args:
+      taus: variant -> [num_seeds], seeds in one order.
+      intervals: variant -> (low, high) around its mean, of confidence `level`.
+      references: name -> tau, horizontal lines.
+    """
+    values = np.stack([np.asarray(row, np.float64) for row in taus.values()])  # [num_variants, num_seeds]
+    means, columns = values.mean(axis=1), np.arange(len(values))
+    low, high = np.transpose([intervals[name] for name in taus])
+    figure = Figure(figsize=(WIDTH, 0.65 * WIDTH), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), "", "Kendall's τ")
+    axes.plot(columns, values, color="#999999", linewidth=0.8, marker="o", markersize=3, zorder=2)
+    axes.vlines(columns, low, high, color=BLUE, linewidth=2, zorder=3)
+    label = f"mean, {100 * level:g} % interval over seeds and architectures"
+    axes.plot(columns, means, color=BLUE, linestyle="none", marker="D", markersize=7, zorder=4, label=label)
+    for column, mean in zip(columns, means):
+        axes.annotate(f"{mean:.3f}", (column, mean), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
+    for (name, tau), (colour, dashes) in zip((references or {}).items(), itertools.cycle(REFERENCE_LINES)):
+        axes.axhline(tau, color=colour, linestyle=dashes, linewidth=1.6, label=f"{name}: {tau:.3f}")
+    axes.set_xticks(columns, list(taus))
+    axes.set_xlim(-0.4, len(values) - 0.4)
+    _set_title(axes, title)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
 def cost_growth(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str, count_label: str, cost_label: str = "seconds"
 ) -> Figure:

@@ -129,6 +129,10 @@ def test_training_steps_are_timed_side_by_side(capsys):
     assert [record["route"] for record in records] == list(train_step.ROUTES)
     fixed = records[0]["ms"]
     assert all(record["ms"] > 0 and record["ratio_to_fixed"] == record["ms"] / fixed for record in records)
+    of = {record["route"]: record for record in records}
+    for route, num_pairs in (("landmarks", 435), ("serial_pair", 1)):
+        assert of[route]["ms_per_pair"] == pytest.approx((of[route]["ms"] - of["single"]["ms"]) / num_pairs)
+    assert of["single"]["ms_per_pair"] is None
     assert "fixed_scan" in train_step.table(records)
 
 

@@ -159,6 +159,24 @@ def test_drawn_pairs_run_alone_or_among_all(params, losses, tile):
     np.testing.assert_allclose(value, np.log1p(np.exp(best - worst)), rtol=1e-5)
 
 
+def test_some_landmarks_of_each_step(losses, params):
+    """Three of four, all pairs of these: one of four values by a loop, each of them in some step."""
+    loss_fn = make_ranking_loss_fn(SUPERNET, LANDMARKS, ORDER, num_per_step=3, margin=1.0)
+    known = losses(LANDMARKS)
+    expected = []
+    for subset in itertools.combinations(range(4), 3):
+        pairs = [(a, b) for a, b in itertools.permutations(subset, 2) if ORDER[a] > ORDER[b]]
+        expected.append(np.mean([max(0.0, 1.0 + known[better] - known[worse]) for better, worse in pairs]))
+    run = jax.jit(lambda key: loss_fn(params, None, make_batch(), key, 0)[0])
+    values = np.array([run(jax.random.key(seed)) for seed in range(40)])
+    distance = np.abs(values[:, None] - np.array(expected))
+    assert distance.min(axis=1).max() < 1e-5 and distance.min(axis=0).max() < 1e-5
+    assert len(set(np.round(expected, 3))) == 3  # the tied pair, 0 and 2, may lead to the same
+    for number in (1, 5):
+        with pytest.raises(ValueError, match=rf"num_per_step must be within \[2, 4\], the landmarks, got {number}"):
+            make_ranking_loss_fn(SUPERNET, LANDMARKS, ORDER, num_per_step=number)
+
+
 def has_control_flow(loss_fn, params):
     """Whether the program has switches or loops."""
     text = str(jax.make_jaxpr(lambda params: loss_fn(params, None, make_batch(), KEY, 0)[0])(params))

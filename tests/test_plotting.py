@@ -127,7 +127,28 @@ def test_tau_over_training_has_line_band_and_references():
     assert len(plotting.tau_over_training([0], [0.1], [0.0], [0.2], title="one evaluation").axes[0].lines) == 1
 
 
-@pytest.mark.parametrize("make", [scatter, lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12)])
+def variants():
+    taus = {"baseline": [0.1, 0.3, 0.2], "landmark": [0.3, 0.4, 0.5]}
+    intervals = {"landmark": (0.25, 0.6), "baseline": (0.05, 0.35)}
+    return plotting.paired_taus(taus, intervals, title="30 landmarks", references={"FLOPs only": 0.25})
+
+
+def test_paired_taus_join_the_points_of_a_seed():
+    figure = variants()
+    (axes,) = figure.axes
+    *seeds, means, flops = axes.lines
+    assert [line.get_ydata().tolist() for line in seeds] == [[0.1, 0.3], [0.3, 0.4], [0.2, 0.5]]
+    np.testing.assert_allclose(means.get_ydata(), [0.2, 0.4])
+    assert flops.get_ydata()[0] == 0.25
+    (whiskers,) = axes.collections
+    assert [tuple(line[:, 1]) for line in whiskers.get_segments()] == [(0.05, 0.35), (0.25, 0.6)]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["baseline", "landmark"]
+    assert [text.get_text() for text in axes.texts] == ["0.200", "0.400"]
+
+
+@pytest.mark.parametrize(
+    "make", [scatter, variants, lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12)]
+)
 def test_every_text_is_inside_the_picture(make):
     figure = make()
     figure.draw_without_rendering()

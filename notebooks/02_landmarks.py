@@ -1,0 +1,195 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxnas/jaxnas/blob/main/notebooks/02_landmarks.ipynb)
+#
+# # Landmarks: a few known architectures pull the ranking
+#
+# A super-net ranks architectures by the loss each has with the shared weights, and gets many pairs wrong. Suppose that
+# a few architectures, the **landmarks**, have been trained alone, so that their order is known. Landmark regularisation
+# (Yu, Ranftl and Salzmann, CVPR 2021) adds a term to the training loss that asks the super-net to have these few in
+# their known order, in the hope that the others follow. This notebook shows the term on a toy, then on the space of the
+# [quickstart](https://github.com/jaxnas/jaxnas/blob/main/notebooks/01_quickstart.ipynb). It takes about a minute on two
+# CPU cores.
+
+# %%
+# On Colab this installs jaxnas; where it is installed already, nothing happens.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("jaxnas") is None:
+    source = "git+https://github.com/jaxnas/jaxnas"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+
+# %% tags=["parameters"]
+NUM_STEPS = 240  # training steps of a super-net
+WARMUP_STEPS = 120  # of these, before the regulariser begins
+BATCH_SIZE = 64  # training images a step
+NUM_LANDMARKS = 30
+NUM_RESAMPLES = 1000  # of the bootstrap behind each interval
+
+# %% [markdown]
+# ## The loss, on a toy
+#
+# Four architectures with the losses 1.0, 0.6, 0.8 and 0.4 nats. Their `order`, higher is better, says that the first is
+# the worst and the last the best, but the second and the third are the wrong way round: the better one has the larger
+# loss. Each pair costs `max(0, loss of the better - loss of the worse)`, so of the six pairs only this one costs
+# anything, 0.8 - 0.6 = 0.2, and the mean over pairs is 0.2 / 6.
+
+# %%
+# %matplotlib inline
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxnas.losses import ranking_loss
+
+losses = jnp.array([1.0, 0.6, 0.8, 0.4])
+order = jnp.array([0.80, 0.85, 0.90, 0.95])  # accuracies of training alone; any unit will do
+print("ranking loss:", ranking_loss(losses, order), "=", 0.2 / 6)
+print("gradient:    ", jax.grad(ranking_loss)(losses, order))
+
+# %% [markdown]
+# The gradient pushes the loss of the third down and of the second **up**: there are two ways to put a pair in order.
+# A `margin` asks for a distance, and so goes on pulling at pairs that are in order already but close together.
+# Differences in `order` up to `tolerance` are ties, which are dropped. Below, gradient descent on this loss alone.
+
+# %%
+figure = Figure(figsize=(9, 3), dpi=80, layout="constrained")
+for axes, margin in zip(figure.subplots(1, 2, sharey=True), (0.0, 0.15)):
+    track = [losses]
+    for _ in range(60):
+        track.append(track[-1] - 0.1 * jax.grad(ranking_loss)(track[-1], order, margin=margin))
+    for values, accuracy in zip(np.array(track).T, np.array(order)):
+        axes.plot(values, label=f"accuracy {accuracy:.2f}")
+    axes.set(title=f"margin {margin} nats", xlabel="step of gradient descent", ylabel="loss (nats)")
+axes.legend(frameon=False)
+figure
+
+# %% [markdown]
+# ## Landmarks of a real space
+#
+# `digits_chain` has 243 architectures, and the accuracy of each, trained alone, comes with jaxnas. Thirty of them,
+# drawn at random, are the landmarks. Images are in three parts: one trains the weights, one is the regulariser's, on
+# one the super-net is scored.
+
+# %%
+from jaxnas import arch, costs, datasets, landmarks, metrics, plotting, samplers, schedules, tables, training
+from jaxnas.evaluation import make_evaluator
+from jaxnas.spaces import digits_chain
+from jaxnas.supernets import make_supernet
+
+data = datasets.load("digits", num_train=500, num_valid=400)
+archs = arch.enumerate_archs(digits_chain)
+truth = tables.lookup(tables.load_truth(digits_chain, "digits"), archs, "test_accuracy").mean(axis=1)
+chosen = landmarks.random_landmarks(jax.random.key(0), len(archs), NUM_LANDMARKS)
+others = np.setdiff1d(np.arange(len(archs)), chosen)
+print(f"landmarks from {truth[chosen].min():.3f} to {truth[chosen].max():.3f}, all from {truth.min():.3f}")
+
+# %% [markdown]
+# ## Two steps that differ in one term
+#
+# `add_losses` sums named terms; a weight may be a schedule. Every step draws eight landmarks and runs them in **one**
+# batched forward, which gives all their 28 pairs: what costs is landmarks times images, pairs cost nothing. Through the
+# warm-up the term's weight is zero, so the warm-up is trained once, with the step that lacks the term, and both
+# super-nets go on from it.
+
+# %%
+supernet = make_supernet(digits_chain)
+sampler = samplers.fair(digits_chain)
+tx = training.sgd(0.1, num_steps=NUM_STEPS, weight_decay=5e-4)
+preprocess = training.make_preprocess(data.mean, data.std, crop=1)
+cross_entropy = training.make_cross_entropy_loss(supernet, groups=sampler.groups, preprocess=preprocess)
+ranking = landmarks.make_ranking_loss_fn(
+    supernet, archs[chosen], truth[chosen], num_per_step=8, margin=0.1, preprocess=preprocess
+)
+weight = schedules.cosine_increase(30.0, num_steps=NUM_STEPS, warmup_steps=WARMUP_STEPS)
+terms = {"cross_entropy": (1.0, cross_entropy), "ranking": (weight, ranking)}
+plain_step = training.make_train_step(
+    supernet, training.add_losses({"cross_entropy": terms["cross_entropy"]}), sampler, tx
+)
+landmark_step = training.make_train_step(supernet, training.add_losses(terms), sampler, tx)
+
+
+def batch_at(number: int) -> training.Batch:
+    rng = np.random.default_rng(number)
+    rows, spare = rng.choice(500, BATCH_SIZE, replace=False), 200 + rng.choice(200, 32, replace=False)
+    return {
+        "train": {"images": data.train_images[rows], "labels": data.train_labels[rows]},
+        "valid": {"images": data.valid_images[spare], "labels": data.valid_labels[spare]},
+    }
+
+
+def copy(state: training.TrainState) -> training.TrainState:
+    return jax.tree.map(lambda leaf: leaf.copy(), state)  # a step consumes the state that it is given
+
+
+start = training.init_train_state(supernet, sampler, tx, jax.random.key(0))
+start = training.fit(plain_step, start, batch_at, WARMUP_STEPS)
+baseline = training.fit(plain_step, copy(start), batch_at, NUM_STEPS)
+regularised = training.fit(landmark_step, copy(start), batch_at, NUM_STEPS)
+
+# %% [markdown]
+# ## What became of the ranking
+#
+# Kendall's τ of the landmarks themselves says whether the regulariser did what it was asked to. What counts is τ of the
+# **others**: of architectures whose accuracy nobody told the super-net.
+
+# %%
+evaluate = make_evaluator(supernet)
+images = training.standardise(data.valid_images[:200], data.mean, data.std)
+scores = np.stack(
+    [-evaluate(state.params, archs, images, data.valid_labels[:200]).loss for state in (baseline, regularised)]
+)
+for name, row in zip(("without", "with"), scores):
+    known = metrics.kendall_tau(row[chosen], truth[chosen])
+    unknown = metrics.kendall_tau(row[others], truth[others])
+    print(f"{name:8} landmarks: τ of the landmarks {known:.3f}, of the {len(others)} others {unknown:.3f}")
+flops = metrics.kendall_tau(costs.arch_costs(digits_chain, archs[others]).macs, truth[others])
+print(f"counting FLOPs: {flops:.3f}")
+
+# %%
+tau = metrics.kendall_tau(scores[1][others], truth[others])
+low, high = metrics.bootstrap_interval(
+    metrics.kendall_tau, scores[1][others], truth[others], num_resamples=NUM_RESAMPLES
+)
+figure = plotting.rank_scatter(
+    scores[1][others],
+    truth[others],
+    title=f"digits_chain with {NUM_LANDMARKS} landmarks: the architectures that are none",
+    score_label="super-net score (minus validation loss, nats)",
+    truth_label="stand-alone test accuracy",
+    tau=tau,
+    low=low,
+    high=high,
+)
+figure.set_dpi(100)  # small enough for the page
+figure
+
+# %% [markdown]
+# ## How far to trust this
+#
+# - It is **one** super-net of each kind. Another seed moves τ by more than most gains, so a gain means something only
+#   over several paired seeds, with an interval: `python -m experiments.landmark --workdir runs/landmark`.
+# - Landmarks are extra information: thirty trainings. The fair question is whether the regulariser is the best use of
+#   them. The experiment also fits a small predictor to the same thirty accuracies, and orders the same landmarks by
+#   FLOPs, which needs no training. Its figures are in
+#   [experiments/README.md](https://github.com/jaxnas/jaxnas/blob/main/experiments/README.md).
+# - Other forms (softplus, the authors' biased draw of one pair a step, other schedules and selections) are in
+#   [jaxnas/landmarks.py](https://github.com/jaxnas/jaxnas/blob/main/jaxnas/landmarks.py) and
+#   [jaxnas/schedules.py](https://github.com/jaxnas/jaxnas/blob/main/jaxnas/schedules.py).
