@@ -13,7 +13,7 @@ import optax
 from jaxnas import arch as codes
 from jaxnas.evaluation import ordered_map
 from jaxnas.losses import cross_entropy, is_correct
-from jaxnas.supernets import Params, Supernet
+from jaxnas.supernets import Params, Supernet, own_params
 from jaxnas.training import make_preprocess, sgd, standardise
 
 
@@ -64,11 +64,17 @@ def make_standalone(
       workers: host threads, each with an architecture of its own; small networks leave cores idle.
 
     Raises:
-      ValueError: fewer images than a batch; unknown `compiled`; codes not of the space.
+      ValueError: fewer images than a batch; unknown `compiled`; codes not of the space; a super-net whose candidates
+        share parameters.
       FloatingPointError: from train, a network whose loss is not finite: it diverged.
     """
     if compiled not in ("once", "each"):
         raise ValueError(f"compiled must be 'once' or 'each', got {compiled!r}.")
+    if supernet.view is not own_params:
+        raise ValueError(
+            f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
+            " own; build it with kernels='separate' and op_on='edge'."
+        )
     preprocess = make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
 
     def start(arch, keys, num_steps: int):
