@@ -23,11 +23,20 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.supernet_run import SupernetConfig, build, check, evaluation_archs, evaluator, score_all, settle, train
-from jaxnas import arch, costs, datasets, metrics, plotting, tables
+from experiments.supernet_run import (
+    SupernetConfig,
+    build,
+    check,
+    evaluation_archs,
+    evaluator,
+    load_problem,
+    score_all,
+    settle,
+    train,
+)
+from jaxnas import arch, costs, metrics, plotting, tables
 from jaxnas.arch import SearchSpace
 from jaxnas.files import replace_file
-from jaxnas.spaces import get_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,24 +88,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     check(config)
     if config.num_seeds < 1:
         raise ValueError(f"num_seeds must be at least 1, got {config.num_seeds}.")
-    published = get_space(config.space)
-    truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
-    data = datasets.load(
-        config.dataset,
-        num_train=config.num_train,
-        num_valid=config.num_valid,
-        image_size=published.layout.image_size if config.image_size is None else config.image_size,
-        data_dir=config.data_dir,
-    )
-    is_cells = isinstance(published.layout, arch.CellLayout)
-    sizes = {"cells_per_stage": config.cells_per_stage} if is_cells else {}
-    space = published.resized(
-        width=config.width,
-        image_size=data.train_images.shape[1],
-        in_channels=data.train_images.shape[-1],
-        num_classes=data.num_classes,
-        **sizes,
-    )
+    published, space, data, truth = load_problem(config)
     archs = evaluation_archs(config, space)
     test = tables.lookup(truth, archs, "test_accuracy")
     mean_test = over_seeds(test)

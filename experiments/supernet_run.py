@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -11,17 +11,20 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from tqdm import tqdm
 
-from jaxnas import arch, checkpoint, tables
+from jaxnas import arch, checkpoint, datasets, tables
 from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
-from jaxnas.samplers import SAMPLERS
+from jaxnas.samplers import SAMPLERS, Sampler
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.training import (
+    LossFn,
     TrainState,
+    add_losses,
     fit,
     init_train_state,
     make_cross_entropy_loss,
@@ -83,6 +86,23 @@ class SupernetConfig:
 ConfigType = TypeVar("ConfigType", bound=SupernetConfig)
 
 
+class Problem(NamedTuple):
+    """What a config asks for: networks, images, and what is known about them."""
+
+    published: SearchSpace  # with the sizes of its own, which costs are counted for
+    space: SearchSpace  # with those of the config
+    data: Dataset
+    truth: tables.Table
+
+
+class Recipe(NamedTuple):
+    """How a super-net is trained: all seeds share one, so that its step is compiled once."""
+
+    sampler: Sampler
+    tx: optax.GradientTransformation
+    step: Callable
+
+
 class Trained(NamedTuple):
     """A trained super-net and what became of it on the way."""
 
@@ -110,6 +130,28 @@ def check(config: SupernetConfig) -> None:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
     if config.bn_mode == "tracked" and config.stats_momentum is None:
         raise ValueError("bn_mode tracked needs stats_momentum, the old value's share in the tracked one; take 0.9.")
+
+
+def load_problem(config: SupernetConfig) -> Problem:
+    """Space, images and table of a config; a ValueError or OSError where one of them isn't there."""
+    published = get_space(config.space)
+    truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
+    data = datasets.load(
+        config.dataset,
+        num_train=config.num_train,
+        num_valid=config.num_valid,
+        image_size=published.layout.image_size if config.image_size is None else config.image_size,
+        data_dir=config.data_dir,
+    )
+    is_cells = isinstance(published.layout, CellLayout)
+    space = published.resized(
+        width=config.width,
+        image_size=data.train_images.shape[1],
+        in_channels=data.train_images.shape[-1],
+        num_classes=data.num_classes,
+        **({"cells_per_stage": config.cells_per_stage} if is_cells else {}),
+    )
+    return Problem(published, space, data, truth)
 
 
 def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
@@ -162,11 +204,14 @@ def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Call
     return score
 
 
-def batches(key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_size: int) -> Callable[[int], dict]:
-    """step -> {"train": batch}: each epoch is a permutation that `fold_in(key, epoch)` draws; the last few images of
+def batches(
+    key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_size: int, *, split: str = "train"
+) -> Callable[[int], dict]:
+    """step -> {split: batch}: each epoch is a permutation that `fold_in(key, epoch)` draws; the last few images of
     an epoch that fill no batch are left out of it."""
     if len(images) < batch_size:
-        raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} training images.")
+        kind = {"train": "training", "valid": "validation"}[split]
+        raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} {kind} images.")
     per_epoch = len(images) // batch_size
     on_device = jnp.asarray(images), jnp.asarray(labels)
     permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), len(images)))
@@ -183,22 +228,27 @@ def batches(key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_siz
         if current is None or current[0] != epoch:
             current = (epoch, permute(epoch))
         x, y = take(*on_device, current[1], number * batch_size)
-        return {"train": {"images": x, "labels": y}}
+        return {split: {"images": x, "labels": y}}
 
     return batch_at
 
 
-def train(config: SupernetConfig, supernet: Supernet, data: Dataset, score: Callable, folder: Path) -> Trained:
-    """Train the super-net of a settled config, from the newest checkpoint in `folder` if there is one."""
+def make_recipe(
+    config: SupernetConfig,
+    supernet: Supernet,
+    data: Dataset,
+    terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
+) -> Recipe:
+    """Sampler, optimiser and step of a settled config. `terms`, as `add_losses` takes them, are added to the
+    cross-entropy; an empty mapping draws as any other does, None as a cross-entropy alone."""
     assert config.num_steps is not None and config.learning_rate is not None
-    num_steps = config.num_steps
-    space = supernet.space
     if config.sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {config.sampler!r}; choose one of {', '.join(SAMPLERS)}.")
-    sampler = SAMPLERS[config.sampler](space, **({} if config.num_archs is None else {"num_archs": config.num_archs}))
+    options = {} if config.num_archs is None else {"num_archs": config.num_archs}
+    sampler = SAMPLERS[config.sampler](supernet.space, **options)
     tx = sgd(
         config.learning_rate,
-        num_steps=num_steps,
+        num_steps=config.num_steps,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
@@ -208,46 +258,78 @@ def train(config: SupernetConfig, supernet: Supernet, data: Dataset, score: Call
     loss_fn = make_cross_entropy_loss(
         supernet, groups=sampler.groups, preprocess=preprocess, label_smoothing=config.label_smoothing
     )
+    if terms is not None:
+        loss_fn = add_losses({"cross_entropy": (1.0, loss_fn), **terms})
     step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
+    return Recipe(sampler, tx, step)
+
+
+def train(
+    config: SupernetConfig,
+    supernet: Supernet,
+    data: Dataset,
+    score: Callable,
+    folder: Path,
+    *,
+    recipe: Recipe | None = None,
+    more_at: Callable[[int], dict] = lambda step: {},
+    start: Path | None = None,
+    until: int | None = None,
+) -> Trained:
+    """Train the super-net of a settled config, from the newest checkpoint in `folder` if there is one.
+
+    Args:
+      recipe: that of `make_recipe`; None: the config's own.
+      more_at: step -> further splits of its batch.
+      start: another run's folder, at whose last checkpoint this one begins; None: at fresh weights.
+      until: the step to stop at, on the way to `config.num_steps`, which the schedules span; None: the end.
+    """
+    assert config.num_steps is not None
+    until = config.num_steps if until is None else until
+    space = supernet.space
+    sampler, tx, step = make_recipe(config, supernet, data) if recipe is None else recipe
     init_key, batch_key = jax.random.split(jax.random.key(config.seed))
     state = init_train_state(supernet, sampler, tx, init_key)
     restored = checkpoint.restore_latest(folder / "checkpoints", state, fingerprint=space.fingerprint)
+    is_resumed = restored is not None
+    if restored is None and start is not None:
+        restored = checkpoint.restore_latest(start / "checkpoints", state, fingerprint=space.fingerprint)
     done, state = restored if restored is not None else (0, state)
     write = checkpoint.csv_metrics(folder / "training.csv", resume_step=done + 1)
-    before = float(_rows(folder / "training.csv")[-1]["seconds"]) if done else 0.0
+    before = float(_rows(folder / "training.csv")[-1]["seconds"]) if is_resumed else 0.0
 
-    num_points = min(config.num_curve_points, num_steps)
-    curve_at = {round(num_steps * (i + 1) / num_points) for i in range(num_points)}
+    num_points = min(config.num_curve_points, config.num_steps)
+    curve_at = {round(config.num_steps * (i + 1) / num_points) for i in range(num_points)}
     curve_archs = evaluation_archs(config, space)
     curve_archs = curve_archs[:: -(-len(curve_archs) // config.num_curve_archs)]
-    start, scoring = time.perf_counter(), 0.0
-    with tqdm(total=num_steps, initial=done, unit="step", desc="train", disable=not config.progress) as bar:
+    begin, scoring = time.perf_counter(), 0.0
+    with tqdm(total=until, initial=done, unit="step", desc="train", disable=not config.progress) as bar:
 
         def report(steps: int, metrics: dict[str, float], state: TrainState) -> None:
             nonlocal scoring
-            seconds = before + time.perf_counter() - start - scoring
+            seconds = before + time.perf_counter() - begin - scoring
             write({"step": steps, **metrics, "seconds": seconds})
             bar.update(steps - bar.n)
             bar.set_postfix_str(f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}")
-            if steps in curve_at and steps < num_steps:
-                begin = time.perf_counter()
+            if steps in curve_at and steps < until:
+                start_scoring = time.perf_counter()
                 scores = score(state, curve_archs, first=config.images_per_call)
                 save_scores(folder / f"curve_{steps}.npz", space, scores)
-                scoring += time.perf_counter() - begin
-            if steps % config.checkpoint_every == 0 or steps == num_steps:
+                scoring += time.perf_counter() - start_scoring
+            if steps % config.checkpoint_every == 0 or steps == until:
                 checkpoint.save(folder / "checkpoints", steps, state, fingerprint=space.fingerprint)
 
-        marks = curve_at | {n for n in range(1, num_steps + 1) if n % config.checkpoint_every == 0}
-        batch_at = batches(batch_key, data.train_images, data.train_labels, config.batch_size)
+        marks = curve_at | {n for n in range(1, until + 1) if n % config.checkpoint_every == 0}
+        train_at = batches(batch_key, data.train_images, data.train_labels, config.batch_size)
         state = fit(
             step,
             state,
-            batch_at,
-            num_steps,
+            lambda number: train_at(number) | more_at(number),
+            until,
             report_at=lambda n: n in marks or n % config.report_every == 0,
             callbacks=[report],
         )
-    paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {num_steps})}
+    paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {until})}
     # One that was damaged and had to be deleted is missed in a picture only.
     scored = [(steps, load_scores(path, space)) for steps, path in paths.items() if path.exists()]
     rows = [{name: float(value) for name, value in row.items()} for row in _rows(folder / "training.csv")]

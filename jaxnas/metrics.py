@@ -195,12 +195,47 @@ def bootstrap_seeds_interval(
     scores = np.asarray(scores)
     if scores.ndim != 2 or len(scores) < 2:
         raise ValueError(f"scores have shape {scores.shape}, expected [num_seeds, num_archs] with two seeds or more.")
+    return _bootstrap(_mean_over_seeds(statistic), (scores.T, *arrays), num_resamples, level, seed)
 
-    def mean_over_seeds(rng: np.random.Generator, scores: np.ndarray, *arrays: np.ndarray) -> float:
+
+def bootstrap_paired_interval(
+    statistic: Callable[..., float],
+    scores: ArrayLike,
+    baseline: ArrayLike,
+    *arrays: ArrayLike,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of the mean over i of `statistic(scores[i], *arrays)` less
+    `statistic(baseline[i], *arrays)`: how much better one way to train is than another.
+
+    Row i of `scores` and of `baseline`, both [num_seeds >= 2, num_archs], comes from the same seed. Each resample draws
+    architectures and seeds as `bootstrap_seeds_interval` does, the same ones on both sides, so that what a seed or an
+    architecture does to both cancels.
+    """
+    scores, baseline = np.asarray(scores), np.asarray(baseline)
+    if scores.ndim != 2 or scores.shape != baseline.shape or len(scores) < 2:
+        raise ValueError(
+            f"scores have shape {scores.shape} and baseline {baseline.shape}, expected [num_seeds, num_archs] of both,"
+            " with two seeds or more."
+        )
+
+    def difference(pair: np.ndarray, *arrays: np.ndarray) -> float:
+        return statistic(pair[:, 0], *arrays) - statistic(pair[:, 1], *arrays)
+
+    pairs = np.stack([scores.T, baseline.T], axis=-1)
+    return _bootstrap(_mean_over_seeds(difference), (pairs, *arrays), num_resamples, level, seed)
+
+
+def _mean_over_seeds(statistic: Callable[..., float]) -> Callable[..., float]:
+    """The mean of `statistic(scores[:, i], *arrays)` over as many seeds i as there are, drawn with replacement."""
+
+    def mean(rng: np.random.Generator, scores: np.ndarray, *arrays: np.ndarray) -> float:
         seeds, counts = np.unique(rng.integers(scores.shape[1], size=scores.shape[1]), return_counts=True)
         return float(np.average([statistic(scores[:, i], *arrays) for i in seeds], weights=counts))
 
-    return _bootstrap(mean_over_seeds, (scores.T, *arrays), num_resamples, level, seed)
+    return mean
 
 
 def _bootstrap(

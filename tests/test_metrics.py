@@ -348,6 +348,37 @@ def test_seeds_bootstrap_is_wider_where_seeds_differ():
     assert wide > 1.5 * same
 
 
+def test_paired_bootstrap_cancels_what_both_sides_share():
+    """Three seeds gain 0, 0 and 1: the mean gain over draws of seeds is binomial, whatever the architectures drawn."""
+    rng = np.random.default_rng(0)
+    baseline = rng.normal(size=(3, 50)) + 100 * rng.normal(size=50)
+    gain = np.array([[0.0], [0.0], [1.0]])
+
+    def interval(level):
+        return metrics.bootstrap_paired_interval(
+            lambda scores, _: scores.mean(), baseline + gain, baseline, np.arange(50), level=level
+        )
+
+    assert interval(0.8) == pytest.approx((0, 2 / 3)) and interval(0.98) == pytest.approx((0, 1))
+    same = metrics.bootstrap_paired_interval(metrics.kendall_tau, baseline, baseline, np.arange(50), num_resamples=20)
+    assert same == (0, 0)
+
+
+def test_paired_bootstrap_tells_a_better_ranking():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=300)
+    shared = rng.normal(size=(4, 300))  # noise of a seed, in both of its rankings
+    options = {"num_resamples": 100}
+    low, high = metrics.bootstrap_paired_interval(
+        metrics.kendall_tau, truth + 0.7 * shared, truth + shared, truth, **options
+    )
+    assert 0 < low < high < 0.3
+    apart = [
+        metrics.bootstrap_seeds_interval(metrics.kendall_tau, truth + c * shared, truth, **options) for c in (0.7, 1)
+    ]
+    assert high - low < 0.7 * min(np.ptp(one) for one in apart)
+
+
 TWENTY = np.arange(20.0)
 
 
@@ -385,6 +416,8 @@ TWENTY = np.arange(20.0)
         (lambda: metrics.bootstrap_interval(np.mean, TWENTY, level=95), "level 95"),
         (lambda: metrics.bootstrap_seeds_interval(metrics.kendall_tau, TWENTY[None], TWENTY), r"\(1, 20\)"),
         (lambda: metrics.bootstrap_seeds_interval(metrics.kendall_tau, np.eye(20)[:3], [1, 2]), r"\(20, 3\), \(2,\)"),
+        (lambda: metrics.bootstrap_paired_interval(np.mean, np.eye(3), np.eye(2)), r"\(3, 3\) and baseline \(2, 2\)"),
+        (lambda: metrics.bootstrap_paired_interval(np.mean, np.ones((1, 9)), np.ones((1, 9))), "two seeds or more"),
     ],
 )
 def test_bad_input_ends_in_one_line(call, message):

@@ -151,7 +151,7 @@ def test_refusals():
         uniform(uneven, num_archs=0)
     with pytest.raises(ValueError, match="distinct: num_archs must be at least 1, got 0"):
         distinct(uneven, num_archs=0)
-    with pytest.raises(ValueError, match="nasbench101: .* codes are too many to enumerate"):
+    with pytest.raises(ValueError, match=r"nasbench101: .* codes are too many to enumerate"):
         distinct(SPACES["nasbench101"])
     for wrong in (0, -6, 7):
         with pytest.raises(ValueError, match=f"fair: num_archs must be a multiple of 6 on uneven, got {wrong}"):
