@@ -11,7 +11,7 @@ import scipy.stats
 from conftest import random_params
 
 from jaxnas import arch
-from jaxnas.arch import ChainLayout
+from jaxnas.arch import CellLayout, ChainLayout, SearchSpace
 from jaxnas.evaluation import make_evaluator
 from jaxnas.ops import OPS, Policy, Tape
 from jaxnas.samplers import Sampler
@@ -21,10 +21,13 @@ from jaxnas.supernets import make_supernet
 from jaxnas.supernets.dropout import draw_keep, make_dropout
 from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step
 
-CELLS = SPACES["nasbench201"].resized(width=3, image_size=4, cells_per_stage=1)
-CELLS = CELLS.__class__(**vars(CELLS) | {"layout": CELLS.layout._replace(num_stages=1)})  # one cell
-NONE, SKIP, CONV_1, CONV_3, POOL = range(5)
-EDGES = ["01", "02", "12", "03", "13", "23"]
+NONE, SKIP, CONV_1, CONV_3 = range(4)
+EDGES = ["01", "02", "12"]
+CELLS = SearchSpace(  # one cell of three nodes
+    "cells",
+    (("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3"),) * 3,
+    CellLayout(width=3, cells_per_stage=1, edges=((0, 1), (0, 2), (1, 2)), num_stages=1, image_size=4),
+)
 MOBILE = chain_space(  # a larger kernel of fewer channels: neither candidate's own serves both
     "mobile",
     ChainLayout(stem_width=2, widths=(2, 3), strides=(1, 2), head_width=4, image_size=6, in_channels=1),
@@ -61,28 +64,28 @@ def node(name: str) -> str:
 class TestOpOnNode:
     def test_equals_copies_on_the_edges(self):
         supernet, params = built(op_on="node")
-        assert {name for name in params if name.startswith("stage")} == {f"stage0_cell0_node{i}" for i in (1, 2, 3)}
+        assert {name for name in params if name.startswith("stage")} == {"stage0_cell0_node1", "stage0_cell0_node2"}
         plain, _ = built()
         copied = {name: params[name] for name in ("stem", "head")} | {edge(e): params[node(e)] for e in EDGES}
-        for code in ([CONV_3, CONV_1, CONV_3, SKIP, CONV_3, CONV_3], [POOL, CONV_3, CONV_3, CONV_1, CONV_1, NONE]):
+        for code in ([CONV_3, CONV_1, CONV_3], [CONV_1, CONV_3, CONV_3]):
             np.testing.assert_array_equal(
                 logits_of(supernet, params, code, IMAGES), logits_of(plain, copied, code, IMAGES)
             )
 
     def test_each_input_normalised_by_its_own_scale_and_shift(self):
         supernet, params = built(op_on="node", batch_norm="per_input")
-        assert set(params[node("03")]["nor_conv_3x3"]) == {"Conv_0"}
+        assert set(params[node("02")]["nor_conv_3x3"]) == {"Conv_0"}
         assert {e: set(params[edge(e)]["nor_conv_3x3"]) for e in EDGES} == {e: {"BatchNorm_0"} for e in EDGES}
         plain, _ = built()
         copied = {name: params[name] for name in ("stem", "head")}
         for e in EDGES:
             own = {op: params[node(e)][op] | params[edge(e)][op] for op in ("nor_conv_1x1", "nor_conv_3x3")}
-            copied[edge(e)] = own | {"none": {}, "skip_connect": {}, "avg_pool_3x3": {}}
-        code = [CONV_3, CONV_1, CONV_3, CONV_3, CONV_3, CONV_3]
+            copied[edge(e)] = own | {"none": {}, "skip_connect": {}}
+        code = [CONV_3, CONV_3, CONV_3]
         np.testing.assert_array_equal(logits_of(supernet, params, code, IMAGES), logits_of(plain, copied, code, IMAGES))
 
     def test_number_of_parameters(self):
-        """By hand, width 3: an edge has 81 + 9 weights and 2 x 6 of normalisation; a cell has 6 edges and 3 nodes."""
+        """By hand, width 3: an edge has 81 + 9 weights and 2 x 6 of normalisation; a cell has 3 edges and 2 nodes."""
         settings = {
             "edge": {},
             "node": {"op_on": "node"},
@@ -93,11 +96,11 @@ class TestOpOnNode:
         cells = {how: [tree for key, tree in built(**settings[how])[1].items() if "cell" in key] for how in settings}
         sizes = {how: sum(leaf.size for leaf in jax.tree.leaves(trees)) for how, trees in cells.items()}
         assert sizes == {
-            "edge": 6 * (90 + 12),
-            "node": 3 * (90 + 12),
-            "per_input": 3 * 90 + 6 * 12,
-            "centre": 6 * (81 + 12),
-            "transform": 6 * (81 + 1 + 12),
+            "edge": 3 * (90 + 12),
+            "node": 2 * (90 + 12),
+            "per_input": 2 * 90 + 3 * 12,
+            "centre": 3 * (81 + 12),
+            "transform": 3 * (81 + 1 + 12),
         }
 
 
@@ -114,7 +117,7 @@ class TestSharedKernels:
             for op, own in (("nor_conv_3x3", kernel), ("nor_conv_1x1", factor * kernel[1:2, 1:2])):
                 cut[edge(e)][op] = {"Conv_0": {"kernel": own}, "BatchNorm_0": stored[op]["BatchNorm_0"]}
         cut |= {name: params[name] for name in ("stem", "head")}
-        code = [CONV_3, CONV_1, CONV_1, CONV_3, CONV_1, SKIP]
+        code = [CONV_3, CONV_1, CONV_1]
         got, expected = logits_of(supernet, params, code, IMAGES), logits_of(plain, cut, code, IMAGES)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -220,12 +223,12 @@ class TestDropout:
         sizes = {name: layer.stats_size for name, layer in supernet.all_layers.items()}
         stats = {name: jnp.stack([jnp.zeros(size), jnp.ones(size)]) for name, size in sizes.items()}
         run = jax.jit(functools.partial(supernet.apply, groups=None))
-        code, layers = jnp.array([NONE, NONE, NONE, CONV_3, NONE, NONE]), supernet.all_layers
+        code, layers = jnp.array([NONE, CONV_3, NONE]), supernet.all_layers
 
         @jax.jit
         def by_hand(images):
             x, _ = layers["stem"](params, code, images, stats, None, None)
-            y, _ = layers[edge("03")](params, code, x, stats, None, None)
+            y, _ = layers[edge("02")](params, code, x, stats, None, None)
             kept, lost = (layers["head"](params, code, h, stats, None, None)[0] for h in (y / (1 - 0.4), 0 * y))
             return kept, lost
 
@@ -234,7 +237,7 @@ class TestDropout:
         is_lost = np.isclose(logits, lost, rtol=1e-4, atol=1e-5).all(axis=1)
         np.testing.assert_allclose(logits[~is_lost], kept[~is_lost], rtol=1e-4, atol=1e-5)
         assert scipy.stats.binomtest(int(is_lost.sum()), 200, 0.4).pvalue > 1e-3
-        skips = jnp.array([SKIP, NONE, NONE, SKIP, SKIP, NONE])
+        skips = jnp.array([SKIP, NONE, SKIP])
         with_key, without = (run(params, skips, images, stats=stats, key=key)[0] for key in (jax.random.key(0), None))
         np.testing.assert_allclose(with_key, without, rtol=1e-6)
 
@@ -251,7 +254,7 @@ class TestDropout:
         it should be."""
         supernet, params = built(global_dropout=0.25)
         images = np.random.default_rng(2).normal(size=(300, 4, 4, 3)).astype(np.float32)
-        code = jnp.array([SKIP] * 6)
+        code = jnp.array([SKIP] * 3)
         run = jax.jit(functools.partial(supernet.apply, groups=None))
         logits = np.asarray(run(params, code, images, key=jax.random.key(3))[0])
         dense = jax.tree.map(np.asarray, params["head"]["head"]["Classifier_0"]["Dense_0"])
@@ -263,9 +266,11 @@ class TestDropout:
         assert len({tuple(row) for row in ratio > 0.5}) == 8
 
     def test_loss_draws_for_each_architecture_and_ramps(self):
-        supernet, params = built(path_dropout=0.5)
-        batch = {"train": {"images": jnp.asarray(IMAGES), "labels": jnp.asarray(LABELS)}}
-        archs = jnp.array([[CONV_3] * 6] * 2)
+        layout = MOBILE.layout._replace(widths=(2,), strides=(1,))  # the same shape in and out: a shortcut
+        space = chain_space("one_block", layout, MOBILE.op_names[:1])
+        supernet, params = built(space, path_dropout=0.5)
+        batch = {"train": {"images": jnp.asarray(GREY), "labels": jnp.asarray(LABELS)}}
+        archs = jnp.array([[1], [1]])
 
         @jax.jit
         def losses(key, step, steps):
@@ -276,7 +281,7 @@ class TestDropout:
         assert abs(first - second) > 1e-3
         np.testing.assert_array_equal(losses(jax.random.key(0), 0, 1), [first, second])
         np.testing.assert_allclose(losses(jax.random.key(0), 9, 10), [first, second], rtol=1e-5)  # at full strength
-        plain = make_cross_entropy_loss(built()[0], groups=2)
+        plain = make_cross_entropy_loss(built(space)[0], groups=2)
         expected = jax.jit(plain)(params, archs, batch, jax.random.key(0), 0)[1].arch_loss
         np.testing.assert_allclose(losses(jax.random.key(0), 0, 1e8), expected, rtol=1e-4)
 
@@ -285,7 +290,7 @@ def test_a_shared_kernel_moves_with_whoever_uses_it():
     """idle="rest": a step of 1x1 convolutions moves the kernels that they share with 3x3 ones, and no 3x3's own scale,
     which weight decay would move."""
     supernet, _ = built(op_on="node", kernels="centre")
-    archs = jnp.array([[CONV_1, NONE, SKIP, POOL, NONE, CONV_1]])
+    archs = jnp.array([[CONV_1, SKIP, SKIP]])
     fixed = Sampler(lambda key: (), lambda key, state: archs, lambda state, archs, losses: state, 1)
     tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     batch = {"train": {"images": jnp.asarray(IMAGES), "labels": jnp.asarray(LABELS)}}
@@ -294,9 +299,9 @@ def test_a_shared_kernel_moves_with_whoever_uses_it():
     before = jax.tree.map(np.array, state.params)
     state, _ = make_train_step(supernet, loss_fn, fixed, tx, idle="rest")(state, batch)
     moved = jax.tree.map(lambda old, new: bool((old != new).any()), before, state.params)
-    nodes = [moved[f"stage0_cell0_node{i}"] for i in (1, 2, 3)]
-    assert [moves["dense_kernel"]["kernel"] for moves in nodes] == [True, False, True]
-    assert [moves["nor_conv_1x1"]["BatchNorm_0"]["scale"] for moves in nodes] == [True, False, True]
+    nodes = [moved[f"stage0_cell0_node{i}"] for i in (1, 2)]
+    assert [moves["dense_kernel"]["kernel"] for moves in nodes] == [True, False]
+    assert [moves["nor_conv_1x1"]["BatchNorm_0"]["scale"] for moves in nodes] == [True, False]
     assert not any(jax.tree.leaves([moves["nor_conv_3x3"] for moves in nodes]))
 
 

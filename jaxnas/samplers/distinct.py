@@ -40,5 +40,5 @@ def distinct(space: arch.SearchSpace, *, num_archs: int = 1) -> Sampler:
         init=lambda key: (),
         sample=sample,
         update=lambda state, archs, losses: state,
-        groups=min(4, num_archs),
+        groups=max(1, min(4, num_archs // max(space.num_ops))),  # a larger tile would be padding for the most part
     )

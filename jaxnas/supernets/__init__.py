@@ -78,4 +78,16 @@ def make_supernet(
     )
 
 
-__all__ = ["Layer", "Params", "Policy", "Stats", "Supernet", "make_supernet", "own_params", "select_stats"]
+__all__ = [
+    "BatchNorm",
+    "Kernels",
+    "Layer",
+    "OpOn",
+    "Params",
+    "Policy",
+    "Stats",
+    "Supernet",
+    "make_supernet",
+    "own_params",
+    "select_stats",
+]
