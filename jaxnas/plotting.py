@@ -175,14 +175,15 @@ def forest(
     axes.axvline(0, color="black", linewidth=1)
     for row, (name, (effect, low, high)) in enumerate(effects.items()):
         single = np.asarray((points or {}).get(name, ()), np.float64)
-        axes.plot(single, np.full(single.shape, row), color="#999999", linestyle="none", marker="|", markersize=8)
+        axes.plot(single, np.full(single.shape, row), color="#666666", linestyle="none", marker="|", markersize=8)
         axes.hlines(row, low, high, color=BLUE, linewidth=2)
         is_clear = low > 0 or high < 0
         axes.plot(effect, row, color=BLUE, marker="D", markersize=6, markerfacecolor=BLUE if is_clear else "white")
     axes.set_yticks(range(len(effects)), list(effects))
     axes.set_ylim(len(effects) - 0.5, -0.5)
     note = f"{100 * level:g} % intervals, filled where without zero" + ("; | single seeds" if points else "")
-    _set_title(axes, f"{title}\n{note}")
+    lines = [textwrap.fill(line, width=78) for line in (title, note)]  # over the rows' names too, which may be long
+    figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left", fontsize=10)
     return figure
 
 

@@ -24,7 +24,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from experiments import build_table, quickstart, rank_correlation, supernet_run
+from experiments import build_table, quickstart, rank_correlation, supernet_factors, supernet_run
 from experiments import workdir as cli
 from jaxnas import tables
 from jaxnas.arch import ChainLayout, enumerate_archs, to_text
@@ -33,7 +33,12 @@ from jaxnas.samplers import SAMPLERS
 from jaxnas.spaces import SPACES, chain_space, get_space
 
 ROOT = Path(__file__).parents[1]
-EXPERIMENTS = {"quickstart": quickstart, "rank_correlation": rank_correlation, "build_table": build_table}
+EXPERIMENTS = {
+    "quickstart": quickstart,
+    "rank_correlation": rank_correlation,
+    "build_table": build_table,
+    "supernet_factors": supernet_factors,
+}
 SMALL = chain_space(
     "small",
     ChainLayout(stem_width=4, widths=(4, 8, 8, 8), strides=(1, 2, 1, 1), head_width=8, image_size=4, in_channels=1),
@@ -193,7 +198,7 @@ def test_presets_are_sound(name, preset):
         )  # else a killed run has nothing to go on from
 
 
-@pytest.mark.parametrize("name", ["rank_correlation", "build_table"])
+@pytest.mark.parametrize("name", ["rank_correlation", "build_table", "supernet_factors"])
 def test_modules_run_as_commands(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     monkeypatch.delitem(sys.modules, f"experiments.{name}")
