@@ -94,8 +94,9 @@ CIFAR = Config(
 NASBENCH201 = dataclasses.replace(CIFAR, space="nasbench201", num_curve_points=0, num_seeds=3, top_k=10)
 PRESETS = {
     "tiny": dataclasses.replace(
-        DIGITS, width=4, num_train=128, num_valid=100, num_steps=4, batch_size=16, report_every=2, checkpoint_every=2,
-        num_eval_archs=27, archs_per_save=27, num_resamples=50, factors=("learning_rate=0.2", "weight_decay=0"),
+        DIGITS, width=4, num_archs=None, num_train=128, num_valid=100, num_steps=4, batch_size=16, report_every=2,
+        checkpoint_every=2, num_eval_archs=27, archs_per_save=27, num_resamples=50,
+        factors=("learning_rate=0.2", "weight_decay=0"),
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
@@ -245,7 +246,8 @@ def run_seeds(variant: Variant, problem: Problem, archs: np.ndarray, workdir: Pa
         diverged = folder / "diverged.txt"
         blocks = [folder / f"scores_{start:06d}.npz" for start in range(0, len(archs), config.archs_per_save)]
         if not (diverged.exists() or all(block.exists() for block in blocks)):
-            print(f"{variant.name}, seed {config.seed}")
+            if config.progress:
+                print(f"{variant.name}, seed {config.seed}")
             folder.mkdir(parents=True, exist_ok=True)
             parts = prepare(variant, problem) if parts is None else parts
             data, supernet, recipe, score = parts
@@ -259,7 +261,8 @@ def run_seeds(variant: Variant, problem: Problem, archs: np.ndarray, workdir: Pa
             continue
         columns = [tables.read_table(block, problem.space).columns for block in blocks]
         loss, accuracy = (np.concatenate([each[name] for each in columns]) for name in ("loss", "accuracy"))
-        cells.append(Cell(loss, accuracy, train_seconds(folder / "training.csv")))
+        cell = Cell(loss, accuracy, train_seconds(folder / "training.csv"))
+        cells.append(cell if np.isfinite(loss).all() else None)
     return cells
 
 

@@ -5,6 +5,7 @@ Sharing changes what is stored and nothing else: `view` turns it into the parame
 super-net computes as any other does. Gradients sum over all who share by themselves.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -137,10 +138,7 @@ def both(first: Sharing, second: Sharing) -> Sharing:
 def _cuts(layer: Layer) -> dict[str, _Cut]:
     """By candidate, for the kinds of kernels that this layer has in two sizes or more."""
     kernels = {op: kernel for op, module in layer.modules.items() if (kernel := kernel_of(module)) is not None}
-    sizes = {
-        kernel.kind: {other.size for other in kernels.values() if other.kind == kernel.kind}
-        for kernel in kernels.values()
-    }
+    sizes = collections.Counter(kind for kind, _ in {(kernel.kind, kernel.size) for kernel in kernels.values()})
     return {
         op: _Cut(
             f"{kernel.kind}_kernel",
@@ -148,7 +146,7 @@ def _cuts(layer: Layer) -> dict[str, _Cut]:
             flatten_dict(outline(layer.modules[op], layer.in_shape)[1])[kernel.path].shape,
         )
         for op, kernel in kernels.items()
-        if len(sizes[kernel.kind]) > 1
+        if sizes[kernel.kind] > 1
     }
 
 
