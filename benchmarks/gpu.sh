@@ -17,14 +17,16 @@ part() { # name, seconds, command ...
 }
 
 # The published network: NAS-Bench-201 at full size, ours in bfloat16 against PyTorch as peers run it and at its best.
-part cells_full 200 python -m benchmarks.compare --rows cells_1000 --width 16 --image-size 32 --cells 5 \
+part cells_full 180 python -m benchmarks.compare --rows cells_1000 --width 16 --image-size 32 --cells 5 \
     --num-images 10240 --most-archs 200 --num-baseline 4 --compute-dtype bfloat16 \
     --baselines serial_1 torch_eager torch_best --out "$OUT/cells_full.json"
 # Sharing and widths: every chain of NAS-Bench-Macro at half width, and a PC-NAS step.
-part chains 120 python -m benchmarks.compare --rows macro_all pcnas_step --width 16 --image-size 32 --num-images 2048 \
+part chains 110 python -m benchmarks.compare --rows macro_all pcnas_step --width 16 --image-size 32 --num-images 2048 \
     --baselines serial_1 torch_eager torch_best --num-baseline 4 --out "$OUT/chains.json"
 # Which route `auto` should take with few images, where sub-networks alone leave the device idle.
-part routes 120 python -m benchmarks.evaluator --routes serial dispatch trie auto --width 16 --image-size 32 \
+part routes 100 python -m benchmarks.evaluator --routes serial dispatch trie auto --width 16 --image-size 32 \
     --num-images 256 --memory-budget 17179869184 --out "$OUT/routes.json"
-part train_step 90 python -m benchmarks.train_step --image-size 32 --out "$OUT/train_step.json"
+part train_step 80 python -m benchmarks.train_step --image-size 32 --out "$OUT/train_step.json"
+# Networks of their own: one at a time, seeds side by side, architectures side by side.
+part standalone 60 python -m benchmarks.standalone --num-archs 16 --out "$OUT/standalone.json"
 part tests 60 python -m pytest -q tests/test_evaluation.py tests/test_choice.py

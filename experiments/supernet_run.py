@@ -20,7 +20,7 @@ from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
 from jaxnas.samplers import SAMPLERS, Sampler
 from jaxnas.spaces import get_space
-from jaxnas.supernets import Policy, Supernet, make_supernet
+from jaxnas.supernets import BatchNorm, Kernels, OpOn, Policy, Supernet, make_supernet
 from jaxnas.training import (
     LossFn,
     TrainState,
@@ -48,6 +48,13 @@ class SupernetConfig:
     cells_per_stage: int | None = None  # for spaces of cells; chains have none
     image_size: int | None = None  # pixels; images are resized to it
     affine: bool | None = None  # batch normalisation learns scale and shift; None: in chains, but not in cells
+    kernels: Kernels = "separate"  # or the large ones serve the small ones, see jaxnas.supernets.make_supernet
+    op_on: OpOn = "edge"  # of cells; node: the edges into a node share their operations
+    batch_norm: BatchNorm = "shared"  # per_input: with op_on node, scale and shift for each edge
+    path_dropout: float = (
+        0.0  # in the last cell or layer at the end of training, growing linearly from the first of each
+    )
+    global_dropout: float = 0.0  # of the classifier's inputs
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     num_train: int | None = 600  # training images; None: all
@@ -143,20 +150,33 @@ def load_problem(config: SupernetConfig) -> Problem:
         image_size=published.layout.image_size if config.image_size is None else config.image_size,
         data_dir=config.data_dir,
     )
+    return Problem(published, resize(config, published, data), data, truth)
+
+
+def resize(config: SupernetConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
+    """The space with the sizes of the config and of the images."""
     is_cells = isinstance(published.layout, CellLayout)
-    space = published.resized(
+    return published.resized(
         width=config.width,
         image_size=data.train_images.shape[1],
         in_channels=data.train_images.shape[-1],
         num_classes=data.num_classes,
         **({"cells_per_stage": config.cells_per_stage} if is_cells else {}),
     )
-    return Problem(published, space, data, truth)
 
 
 def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
     """The super-net of the config over `space`, which carries the sizes."""
-    return make_supernet(space, affine=bool(config.affine), policy=Policy(compute=config.compute_dtype))
+    return make_supernet(
+        space,
+        affine=bool(config.affine),
+        policy=Policy(compute=config.compute_dtype),
+        kernels=config.kernels,
+        op_on=config.op_on,
+        batch_norm=config.batch_norm,
+        path_dropout=config.path_dropout,
+        global_dropout=config.global_dropout,
+    )
 
 
 def evaluation_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
@@ -256,7 +276,11 @@ def make_recipe(
     )
     preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
     loss_fn = make_cross_entropy_loss(
-        supernet, groups=sampler.groups, preprocess=preprocess, label_smoothing=config.label_smoothing
+        supernet,
+        groups=sampler.groups,
+        preprocess=preprocess,
+        label_smoothing=config.label_smoothing,
+        dropout_steps=config.num_steps,
     )
     if terms is not None:
         loss_fn = add_losses({"cross_entropy": (1.0, loss_fn), **terms})

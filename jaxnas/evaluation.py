@@ -189,6 +189,8 @@ def make_evaluator(
             _check_balanced(supernet, archs)
         if calibration_images is not None:
             _check_images(supernet, "calibration_images", calibration_images)
+        if planned.strategy == "trie":
+            params = jax.jit(supernet.view)(params)
         loaded = [
             _load(row, planned, params, images, labels, stats, calibration_images, images_per_call) for row in rows
         ]

@@ -192,6 +192,36 @@ def growth(counts: ArrayLike, costs: ArrayLike) -> float:
     return float(np.polyfit(np.log(np.asarray(counts, float)), np.log(np.asarray(costs, float)), 1)[0])
 
 
+def forest(
+    effects: Mapping[str, tuple[float, float, float]],
+    *,
+    title: str,
+    label: str,
+    points: Mapping[str, ArrayLike] | None = None,
+    level: float = 0.95,
+) -> Figure:
+    """A row for each of `effects`, name -> (effect, low, high), from top to bottom around a line at zero, the base.
+
+    [low, high] is an interval of confidence `level`; where it leaves out zero the row is filled, else hollow. `points`,
+    name -> [num_seeds], are single measurements behind it. `label` says what the effect is, with its unit.
+    """
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.32 * len(effects)), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), label, "")
+    axes.axvline(0, color="black", linewidth=1)
+    for row, (name, (effect, low, high)) in enumerate(effects.items()):
+        single = np.asarray((points or {}).get(name, ()), np.float64)
+        axes.plot(single, np.full(single.shape, row), color="#666666", linestyle="none", marker="|", markersize=8)
+        axes.hlines(row, low, high, color=BLUE, linewidth=2)
+        is_clear = low > 0 or high < 0
+        axes.plot(effect, row, color=BLUE, marker="D", markersize=6, markerfacecolor=BLUE if is_clear else "white")
+    axes.set_yticks(range(len(effects)), list(effects))
+    axes.set_ylim(len(effects) - 0.5, -0.5)
+    note = f"{100 * level:g} % intervals, filled where without zero" + ("; | single seeds" if points else "")
+    lines = [textwrap.fill(line, width=78) for line in (title, note)]  # over the rows' names too, which may be long
+    figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left", fontsize=10)
+    return figure
+
+
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Write `figure` to `path`, whole or not at all, in the format of its suffix: .png, .pdf or .svg.
 

@@ -13,7 +13,7 @@ import optax
 from jaxnas import arch as codes
 from jaxnas.evaluation import ordered_map
 from jaxnas.losses import cross_entropy, is_correct
-from jaxnas.supernets import Params, Supernet
+from jaxnas.supernets import Params, Supernet, own_params
 from jaxnas.training import make_preprocess, sgd, standardise
 
 
@@ -69,7 +69,7 @@ def make_standalone(
 
     Raises:
       ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call with compiled="each"; codes not
-        of the space.
+        of the space; a super-net whose candidates share parameters.
       FloatingPointError: from train, a network whose loss is not finite: it diverged.
     """
     if compiled not in ("once", "each"):
@@ -77,6 +77,11 @@ def make_standalone(
     if archs_per_call < 1 or (compiled == "each" and archs_per_call > 1):
         wanted = "1 with compiled 'each'" if compiled == "each" else "at least 1"
         raise ValueError(f"archs_per_call must be {wanted}, got {archs_per_call}.")
+    if supernet.view is not own_params:
+        raise ValueError(
+            f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
+            " own; build it with kernels='separate' and op_on='edge'."
+        )
     preprocess = make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
 
     def start(arch, keys, num_steps: int):

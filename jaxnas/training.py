@@ -19,6 +19,9 @@ Batch = dict[str, dict[str, chex.Array]]  # split -> {"images": [num_images, h, 
 Preprocess = Callable[[chex.PRNGKey, chex.Array], chex.Array]
 
 
+DROPOUT = 2**16  # folded into a loss's key: far from what `preprocess` and sums of losses make of it
+
+
 class Aux(NamedTuple):
     """What a loss reports of the population; None where it looks at other architectures only."""
 
@@ -81,21 +84,34 @@ def make_cross_entropy_loss(
     preprocess: Preprocess = lambda key, images: images,
     label_smoothing: float = 0.0,
     split: str = "train",
+    dropout_steps: int | None = None,
 ) -> LossFn:
-    """Cross-entropy of a population on one batch, summed over architectures.
+    """Cross-entropy of a population on one batch, summed over architectures. Each draws its own dropout.
 
     Args:
       groups: how the population is dispatched; pass `sampler.groups`.
       preprocess: (key, images) -> float images; all architectures of a step see the same ones.
+      dropout_steps: path dropout reaches its strength after so many steps, growing linearly (NAO, arXiv 1808.07233);
+        None: at once.
     """
 
     def loss_fn(params, archs, batch, key, step):
         images = preprocess(key, batch[split]["images"])
+        if supernet.dropout is None:
+            keys, drops = None, {}
+        else:
+            keys = jax.random.split(jax.random.fold_in(key, DROPOUT), len(archs))
+            drops = {"ramp": 1.0 if dropout_steps is None else jnp.minimum(1.0, (step + 1) / dropout_steps)}
+
+        def apply(arch, key, groups):
+            drawn = {} if key is None else {"key": key, **drops}
+            return supernet.apply(params, arch, images, groups=groups, **drawn)
+
         if len(archs) == 1:  # without the axis, which costs a quarter more on CPU
-            alone = supernet.apply(params, archs[0], images, groups=None)
+            alone = apply(archs[0], None if keys is None else keys[0], None)
             logits, stats = jax.tree.map(lambda leaf: leaf[None], alone)
         else:
-            logits, stats = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(archs)
+            logits, stats = jax.vmap(lambda arch, key: apply(arch, key, groups))(archs, keys)
         losses = cross_entropy(logits, batch[split]["labels"], label_smoothing=label_smoothing)
         arch_loss = losses.mean(axis=-1)
         accuracy = is_correct(logits, batch[split]["labels"]).mean(axis=-1)
@@ -197,18 +213,28 @@ def make_train_step(
     if idle not in ("move", "rest"):
         raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
 
-    def moving(archs, grads):
-        """The tree of parameters, with whether each moves: all of a candidate do, or none. A gradient counts as use,
-        since landmarks and the like train candidates outside the population."""
+    def moving(params, archs, grads):
+        """The tree of parameters, with whether each moves: all of a candidate do, or none. A shared one moves with
+        whoever uses it. A gradient counts as use, since landmarks and the like train candidates outside the
+        population."""
 
-        def one(layer, place, grads):
-            used = jnp.ones((), bool) if layer.choice is None else jnp.any(archs[:, layer.choice] == place)
-            move = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), used)
-            return jax.tree.map(lambda _: move, grads)
+        def mark(layer, place, own):
+            used = True if layer.choice is None else jnp.any(archs[:, layer.choice] == place)
+            return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), own)
 
-        return {
-            name: {op: one(layer, place, grads[name][op]) for place, op in enumerate(layer.modules)}
+        def one(reached, grads):
+            touched = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), False)
+            return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
+
+        own, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
+        marked = {
+            name: {op: mark(layer, place, own[name][op]) for place, op in enumerate(layer.modules)}
             for name, layer in supernet.all_layers.items()
+        }
+        (reached,) = back(marked)
+        return {
+            group: {name: one(reached[group][name], grads[group][name]) for name in members}
+            for group, members in grads.items()
         }
 
     def step(state: TrainState, batch: Batch):
@@ -220,7 +246,7 @@ def make_train_step(
             raise ValueError("the loss reports nothing of the population; add one that does, with add_losses.")
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         if idle == "rest":
-            moves = moving(archs, grads)
+            moves = moving(state.params, archs, grads)
             updates = jax.tree.map(lambda move, update: jnp.where(move, update, 0), moves, updates)
             moves_state = optax.tree.map_params(
                 tx, lambda _, move: move, opt_state, moves, transform_non_params=lambda _: True

@@ -212,6 +212,7 @@ def run_program(
     """Run it on batches of images.
 
     Args:
+      params: of each candidate, as `Supernet.view` gives them.
       images: float [num_batches, num_images, height, width, channels].
       mask: bool [num_batches, num_images] or None.
       stats: number of a node -> float [2, size], the statistics it normalises by; None: those of each batch.

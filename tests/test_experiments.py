@@ -24,7 +24,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from experiments import build_table, landmark, quickstart, rank_correlation, supernet_run
+from experiments import build_table, landmark, quickstart, rank_correlation, supernet_factors, supernet_run
 from experiments import workdir as cli
 from jaxnas import tables
 from jaxnas.arch import ChainLayout, enumerate_archs, to_text
@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "quickstart": quickstart,
     "rank_correlation": rank_correlation,
     "landmark": landmark,
+    "supernet_factors": supernet_factors,
     "build_table": build_table,
 }
 SMALL = chain_space(
@@ -198,7 +199,7 @@ def test_presets_are_sound(name, preset):
         )  # else a killed run has nothing to go on from
 
 
-@pytest.mark.parametrize("name", ["rank_correlation", "landmark", "build_table"])
+@pytest.mark.parametrize("name", ["rank_correlation", "landmark", "supernet_factors", "build_table"])
 def test_modules_run_as_commands(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     monkeypatch.delitem(sys.modules, f"experiments.{name}")

@@ -146,8 +146,31 @@ def test_paired_taus_join_the_points_of_a_seed():
     assert [text.get_text() for text in axes.texts] == ["0.200", "0.400"]
 
 
+def forest():
+    effects = {
+        "affine=true": (-0.1, -0.2, -0.05),
+        "a long name of a factor=0.125": (0.02, -0.04, 0.08),
+        "one": (0.3, 0.1, 0.4),
+    }
+    return plotting.forest(effects, title="space", label="difference", points={"affine=true": [-0.12, -0.08]})
+
+
+def test_forest_has_a_row_for_each_effect_from_top_to_bottom():
+    (axes,) = forest().axes
+    assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["affine=true", "a long name of a factor=0.125"]
+    assert axes.yaxis_inverted() and axes.get_xlabel() == "difference"
+    zero, *lines = axes.lines
+    assert list(zero.get_xdata()) == [0, 0]
+    seeds, marks = lines[::2], lines[1::2]
+    assert [line.get_xdata().tolist() for line in seeds] == [[-0.12, -0.08], [], []]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [(-0.1, 0), (0.02, 1), (0.3, 2)]
+    assert [line.get_markerfacecolor() != "white" for line in marks] == [True, False, True]  # zero in the interval
+    whiskers = [tuple(segment[:, 0]) for lines in axes.collections for segment in lines.get_segments()]
+    assert whiskers == [(-0.2, -0.05), (-0.04, 0.08), (0.1, 0.4)]
+
+
 @pytest.mark.parametrize(
-    "make", [scatter, variants, lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12)]
+    "make", [scatter, variants, forest, lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12)]
 )
 def test_every_text_is_inside_the_picture(make):
     figure = make()

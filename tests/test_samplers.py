@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxnas import arch
 from jaxnas.arch import ChainLayout
-from jaxnas.samplers import SAMPLERS, fair, uniform
+from jaxnas.samplers import SAMPLERS, distinct, fair, uniform
 from jaxnas.spaces import SPACES, chain_space
 
 uneven = chain_space(  # choices of different sizes: 1, 2 and 3 operations
@@ -111,6 +111,33 @@ def test_uniform_draws_each_architecture_independently():
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_distinct_draws_networks_uniformly_and_then_their_codes():
+    """Two layers, each an identity or a block: 00, 01 or 10, 11 are three networks, hence 1/3, 1/6, 1/6, 1/3; and the
+    two architectures of a step are independent."""
+    twins = chain_space(
+        "twins", ChainLayout(stem_width=2, widths=(2, 2), strides=(1, 1), head_width=0), [("identity", "mb1_k3")] * 2
+    )
+    sampler = distinct(twins, num_archs=2)
+    keys = jax.random.split(jax.random.key(0), 6000)
+    draws = np.asarray(jax.jit(jax.vmap(lambda key: sampler.sample(key, ())))(keys))
+    first, second = (arch.to_index(twins, draws[:, place]) for place in (0, 1))
+    chances = np.array([1 / 3, 1 / 6, 1 / 6, 1 / 3])
+    expected = 6000 * np.outer(chances, chances).ravel()
+    assert scipy.stats.chisquare(np.bincount(4 * first + second, minlength=16), expected).pvalue > 1e-3
+
+
+def test_distinct_on_published_classes():
+    """NAS-Bench-201 has 6,466 networks; the cell without any edge is one of them, written in many codes, so it comes up
+    at 1 in 6,466 draws whatever their number, where uniform codes bring it up more often."""
+    space = SPACES["nasbench201"]
+    sampler = distinct(space, num_archs=64_660)
+    archs = np.asarray(sampler.sample(jax.random.key(0), ()))
+    same = (space.isomorphs(archs) == space.isomorphs(np.zeros((1, 6), np.int32))).all(axis=1)
+    share = (space.isomorphs(arch.enumerate_archs(space)) == 0).all(axis=1).mean()
+    assert scipy.stats.binomtest(int(same.sum()), 64_660, 1 / 6466).pvalue > 1e-3
+    assert scipy.stats.binomtest(int(same.sum()), 64_660, share).pvalue < 1e-3
+
+
 def test_fair_needs_no_more_than_the_least_common_multiple():
     sampler = fair(uneven)
     archs = np.asarray(sampler.sample(jax.random.key(0), ()))
@@ -122,6 +149,10 @@ def test_fair_needs_no_more_than_the_least_common_multiple():
 def test_refusals():
     with pytest.raises(ValueError, match="uniform: num_archs must be at least 1, got 0"):
         uniform(uneven, num_archs=0)
+    with pytest.raises(ValueError, match="distinct: num_archs must be at least 1, got 0"):
+        distinct(uneven, num_archs=0)
+    with pytest.raises(ValueError, match=r"nasbench101: .* codes are too many to enumerate"):
+        distinct(SPACES["nasbench101"])
     for wrong in (0, -6, 7):
         with pytest.raises(ValueError, match=f"fair: num_archs must be a multiple of 6 on uneven, got {wrong}"):
             fair(uneven, num_archs=wrong)

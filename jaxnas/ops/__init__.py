@@ -5,7 +5,7 @@ operation is one more entry in a dict like it, passed to `make_supernet(..., ops
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 
@@ -58,4 +58,39 @@ def algebra(module: nn.Module, in_channels: int) -> Algebra:
     return "any"
 
 
-__all__ = ["OPS", "Algebra", "Head", "OpFactory", "Policy", "Reduction", "Stem", "Tape", "algebra"]
+class Kernel(NamedTuple):
+    """The convolution of an operation whose kernel can serve operations of other sizes."""
+
+    kind: Literal["dense", "depthwise"]
+    size: int  # pixels
+    path: tuple[str, str]  # of the leaf among the operation's parameters
+
+
+def kernel_of(module: nn.Module) -> Kernel | None:
+    """The kernel that `module` may share with its like; None: it has none, as every operation of a user's own."""
+    if isinstance(module, ConvBN):
+        return Kernel("dense", module.kernel, ("Conv_0", "kernel"))
+    if isinstance(module, InvertedResidual):
+        return Kernel("depthwise", module.kernel, ("depthwise", "kernel"))
+    return None
+
+
+def has_shortcut(module: nn.Module, in_channels: int) -> bool:
+    """Whether `module` adds its input to what it makes of it, so that path dropout can take the latter away."""
+    return isinstance(module, InvertedResidual) and module.stride == 1 and module.channels == in_channels
+
+
+__all__ = [
+    "OPS",
+    "Algebra",
+    "Head",
+    "Kernel",
+    "OpFactory",
+    "Policy",
+    "Reduction",
+    "Stem",
+    "Tape",
+    "algebra",
+    "has_shortcut",
+    "kernel_of",
+]

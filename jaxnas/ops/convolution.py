@@ -225,14 +225,14 @@ class Stem(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Global average pooling and a linear layer; logits are float32 whatever the compute type."""
+    """Global average pooling, global dropout and a linear layer; logits are float32 whatever the compute type."""
 
     num_classes: int
     policy: Policy = Policy()
 
     @nn.compact
-    def __call__(self, x: chex.Array) -> chex.Array:
-        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        x = tape.drop(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return nn.Dense(self.num_classes, param_dtype=self.policy.params, dtype=jnp.float32)(x)
 
 
@@ -249,4 +249,4 @@ class Head(nn.Module):
         if self.head_width:
             x = Conv(self.head_width, 1, 1, self.policy)(x)
         x = relu(BatchNorm(self.affine, self.policy)(x, tape))
-        return Classifier(self.num_classes, self.policy)(x)
+        return Classifier(self.num_classes, self.policy)(x, tape)

@@ -9,7 +9,8 @@ from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
 
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise, 1x1 projection, each with batch normalisation, ReLU after the first two; a shortcut
-    where stride is 1 and widths agree (NAS-Bench-Macro, its authors' train/model.py)."""
+    where stride is 1 and widths agree (NAS-Bench-Macro, its authors' train/model.py). Path dropout takes away what
+    stands beside the shortcut."""
 
     channels: int
     stride: int
@@ -27,7 +28,7 @@ class InvertedResidual(nn.Module):
         y = relu(BatchNorm(self.affine, self.policy, name="depthwise_bn")(y, tape))
         y = Conv(self.channels, 1, 1, self.policy, name="project")(y)
         y = BatchNorm(self.affine, self.policy, name="project_bn")(y, tape)
-        return x + y if x.shape == y.shape else y
+        return x + tape.drop(y) if x.shape == y.shape else y
 
 
 class Identity(nn.Module):

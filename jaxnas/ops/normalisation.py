@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics are plain arrays, passed in and out."""
+"""Batch normalisation whose statistics are plain arrays, passed in and out; and dropout whose draws are passed in."""
 
 import functools
 from typing import NamedTuple
@@ -29,11 +29,19 @@ class Tape:
         other, or None: normalise by the images at hand.
       mask: bool [num_images], False for padding images that must not count; None: all count.
       dtype: number type of the statistics.
+      keep: float [num_images, ...], what dropout leaves: 0 where something is dropped, else one over the chance that it
+        is not. None: nothing is dropped.
     """
 
-    def __init__(self, stats: chex.Array | None, mask: chex.Array | None, dtype: str = "float32"):
+    def __init__(
+        self,
+        stats: chex.Array | None,
+        mask: chex.Array | None,
+        dtype: str = "float32",
+        keep: chex.Array | None = None,
+    ):
         self.stats = None if stats is None else stats.astype(dtype)
-        self.mask, self.dtype = mask, dtype
+        self.mask, self.dtype, self.keep = mask, dtype, keep
         self.size = 0  # normalised channels so far
         self.taken: list[chex.Array] = []
 
@@ -49,6 +57,12 @@ class Tape:
         self.size += channels
         self.taken.append(stats)
         return y
+
+    def drop(self, x: chex.Array) -> chex.Array:
+        """x [num_images, ...] by `keep`, which may have fewer of its axes; x itself where nothing is dropped."""
+        if self.keep is None:
+            return x
+        return x * self.keep.reshape(self.keep.shape + (1,) * (x.ndim - self.keep.ndim)).astype(x.dtype)
 
     def used(self, size: int) -> chex.Array:
         """What was used, zero-padded to float [2, size] so that all candidates of a choice agree in shape."""

@@ -18,5 +18,5 @@ def uniform(space: arch.SearchSpace, *, num_archs: int = 1) -> Sampler:
         init=lambda key: (),
         sample=lambda key, state: arch.sample(key, space, num_archs),
         update=lambda state, archs, losses: state,
-        groups=min(4, num_archs),
+        groups=max(1, min(4, num_archs // max(space.num_ops))),  # a larger tile would be padding for the most part
     )

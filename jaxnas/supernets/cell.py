@@ -4,10 +4,23 @@ from collections.abc import Mapping
 
 from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.ops import Head, OpFactory, Policy, Reduction, Stem
+from jaxnas.supernets.dropout import make_dropout
 from jaxnas.supernets.layer import Layer, Supernet, make_apply, make_init, make_layer
+from jaxnas.supernets.sharing import NO_SHARING, both, share_by_node, share_kernels
 
 
-def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapping[str, OpFactory]) -> Supernet:
+def cell_supernet(
+    space: SearchSpace,
+    *,
+    affine: bool,
+    policy: Policy,
+    ops: Mapping[str, OpFactory],
+    kernels: str = "separate",
+    op_on: str = "edge",
+    batch_norm: str = "shared",
+    path_dropout: float = 0.0,
+    global_dropout: float = 0.0,
+) -> Supernet:
     """A super-net over `space.layout`, a CellLayout; see `make_supernet`. Every cell has its own parameters."""
     layout = space.layout
     assert isinstance(layout, CellLayout)
@@ -16,15 +29,21 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
             f"{space.name}: image_size {layout.image_size} cannot be halved {layout.num_stages - 1} times;"
             f" choose a multiple of {2 ** (layout.num_stages - 1)}."
         )
+    if batch_norm == "per_input" and not (op_on == "node" and affine):
+        raise ValueError(
+            f"{space.name}: batch_norm='per_input' needs affine normalisation and op_on='node', got affine={affine} and"
+            f" op_on={op_on!r}: with an operation on every edge, each input has its own normalisation anyway."
+        )
     image_shape = (layout.image_size, layout.image_size, layout.in_channels)
     layers: dict[str, Layer] = {}
 
-    def add(name, choice, modules, in_shape, shared_input=False) -> tuple[int, ...]:
-        layers[name] = make_layer(name, choice, modules, in_shape, stats_dtype=policy.stats, shared_input=shared_input)
+    def add(name, choice, modules, in_shape, **how) -> tuple[int, ...]:
+        layers[name] = make_layer(name, choice, modules, in_shape, stats_dtype=policy.stats, **how)
         return layers[name].out_shape
 
     shape = add("stem", None, {"stem": Stem(layout.width, affine=affine, policy=policy)}, image_shape)
     steps: list[list[str]] = []  # the network as a list of cells (names of their edges) and reductions (one name)
+    node_of: dict[str, str] = {}  # edge -> the node that it leads to
     for stage in range(layout.num_stages):
         width = layout.width * 2**stage
         if stage:
@@ -34,9 +53,21 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
             steps.append([f"stage{stage}_cell{cell}_edge{i}{j}" for i, j in layout.edges])
             for choice, name in enumerate(steps[-1]):
                 modules = {op: ops[op](width, 1, affine, policy) for op in space.op_names[choice]}
-                first = stage == cell == 0 and layout.edges[choice][0] == 0
-                add(name, choice, modules, shape, shared_input=first)
+                source, target = layout.edges[choice]
+                add(name, choice, modules, shape, shared_input=stage == cell == source == 0, is_edge=True)
+                node_of[name] = f"stage{stage}_cell{cell}_node{target}"
     add("head", None, {"head": Head(0, layout.num_classes, affine=affine, policy=policy)}, shape)
+
+    sharing, stored = NO_SHARING, {name: layers[name] for name in node_of}
+    if op_on == "node":
+        _check_nodes(space, layout)
+        sharing, stored = share_by_node(node_of, per_input=batch_norm == "per_input"), {}
+        for name, node in node_of.items():
+            stored.setdefault(node, layers[name])
+    if kernels != "separate":
+        sharing = both(sharing, share_kernels(space.name, stored, transform=kernels == "transform"))
+    cells = [names for names in steps if len(names) == len(layout.edges)]
+    dropout = make_dropout(cells, path_dropout, global_dropout, shape[-1])
 
     def wire(run, images):
         x = run("stem", images)
@@ -51,4 +82,13 @@ def cell_supernet(space: SearchSpace, *, affine: bool, policy: Policy, ops: Mapp
             x = nodes[max(nodes)]
         return run("head", x)
 
-    return Supernet(space, make_init(layers), make_apply(layers, wire), None, layers, wire)
+    apply = make_apply(layers, wire, view=sharing.view, dropout=dropout)
+    return Supernet(space, make_init(layers, sharing.store), apply, None, layers, wire, sharing.view, dropout)
+
+
+def _check_nodes(space: SearchSpace, layout: CellLayout) -> None:
+    """Raise a ValueError where the edges into a node have different candidates."""
+    candidates: dict[int, tuple[str, ...]] = {}
+    for (_, target), names in zip(layout.edges, space.op_names, strict=True):
+        if candidates.setdefault(target, names) != names:
+            raise ValueError(f"{space.name}: op_on='node' needs the same candidates on all edges into node {target}.")

@@ -1,0 +1,163 @@
+"""Which candidates share parameters: op on node, weight-sharing batch norm and shared kernels, factors of "How to Train
+Your Super-Net" (Yu, Ranftl and Salzmann, arXiv 2003.04276).
+
+Sharing changes what is stored and nothing else: `view` turns it into the parameters of each candidate, with which a
+super-net computes as any other does. Gradients sum over all who share by themselves.
+"""
+
+import collections
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import chex
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxnas.ops import kernel_of
+from jaxnas.supernets.layer import Layer, Params, outline, own_params
+
+
+class Sharing(NamedTuple):
+    """Two functions between parameter trees {group: {name: tree}}.
+
+    Attributes:
+      store: what each candidate has of its own, arrays or ShapeDtypeStructs -> what is stored.
+      view: what is stored -> what each candidate has of its own, {layer: {candidate: tree}}.
+    """
+
+    store: Callable[[Params], Params]
+    view: Callable[[Params], Params]
+
+
+NO_SHARING = Sharing(own_params, own_params)
+
+
+def share_by_node(edges: Mapping[str, str], *, per_input: bool) -> Sharing:
+    """One instance of each operation for all edges into a node.
+
+    Args:
+      edges: layer -> name under which its node's parameters are stored.
+      per_input: each edge keeps scale and shift of its own batch normalisations, so a set for each input of the node.
+    """
+
+    def split(tree):
+        """Parameters of a candidate: (without those of its normalisations, those of its normalisations)."""
+        leaves = flatten_dict(tree)
+        norms = {path: leaf for path, leaf in leaves.items() if (*path[:-1], "scale") in leaves}
+        rest = {path: leaf for path, leaf in leaves.items() if path not in norms}
+        return unflatten_dict(rest), unflatten_dict(norms)
+
+    def store(params):
+        stored = {}
+        for layer, candidates in params.items():
+            if layer not in edges:
+                stored[layer] = candidates
+            elif per_input:
+                parts = {op: split(tree) for op, tree in candidates.items()}
+                stored.setdefault(edges[layer], {op: shared for op, (shared, _) in parts.items()})
+                stored[layer] = {op: norms for op, (_, norms) in parts.items()}
+            else:
+                stored.setdefault(edges[layer], candidates)
+        return stored
+
+    def view(stored):
+        nodes = set(edges.values())
+        params = {layer: candidates for layer, candidates in stored.items() if layer not in nodes | set(edges)}
+        for layer, node in edges.items():
+            norms = stored[layer] if per_input else {op: {} for op in stored[node]}
+            params[layer] = {op: _merged(tree, norms[op]) for op, tree in stored[node].items()}
+        return params
+
+    return Sharing(store, view)
+
+
+class _Cut(NamedTuple):
+    """What a candidate takes of a shared kernel."""
+
+    name: str  # under which the kernel is stored in the candidate's group
+    path: tuple[str, str]  # of the kernel among the candidate's own parameters
+    shape: tuple[int, ...]  # of the candidate's kernel, [size, size, ...]
+
+
+def share_kernels(name: str, groups: Mapping[str, Layer], *, transform: bool) -> Sharing:
+    """One kernel for all candidates of a choice that differ in kernel size: its centre, of its first channels, serves
+    the smaller ones (Once-for-All, arXiv 1908.09791, section 3.3).
+
+    Args:
+      name: of the space, for errors.
+      groups: name under which candidates are stored -> a layer that has these candidates.
+      transform: the smaller kernels are a learned linear transform of the centre's pixels, [size^2, size^2], the same
+        for all channels, at first the identity; each from the whole kernel, where Once-for-All goes size by size.
+
+    Raises:
+      ValueError: no choice has kernels of one kind and two sizes.
+    """
+    cuts = {group: _cuts(layer) for group, layer in groups.items()}
+    if not any(cuts.values()):
+        raise ValueError(f"{name}: no choice has kernels of two sizes that could share one; take kernels='separate'.")
+
+    def store(params):
+        stored = dict(params)
+        for group, taken in cuts.items():
+            candidates = {op: dict(flatten_dict(tree)) for op, tree in params[group].items()}
+            whole: dict[str, jax.ShapeDtypeStruct] = {}
+            for op, cut in taken.items():
+                kernel = candidates[op].pop(cut.path)
+                shape = whole[cut.name].shape if cut.name in whole else kernel.shape
+                whole[cut.name] = jax.ShapeDtypeStruct(tuple(map(max, shape, kernel.shape)), kernel.dtype)
+            for op, cut in taken.items():
+                if transform and cut.shape[0] < whole[cut.name].shape[0]:
+                    matrix = jax.ShapeDtypeStruct((cut.shape[0] ** 2,) * 2, whole[cut.name].dtype)
+                    candidates[op]["transform",] = matrix
+            shared = {name: {"kernel": kernel} for name, kernel in whole.items()}
+            stored[group] = {op: unflatten_dict(leaves) for op, leaves in candidates.items()} | shared
+        return stored
+
+    def view(stored):
+        params = dict(stored)
+        for group, taken in cuts.items():
+            candidates = {op: stored[group][op] for op in groups[group].modules}
+            for op, cut in taken.items():
+                own = dict(candidates[op])
+                kernel = _centre(stored[group][cut.name]["kernel"], cut.shape)
+                if "transform" in own:
+                    matrix = own.pop("transform")
+                    kernel = (matrix @ kernel.reshape(len(matrix), -1)).reshape(kernel.shape)
+                candidates[op] = _merged(own, unflatten_dict({cut.path: kernel}))
+            params[group] = candidates
+        return params
+
+    return Sharing(store, view)
+
+
+def both(first: Sharing, second: Sharing) -> Sharing:
+    """Sharing on top of sharing: `second` works on what `first` stores."""
+    return Sharing(lambda params: second.store(first.store(params)), lambda stored: first.view(second.view(stored)))
+
+
+def _cuts(layer: Layer) -> dict[str, _Cut]:
+    """By candidate, for the kinds of kernels that this layer has in two sizes or more."""
+    kernels = {op: kernel for op, module in layer.modules.items() if (kernel := kernel_of(module)) is not None}
+    sizes = collections.Counter(kind for kind, _ in {(kernel.kind, kernel.size) for kernel in kernels.values()})
+    return {
+        op: _Cut(
+            f"{kernel.kind}_kernel",
+            kernel.path,
+            flatten_dict(outline(layer.modules[op], layer.in_shape)[1])[kernel.path].shape,
+        )
+        for op, kernel in kernels.items()
+        if sizes[kernel.kind] > 1
+    }
+
+
+def _centre(kernel: chex.Array, shape: tuple[int, ...]) -> chex.Array:
+    """Of kernel [size, size, ...] the middle pixels and first channels: an array of `shape`."""
+    start = (kernel.shape[0] - shape[0]) // 2
+    return jax.lax.slice(
+        kernel, (start, start, *[0] * (len(shape) - 2)), (start + shape[0], start + shape[0], *shape[2:])
+    )
+
+
+def _merged(first: Mapping, second: Mapping) -> dict:
+    """Two trees of parameters as one."""
+    return unflatten_dict(flatten_dict(first) | flatten_dict(second))
