@@ -83,7 +83,7 @@ def make_ranking_loss_fn(
     archs = archs[from_worst]
     # In units of the spread: large figures such as FLOPs would lose their differences in float32.
     levels = ((levels[from_worst] - levels.min()) / spread).astype(np.float32)
-    groups: Any = count_ops(archs, space.num_ops) if tile is None else tile
+    groups: Any = count_ops(supernet.decode(archs), supernet.num_candidates) if tile is None else tile
     draw = all_pairs(num_landmarks) if draw is None else draw
 
     def loss_fn(params, population, batch, key, step):

@@ -128,7 +128,7 @@ def plan_trie(supernet: Supernet, archs: np.ndarray, plan: Plan) -> tuple[Graph,
 
 def _tile_size(supernet: Supernet, num_archs: int) -> int:
     """The largest power of two that pads a sixteenth of a call at most, each branch of a choice losing half a tile."""
-    return 2 ** int(math.log2(1 + num_archs / (8 * max(supernet.space.num_ops))))
+    return 2 ** int(math.log2(1 + num_archs / (8 * max(supernet.num_candidates))))
 
 
 def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups: Groups) -> int:
@@ -140,11 +140,11 @@ def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups:
     elif strategy == "trie":  # one after the other; num_archs: of which something is held at once
         at_once = 1
     elif strategy == "dispatch" and groups == "balanced":
-        at_once = math.ceil(num_archs / min(supernet.space.num_ops))
+        at_once = math.ceil(num_archs / min(supernet.num_candidates))
     elif strategy == "dispatch":
         assert isinstance(groups, int)
         at_once = min(groups, num_archs)
-        held += max(supernet.space.num_ops) * (at_once - 1)  # padded tiles
+        held += max(supernet.num_candidates) * (at_once - 1)  # padded tiles
     copies = 3 if supernet.layers else 6  # of inputs and outputs, sorted and not; in a cell those of several edges
     most = 0
     for layer in supernet.all_layers.values():

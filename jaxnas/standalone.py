@@ -162,8 +162,9 @@ def make_standalone(
 def only(supernet: Supernet, params: Params, arch) -> Params:
     """Of all parameters, those of one architecture [num_choices]; same paths, the other candidates absent."""
     kept: Params = {}
+    taken = supernet.decode(arch)
     for name, layer in supernet.all_layers.items():
-        op = list(layer.modules)[0 if layer.choice is None else int(arch[layer.choice])]
+        op = layer.owner(list(layer.modules)[0 if layer.choice is None else int(taken[layer.choice])])
         kept[name] = {op: params[name][op]}
     return kept
 

@@ -201,13 +201,16 @@ def make_train_step(
         """The tree of parameters, with whether each moves: all of a candidate do, or none. A gradient counts as use,
         since landmarks and the like train candidates outside the population."""
 
-        def one(layer, place, grads):
-            used = jnp.ones((), bool) if layer.choice is None else jnp.any(archs[:, layer.choice] == place)
+        taken = supernet.decode(archs)
+
+        def one(layer, op, grads):
+            users = jnp.array([place for place, user in enumerate(layer.modules) if layer.owner(user) == op])
+            used = jnp.ones((), bool) if layer.choice is None else jnp.any(taken[:, layer.choice, None] == users)
             move = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), used)
             return jax.tree.map(lambda _: move, grads)
 
         return {
-            name: {op: one(layer, place, grads[name][op]) for place, op in enumerate(layer.modules)}
+            name: {op: one(layer, op, grads[name][op]) for op in grads[name]}
             for name, layer in supernet.all_layers.items()
         }
 
@@ -251,6 +254,7 @@ def make_train_step(
 def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, momentum: float) -> Stats:
     """Exponential averages per candidate: tracked [num_candidates, 2, size] by used [num_archs, 2, size]; a candidate
     taken by several architectures moves towards their mean, one that none takes stays."""
+    archs = supernet.decode(archs)
 
     def one(name, layer):
         if layer.choice is None:

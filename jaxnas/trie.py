@@ -107,7 +107,7 @@ def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> G
         (leaf,) = supernet.wire(run, _Sum((IMAGES,))).numbers
         return leaf
 
-    return Graph(nodes, np.array([trace(code) for code in archs.tolist()]))
+    return Graph(nodes, np.array([trace(code) for code in supernet.decode(archs).tolist()]))
 
 
 class _Sum(NamedTuple):
@@ -232,7 +232,7 @@ def run_program(
             arrays = arrays or (jnp.zeros((*images.shape[:2], *layer.in_shape), images.dtype),)
             own = None if stats is None else stats(number)
             run = _operation(layer.modules[op], layer.stats_dtype)
-            values[number], used[number] = run(params[name][op], arrays, own, mask, keep_stats=keep_stats)
+            values[number], used[number] = run(params[name][layer.owner(op)], arrays, own, mask, keep_stats=keep_stats)
         if number in leaves:
             logits[number] = values.pop(number)
         for each in free:

@@ -9,7 +9,8 @@ from typing import Literal
 
 import flax.linen as nn
 
-from jaxnas.ops.convolution import ConvBN, Head, Stem
+from jaxnas.ops.convolution import Classifier, ConvBN, Head, Stem
+from jaxnas.ops.dynamic import DYNAMIC_OPS, Channels, DynamicConvBN, MaxPool, Place, ScaleShift
 from jaxnas.ops.mobile import Identity, InvertedResidual
 from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
@@ -58,4 +59,23 @@ def algebra(module: nn.Module, in_channels: int) -> Algebra:
     return "any"
 
 
-__all__ = ["OPS", "Algebra", "Head", "OpFactory", "Policy", "Reduction", "Stem", "Tape", "algebra"]
+__all__ = [
+    "DYNAMIC_OPS",
+    "OPS",
+    "Algebra",
+    "Channels",
+    "Classifier",
+    "DynamicConvBN",
+    "Head",
+    "MaxPool",
+    "OpFactory",
+    "Place",
+    "Policy",
+    "Reduction",
+    "ScaleShift",
+    "Skip",
+    "Stem",
+    "Tape",
+    "Zero",
+    "algebra",
+]

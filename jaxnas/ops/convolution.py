@@ -221,7 +221,7 @@ class Classifier(nn.Module):
     policy: Policy = Policy()
 
     @nn.compact
-    def __call__(self, x: chex.Array) -> chex.Array:
+    def __call__(self, x: chex.Array, tape: Tape | None = None) -> chex.Array:
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(self.num_classes, param_dtype=self.policy.params, dtype=jnp.float32)(x)
 

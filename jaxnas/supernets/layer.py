@@ -22,13 +22,18 @@ class Layer(NamedTuple):
     """One place in the network: a fixed module, or the candidates of one choice."""
 
     name: str
-    choice: int | None  # which position of the code decides; None: there is one candidate
+    choice: int | None  # which position of the decoded code decides; None: there is one candidate
     modules: Mapping[str, nn.Module]  # candidate name -> module, in code order
     in_shape: tuple[int, ...]  # [height, width, channels]
     out_shape: tuple[int, ...]
     stats_size: int  # the largest candidate's number of normalised channels
     stats_dtype: str = "float32"
     shared_input: bool = False  # its input is the stem's output, the same for every architecture
+    owners: Mapping[str, str] | None = None  # candidate -> the one whose parameters it uses; those left out: their own
+
+    def owner(self, op: str) -> str:
+        """The candidate under whose name the parameters of `op` are."""
+        return op if self.owners is None else self.owners.get(op, op)
 
     @property
     def branches(self) -> tuple[Branch, ...]:
@@ -38,7 +43,7 @@ class Layer(NamedTuple):
             def run(shared, x, stats):
                 params, mask = shared
                 tape = Tape(stats, mask, self.stats_dtype)
-                y = module.apply({"params": params[name]}, x, tape)
+                y = module.apply({"params": params[self.owner(name)]}, x, tape)
                 return y, tape.used(self.stats_size)
 
             return run
@@ -58,6 +63,11 @@ class Layer(NamedTuple):
         return choose(self.branches, here, shared, x, own_stats, groups=own_groups)
 
 
+def as_it_is(archs: Any) -> Any:
+    """`Supernet.decode` where the code says itself which candidate each choice takes."""
+    return archs
+
+
 class Supernet(NamedTuple):
     """All sub-networks of a space over one parameter tree.
 
@@ -66,17 +76,20 @@ class Supernet(NamedTuple):
       init: key -> params. Leaf paths are layer/candidate/leaf and stable.
       apply: (params, arch, images, *, stats=None, mask=None, groups=4) -> (logits, stats), for ONE architecture;
         `jax.vmap` it over architectures.
-        arch: int32 [num_choices]; or float [num_choices, max_num_ops], weights that mix the candidates of each choice.
+        arch: int32 [num_choices]; or float [num_places, max(num_candidates)], weights that mix the candidates of each
+          place of the decoded code.
         images: float [num_images, height, width, channels], already normalised. logits: float32 [num_images, classes].
         stats None: normalise by these images (those where `mask` is True) and return what was used.
         stats given (calibrated, tracked): normalise by them and return them.
-        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`; counts are given per choice, as
-          `jaxnas.choice.count_ops` gives them. The gradient of an unbatched call needs `groups=None`; losses are
-          written over a batch.
+        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`; counts are given per place of
+          the decoded code, as `jaxnas.choice.count_ops` gives them. The gradient of an unbatched call needs
+          `groups=None`; losses are written over a batch.
       layers: chains only, else None: stem, one layer per choice, head, in order; so that prefixes can be shared.
       all_layers: every layer by name, whatever the wiring.
       wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
         returns. `apply` follows it with arrays, `jaxnas.trie` with symbols.
+      decode: codes int32 [..., num_choices] -> int32 [..., num_places], the candidate taken wherever there are several:
+        a layer's `choice` is a position in it. The code itself, but for cells whose wiring is searched.
     """
 
     space: SearchSpace
@@ -85,6 +98,13 @@ class Supernet(NamedTuple):
     layers: tuple[Layer, ...] | None
     all_layers: Mapping[str, Layer]
     wire: Callable[[Callable[[str, Any], Any], Any], Any]
+    decode: Callable[[Any], Any] = as_it_is
+
+    @property
+    def num_candidates(self) -> tuple[int, ...]:
+        """Number of candidates at each place of a decoded code."""
+        by_place = {layer.choice: len(layer.modules) for layer in self.all_layers.values() if layer.choice is not None}
+        return tuple(by_place[place] for place in range(len(by_place)))
 
 
 def make_layer(
@@ -95,6 +115,7 @@ def make_layer(
     *,
     stats_dtype: str = "float32",
     shared_input: bool = False,
+    owners: Mapping[str, str] | None = None,
 ) -> Layer:
     """Build a layer, checking that all candidates agree on what they return for in_shape [height, width, channels]."""
     outlines = {op: _outline(module, in_shape) for op, module in modules.items()}
@@ -105,7 +126,7 @@ def make_layer(
         )
     stats_size = max(size for *_, size in outlines.values())
     out_shape = next(iter(shapes.values()))
-    return Layer(name, choice, modules, in_shape, out_shape, stats_size, stats_dtype, shared_input)
+    return Layer(name, choice, modules, in_shape, out_shape, stats_size, stats_dtype, shared_input, owners)
 
 
 @functools.cache
@@ -135,6 +156,8 @@ def make_init(layers: Mapping[str, Layer]) -> Callable[[chex.PRNGKey], Params]:
         for number, (name, layer) in enumerate(layers.items()):
             params[name] = {}
             for index, (op, module) in enumerate(layer.modules.items()):
+                if layer.owner(op) != op:
+                    continue
                 _, tree, _ = _outline(module, layer.in_shape)
                 if not all(by_rule(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)):
                     op_key = jax.random.fold_in(jax.random.fold_in(own_key, number), index)
@@ -158,11 +181,14 @@ def make_init(layers: Mapping[str, Layer]) -> Callable[[chex.PRNGKey], Params]:
     return init
 
 
-def make_apply(layers: Mapping[str, Layer], wire: Callable) -> Callable[..., tuple[chex.Array, Stats]]:
+def make_apply(
+    layers: Mapping[str, Layer], wire: Callable, decode: Callable[[Any], Any] = as_it_is
+) -> Callable[..., tuple[chex.Array, Stats]]:
     """`Supernet.apply` of a wiring."""
 
     def apply(params, arch, images, *, stats=None, mask=None, groups=4):
         used: Stats = {}
+        arch = decode(arch)
 
         def run(name, x):
             y, used[name] = layers[name](params, arch, x, stats, mask, groups)
@@ -175,6 +201,7 @@ def make_apply(layers: Mapping[str, Layer], wire: Callable) -> Callable[..., tup
 
 def select_stats(supernet: Supernet, tracked: Stats, archs: chex.Array) -> Stats:
     """Of tracked statistics [num_candidates, 2, size] by layer, those of each architecture: [num_archs, 2, size]."""
+    archs = supernet.decode(archs)
 
     def one(name: str, layer: Layer) -> chex.Array:
         taken = jnp.zeros(len(archs), jnp.int32) if layer.choice is None else archs[:, layer.choice]
