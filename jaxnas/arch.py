@@ -143,6 +143,11 @@ class SearchSpace:
         return math.prod(self.num_ops)
 
     @property
+    def has_all_codes(self) -> bool:
+        """Whether every combination exists, so that none needs checking."""
+        return self.is_valid is _all_valid
+
+    @property
     def fingerprint(self) -> str:
         """16 hex digits over name and operations: files of codes carry it, so that spaces are never mixed up."""
         return hashlib.sha256(repr((self.name, self.op_names)).encode()).hexdigest()[:16]

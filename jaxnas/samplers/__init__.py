@@ -2,8 +2,8 @@
 
 from jaxnas.samplers.fair import fair
 from jaxnas.samplers.sampler import Sampler
-from jaxnas.samplers.uniform import uniform
+from jaxnas.samplers.uniform import listed, uniform
 
 SAMPLERS = {"uniform": uniform, "fair": fair}
 
-__all__ = ["SAMPLERS", "Sampler", "fair", "uniform"]
+__all__ = ["SAMPLERS", "Sampler", "fair", "listed", "uniform"]

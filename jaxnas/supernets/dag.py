@@ -141,7 +141,7 @@ def dag_supernet(
                 vertices.append(x)
         return run("head", x)
 
-    decode = make_decode(space, parts)
+    decode = make_decode(space, parts, max(len(layer.modules) for layer in layers.values()))
     return Supernet(space, make_init(layers), make_apply(layers, wire, decode), None, layers, wire, decode)
 
 

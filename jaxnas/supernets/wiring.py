@@ -43,12 +43,12 @@ def vertex_widths(layout: DagLayout, channels: int) -> tuple[int, ...]:
     return tuple(sorted({width for _, width in output_slots(layout, channels).values()}, reverse=True))
 
 
-def make_decode(space: SearchSpace, parts: Sequence[Part]) -> Callable[[Any], Any]:
+def make_decode(space: SearchSpace, parts: Sequence[Part], most_candidates: int) -> Callable[[Any], Any]:
     """`Supernet.decode`: codes int [..., num_choices] -> int32 [..., num_parts], the candidate that each part takes.
 
     Candidates are numbered as `dag_supernet` lists them; 0 is nothing at all. Of edges and vertices only those on a way
     from input to output count. NumPy's arrays and JAX's alike, also traced ones. Weights of candidates, float
-    [num_parts, max(num_candidates)], are what `Supernet.apply` takes in place of a decoded code, and pass.
+    [num_parts, most_candidates], are what `Supernet.apply` takes in place of a decoded code, and pass.
     """
     layout = space.layout
     assert isinstance(layout, DagLayout)
@@ -56,10 +56,10 @@ def make_decode(space: SearchSpace, parts: Sequence[Part]) -> Callable[[Any], An
     def decode(archs: Any) -> Any:
         archs = archs if isinstance(archs, jax.Array) else np.asarray(archs)
         if jnp.issubdtype(archs.dtype, jnp.floating):
-            if archs.ndim < 2 or archs.shape[-2] != len(parts):
+            if archs.shape[-2:] != (len(parts), most_candidates):
                 raise ValueError(
                     f"{space.name}: weights of shape {archs.shape} cannot express a wiring; give those of the decoded"
-                    f" code, [{len(parts)}, max(num_candidates)], as jax.nn.one_hot(supernet.decode(arch), ...) makes."
+                    f" code, [{len(parts)}, {most_candidates}], as jax.nn.one_hot(supernet.decode(arch), ...) makes."
                 )
             return archs
         edges = live_edges(adjacency(archs)).astype(np.int32)
