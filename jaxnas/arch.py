@@ -77,6 +77,7 @@ class DagLayout(NamedTuple):
     image_size: int = 32
     in_channels: int = 3
     num_classes: int = 10
+    output_degree: int | None = None  # how many vertices between lead straight to the output, if all cells agree
 
     @property
     def num_vertices(self) -> int:
@@ -113,7 +114,8 @@ class SearchSpace:
       name: how commands and tables call it.
       op_names: the candidate operations of each choice, in code order; `op_names[i][archs[n, i]]`.
       layout: what super-nets and cost tables build from.
-      is_valid: archs -> bool [num_archs], for spaces where not every combination exists.
+      is_valid: archs -> bool [num_archs], for spaces where not every combination exists; of such a space it takes
+        JAX's arrays too, so that samplers can ask it while they are traced.
       prune: (archs, *, affine: bool, bn_mode: str) -> archs, each code replaced by a representative with the SAME
         SUPER-NET OUTPUT under that normalisation.
       isomorphs: archs -> archs, each code replaced by a representative that is the SAME STAND-ALONE network.
@@ -139,6 +141,11 @@ class SearchSpace:
     def size(self) -> int:
         """Number of codes, valid or not."""
         return math.prod(self.num_ops)
+
+    @property
+    def has_all_codes(self) -> bool:
+        """Whether every combination exists, so that none needs checking."""
+        return self.is_valid is _all_valid
 
     @property
     def fingerprint(self) -> str:

@@ -211,4 +211,4 @@ def _dispatch_tiles(branches, choice, shared, inputs, tile):
     _, outputs = jax.lax.scan(run_tile, None, (branch_of, jax.tree.map(lambda leaf: leaf[rows], inputs)))
     rank = jnp.argsort(order)  # place of each architecture in the sorted population
     slot = first_tile[choice] * tile + rank - first_row[choice]
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[slot], outputs)
+    return jax.tree.map(lambda leaf: leaf.reshape(most_tiles * tile, *leaf.shape[2:])[slot], outputs)

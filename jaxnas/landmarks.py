@@ -90,7 +90,7 @@ def make_ranking_loss_fn(
     levels = ((levels[from_worst] - levels.min()) / spread).astype(np.float32)
     if num_per_step is not None:
         tile = tile or 1
-    groups: Any = count_ops(archs, space.num_ops) if tile is None else tile
+    groups: Any = count_ops(supernet.decode(archs), supernet.num_candidates) if tile is None else tile
     draw = all_pairs(num_per_step or num_landmarks) if draw is None else draw
 
     def loss_fn(params, population, batch, key, step):

@@ -3,15 +3,17 @@
 import math
 import os
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
 import numpy as np
 
 from jaxnas import arch
+from jaxnas.arch import DagLayout
 from jaxnas.choice import Groups, branch_runs
 from jaxnas.costs import Place, op_cost, op_costs
+from jaxnas.ops import Classifier, DynamicConvBN, Stem
 from jaxnas.supernets import Layer, Supernet
 from jaxnas.trie import Graph, Program, make_graph, make_programs
 
@@ -128,7 +130,7 @@ def plan_trie(supernet: Supernet, archs: np.ndarray, plan: Plan) -> tuple[Graph,
 
 def _tile_size(supernet: Supernet, num_archs: int) -> int:
     """The largest power of two that pads a sixteenth of a call at most, each branch of a choice losing half a tile."""
-    return 2 ** int(math.log2(1 + num_archs / (8 * max(supernet.space.num_ops))))
+    return 2 ** int(math.log2(1 + num_archs / (8 * max(supernet.num_candidates))))
 
 
 def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups: Groups) -> int:
@@ -140,11 +142,11 @@ def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups:
     elif strategy == "trie":  # one after the other; num_archs: of which something is held at once
         at_once = 1
     elif strategy == "dispatch" and groups == "balanced":
-        at_once = math.ceil(num_archs / min(supernet.space.num_ops))
+        at_once = math.ceil(num_archs / min(supernet.num_candidates))
     elif strategy == "dispatch":
         assert isinstance(groups, int)
         at_once = min(groups, num_archs)
-        held += max(supernet.space.num_ops) * (at_once - 1)  # padded tiles
+        held += max(supernet.num_candidates) * (at_once - 1)  # padded tiles
     copies = 3 if supernet.layers else 6  # of inputs and outputs, sorted and not; in a cell those of several edges
     most = 0
     for layer in supernet.all_layers.values():
@@ -162,20 +164,20 @@ def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float,
     codes; a test checks the counts with counters inside the branches. Calibration, of the same work per image, is not
     counted.
     """
-    archs = arch.check(supernet.space, archs)
+    taken = supernet.decode(arch.check(supernet.space, archs))
     macs = _macs(supernet)
     layers = supernet.all_layers
     needed = executed = 0.0
     for name, layer in layers.items():
-        needed += macs[name][0] * len(archs) if layer.choice is None else macs[name][archs[:, layer.choice]].sum()
+        needed += macs[name][0] * len(taken) if layer.choice is None else macs[name][taken[:, layer.choice]].sum()
     if plan.strategy == "trie":
         _, programs = plan_trie(supernet, archs, plan)
         candidates = {name: list(layer.modules) for name, layer in layers.items()}
         done = (node for program in programs for _, node, _ in program.steps)
         executed = sum(macs[name][candidates[name].index(op)] for name, op, _ in done if op is not None)
         return needed, executed
-    for start in range(0, len(archs), plan.archs_per_call):
-        call = archs[start : start + plan.archs_per_call]
+    for start in range(0, len(taken), plan.archs_per_call):
+        call = taken[start : start + plan.archs_per_call]
         call = np.concatenate([call, np.repeat(call[-1:], plan.archs_per_call - len(call), axis=0)])
         for name, layer in layers.items():
             if layer.choice is None:
@@ -188,6 +190,9 @@ def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float,
 
 def _macs(supernet: Supernet) -> dict[str, np.ndarray]:
     """MACs for one image of each candidate of each layer, float64 [num_candidates]."""
+    if isinstance(supernet.space.layout, DagLayout):
+        by_layer = ((name, layer, layer.modules.values()) for name, layer in supernet.all_layers.items())
+        return {name: np.array([_module_macs(each, layer) for each in modules]) for name, layer, modules in by_layer}
     macs = {}
     for name, layer in supernet.all_layers.items():
         stride = math.ceil(layer.in_shape[0] / layer.out_shape[0])
@@ -197,6 +202,16 @@ def _macs(supernet: Supernet) -> dict[str, np.ndarray]:
     _, fixed = op_costs(supernet.space)
     others = sum(macs[name][0] for name, layer in supernet.all_layers.items() if layer.choice is None and name in macs)
     return macs | {"head": np.array([float(fixed.macs) - others])}
+
+
+def _module_macs(module: Any, layer: Layer) -> float:
+    """MACs for one image of a candidate that stands in cells whose wiring is searched, at the width that it has."""
+    height, width, channels = layer.in_shape
+    if isinstance(module, DynamicConvBN):
+        return float(module.kernel**2 * module.in_width * module.width * height * width)
+    if isinstance(module, Stem):
+        return float(9 * channels * module.channels * height * width)
+    return float(channels * module.num_classes) if isinstance(module, Classifier) else 0.0
 
 
 def _runs(layer: Layer, choices: np.ndarray, plan: Plan) -> np.ndarray:

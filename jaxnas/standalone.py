@@ -80,7 +80,7 @@ def make_standalone(
     if supernet.view is not own_params:
         raise ValueError(
             f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
-            " own; build it with kernels='separate' and op_on='edge'."
+            " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded'."
         )
     preprocess = make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
 
@@ -186,8 +186,9 @@ def make_standalone(
 def only(supernet: Supernet, params: Params, arch) -> Params:
     """Of all parameters, those of one architecture [num_choices]; same paths, the other candidates absent."""
     kept: Params = {}
+    taken = supernet.decode(arch)
     for name, layer in supernet.all_layers.items():
-        op = list(layer.modules)[0 if layer.choice is None else int(arch[layer.choice])]
+        op = list(layer.modules)[0 if layer.choice is None else int(taken[layer.choice])]
         kept[name] = {op: params[name][op]}
     return kept
 

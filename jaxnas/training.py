@@ -219,13 +219,14 @@ def make_train_step(
         population."""
 
         def mark(layer, place, own):
-            used = True if layer.choice is None else jnp.any(archs[:, layer.choice] == place)
+            used = True if layer.choice is None else jnp.any(taken[:, layer.choice] == place)
             return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), own)
 
         def one(reached, grads):
             touched = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), False)
             return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
 
+        taken = supernet.decode(archs)
         own, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
         marked = {
             name: {op: mark(layer, place, own[name][op]) for place, op in enumerate(layer.modules)}
@@ -277,6 +278,7 @@ def make_train_step(
 def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, momentum: float) -> Stats:
     """Exponential averages per candidate: tracked [num_candidates, 2, size] by used [num_archs, 2, size]; a candidate
     taken by several architectures moves towards their mean, one that none takes stays."""
+    archs = supernet.decode(archs)
 
     def one(name, layer):
         if layer.choice is None:

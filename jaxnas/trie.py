@@ -107,7 +107,7 @@ def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> G
         (leaf,) = supernet.wire(run, _Sum((IMAGES,))).numbers
         return leaf
 
-    return Graph(nodes, np.array([trace(code) for code in archs.tolist()]))
+    return Graph(nodes, np.array([trace(code) for code in supernet.decode(archs).tolist()]))
 
 
 class _Sum(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 import flax.linen as nn
 
-from jaxnas.ops.convolution import ConvBN, Head, Stem
+from jaxnas.ops.convolution import Classifier, ConvBN, Head, Stem
+from jaxnas.ops.dynamic import DYNAMIC_OPS, Channels, DynamicConvBN, MaxPool, Place, ScaleShift
 from jaxnas.ops.mobile import Identity, InvertedResidual
 from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
@@ -63,13 +64,15 @@ class Kernel(NamedTuple):
 
     kind: Literal["dense", "depthwise"]
     size: int  # pixels
-    path: tuple[str, str]  # of the leaf among the operation's parameters
+    path: tuple[str, ...]  # of the leaf among the operation's parameters
 
 
 def kernel_of(module: nn.Module) -> Kernel | None:
     """The kernel that `module` may share with its like; None: it has none, as every operation of a user's own."""
     if isinstance(module, ConvBN):
         return Kernel("dense", module.kernel, ("Conv_0", "kernel"))
+    if isinstance(module, DynamicConvBN):
+        return Kernel("dense", module.kernel, ("kernel",))
     if isinstance(module, InvertedResidual):
         return Kernel("depthwise", module.kernel, ("depthwise", "kernel"))
     return None
@@ -81,15 +84,24 @@ def has_shortcut(module: nn.Module, in_channels: int) -> bool:
 
 
 __all__ = [
+    "DYNAMIC_OPS",
     "OPS",
     "Algebra",
+    "Channels",
+    "Classifier",
+    "DynamicConvBN",
     "Head",
     "Kernel",
+    "MaxPool",
     "OpFactory",
+    "Place",
     "Policy",
     "Reduction",
+    "ScaleShift",
+    "Skip",
     "Stem",
     "Tape",
+    "Zero",
     "algebra",
     "has_shortcut",
     "kernel_of",

@@ -10,11 +10,13 @@ from jaxnas.ops.normalisation import Policy, Tape
 
 
 class Zero(nn.Module):
-    """No edge: zeros."""
+    """No edge: zeros, of as many channels as the input or of so many."""
+
+    channels: int | None = None
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        return jnp.zeros_like(x)
+        return jnp.zeros((*x.shape[:-1], self.channels or x.shape[-1]), x.dtype)
 
 
 class Skip(nn.Module):

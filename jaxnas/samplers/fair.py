@@ -18,6 +18,8 @@ def fair(space: SearchSpace, *, num_archs: int | None = None) -> Sampler:
     Args:
       num_archs: architectures per step, a multiple of every choice's number of operations; None: the smallest.
     """
+    if not space.has_all_codes:
+        raise ValueError(f"fair: permuting choices gives codes that {space.name} does not have; take 'uniform'.")
     smallest = math.lcm(*space.num_ops)
     num_archs = smallest if num_archs is None else num_archs
     if num_archs < 1 or num_archs % smallest:

@@ -5,15 +5,18 @@ has one bit for each pair of vertices, (0, 1), (0, 2) ... (1, 2) ..., 1 for an e
 vertex between. Vertices that are not on a way from input to output count for nothing, so that one space of seven
 vertices has the smaller cells too; a code exists where input and output are connected by at most nine edges that count.
 
-Most random codes do not exist and many are the same cell: draw from `enumerate_cells` instead of `arch.sample`.
+A quarter of random codes do not exist, and many are the same cell: draw from `enumerate_cells`, or by the samplers, not
+by `arch.sample`.
 """
 
 import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import chex
+import jax
 import numpy as np
 
 from jaxnas.arch import DagLayout, SearchSpace, check, from_index
@@ -24,21 +27,38 @@ _NUM_VERTICES = {8: 4, 13: 5, 19: 6, 26: 7}  # by number of choices
 _CHUNK = 20_000  # cells whose relabellings are compared at a time: some megabytes
 
 
-def adjacency(archs: chex.ArrayNumpy) -> np.ndarray:
-    """The edges of codes [num_archs, num_choices]: bool [num_archs, num_vertices, num_vertices], from row to column."""
-    archs = np.asarray(archs)
-    num_vertices = _NUM_VERTICES[archs.shape[1]]
-    edges = np.zeros((len(archs), num_vertices, num_vertices), bool)
+def adjacency(archs: chex.Array) -> Any:
+    """The edges of codes [..., num_choices]: bool [..., num_vertices, num_vertices], from row to column.
+
+    Like `live_edges` and `is_valid` it takes NumPy's arrays and JAX's, also traced ones, and returns the same kind.
+    """
+    archs = archs if isinstance(archs, jax.Array) else np.asarray(archs)
+    num_vertices = _NUM_VERTICES[archs.shape[-1]]
     sources, targets = np.triu_indices(num_vertices, k=1)
-    edges[:, sources, targets] = archs[:, : len(sources)]
-    return edges
+    position = np.zeros((num_vertices, num_vertices), int)
+    position[sources, targets] = np.arange(len(sources))
+    return (archs[..., position] > 0) & np.triu(np.ones((num_vertices, num_vertices), bool), k=1)
 
 
-def is_valid(archs: np.ndarray) -> np.ndarray:
-    """Whether input and output are connected, by at most nine edges that count: bool [num_archs]."""
-    edges = _live_edges(adjacency(archs))
-    num_edges = edges.sum(axis=(1, 2))
-    return (num_edges > 0) & (num_edges <= MAX_EDGES)
+def live_edges(edges: chex.Array) -> Any:
+    """Of edges, bool [..., num_vertices, num_vertices], those on a way from input to output; none where there is no
+    way."""
+    num_vertices = edges.shape[-1]
+    reached, leading = np.arange(num_vertices) == 0, np.arange(num_vertices) == num_vertices - 1
+    for _ in range(num_vertices - 1):
+        reached = reached | (edges & reached[..., :, None]).any(axis=-2)
+        leading = leading | (edges & leading[..., None, :]).any(axis=-1)
+    live = reached & leading
+    return edges & live[..., :, None] & live[..., None, :]
+
+
+def is_valid(archs: chex.Array, *, output_degree: int | None = None) -> Any:
+    """Whether input and output are connected by at most nine edges that count, and, where `output_degree` is given, so
+    many of the vertices between lead straight to the output: bool [...] of codes [..., num_choices]."""
+    edges = live_edges(adjacency(archs))
+    num_edges = edges.sum(axis=(-2, -1))
+    valid = (num_edges > 0) & (num_edges <= MAX_EDGES)
+    return valid if output_degree is None else valid & (edges[..., 1:-1, -1].sum(axis=-1) == output_degree)
 
 
 def prune(archs: np.ndarray, **_) -> np.ndarray:
@@ -47,7 +67,7 @@ def prune(archs: np.ndarray, **_) -> np.ndarray:
     The vertices stay where they are. Holds under every normalisation, since nothing is computed there at all.
     """
     archs = check(_space_of(archs), archs)
-    edges = _live_edges(adjacency(archs))
+    edges = live_edges(adjacency(archs))
     sources, targets = np.triu_indices(edges.shape[1], k=1)
     live = edges[:, sources, targets].astype(np.int32)
     ops = np.where(edges[:, 1:-1].any(axis=2), archs[:, len(sources) :], 0)
@@ -69,7 +89,8 @@ def isomorphs(archs: np.ndarray) -> np.ndarray:
 def enumerate_cells(space: SearchSpace) -> np.ndarray:
     """One code of every cell of a space of this file: int32 [num_cells, num_choices], in lexicographic order.
 
-    91, 2,532, 64,542 and 423,624 cells with up to four, five, six and seven vertices.
+    91, 2,532, 64,542 and 423,624 cells with up to four, five, six and seven vertices; of a space with an output degree
+    those that have it.
     """
     num_vertices = _NUM_VERTICES[space.num_choices]
     found = []
@@ -90,7 +111,8 @@ def enumerate_cells(space: SearchSpace) -> np.ndarray:
             codes = np.concatenate([edges, ops], axis=1)
             chunks = [_smallest_index(codes[start : start + _CHUNK]) for start in range(0, len(codes), _CHUNK)]
             found.append(np.unique(np.concatenate(chunks)))
-    return from_index(space, np.unique(np.concatenate(found)))
+    cells = from_index(space, np.unique(np.concatenate(found)))
+    return cells[space.is_valid(cells)]
 
 
 def graph_hash(arch: chex.ArrayNumpy | Sequence[int]) -> str:
@@ -179,20 +201,6 @@ def _conv(kernel: int, in_width: int, out_width: int, size: int) -> np.ndarray:
     return np.array([weights * size**2, weights + 2 * out_width], np.float64)
 
 
-def _live_edges(edges: np.ndarray) -> np.ndarray:
-    """The edges between vertices that the input reaches and that reach the output; all gone where it doesn't."""
-    num_vertices = edges.shape[1]
-    from_input = np.zeros(edges.shape[:2], bool)
-    to_output = np.zeros(edges.shape[:2], bool)
-    from_input[:, 0] = to_output[:, -1] = True
-    for vertex in range(1, num_vertices):
-        from_input[:, vertex] = (edges[:, :, vertex] & from_input).any(axis=1)
-    for vertex in range(num_vertices - 2, -1, -1):
-        to_output[:, vertex] = (edges[:, vertex] & to_output).any(axis=1)
-    live = from_input & to_output
-    return edges & live[:, :, None] & live[:, None, :]
-
-
 def _smallest_index(pruned: np.ndarray) -> np.ndarray:
     """The smallest lexicographic index over all orders of the inner vertices of pruned codes: int64 [num_archs]."""
     edges = adjacency(pruned)
@@ -226,16 +234,28 @@ def _space_of(archs: np.ndarray) -> SearchSpace:
 
 
 @functools.cache
-def nasbench101_space(num_vertices: int = 7) -> SearchSpace:
-    """The cells of up to `num_vertices` vertices, 4 to 7, input and output included."""
+def nasbench101_space(num_vertices: int = 7, *, output_degree: int | None = None) -> SearchSpace:
+    """The cells of up to `num_vertices` vertices, 4 to 7, input and output included.
+
+    Args:
+      output_degree: only cells in which so many of the vertices between lead straight to the output, so that (but for a
+        remainder) all operations of a stage are of one width: the fixed channel configuration of "How to Train Your
+        Super-Net" (arXiv 2003.04276), which trains a super-net for each.
+    """
     if num_vertices not in _NUM_VERTICES.values():
         raise ValueError(f"nasbench101 has cells of up to 4, 5, 6 or 7 vertices, got num_vertices {num_vertices}.")
+    if output_degree is not None and not 1 <= output_degree <= num_vertices - 2:
+        raise ValueError(
+            f"nasbench101 with {num_vertices} vertices has output degrees from 1 to {num_vertices - 2}, got"
+            f" output_degree {output_degree}."
+        )
     edges = tuple(itertools.combinations(range(num_vertices), 2))
+    name = "nasbench101" if num_vertices == 7 else f"nasbench101_v{num_vertices}"
     return SearchSpace(
-        "nasbench101" if num_vertices == 7 else f"nasbench101_v{num_vertices}",
+        name if output_degree is None else f"{name}_out{output_degree}",
         (("no_edge", "edge"),) * len(edges) + (OP_NAMES,) * (num_vertices - 2),
-        DagLayout(width=128, cells_per_stage=3, edges=edges),
-        is_valid=is_valid,
+        DagLayout(width=128, cells_per_stage=3, edges=edges, output_degree=output_degree),
+        is_valid=functools.partial(is_valid, output_degree=output_degree),
         prune=prune,
         isomorphs=isomorphs,
     )

@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     """One place in the network: a fixed module, or the candidates of one choice."""
 
     name: str
-    choice: int | None  # which position of the code decides; None: there is one candidate
+    choice: int | None  # which position of the decoded code decides; None: there is one candidate
     modules: Mapping[str, nn.Module]  # candidate name -> module, in code order
     in_shape: tuple[int, ...]  # [height, width, channels]
     out_shape: tuple[int, ...]
@@ -70,6 +70,11 @@ class Layer(NamedTuple):
         return choose(self.branches, here, shared, x, own_stats, keep, groups=own_groups)
 
 
+def as_it_is(archs: Any) -> Any:
+    """`Supernet.decode` where the code says itself which candidate each choice takes."""
+    return archs
+
+
 class Supernet(NamedTuple):
     """All sub-networks of a space over one parameter tree.
 
@@ -78,21 +83,24 @@ class Supernet(NamedTuple):
       init: key -> params. Leaf paths are layer/candidate/leaf and stable.
       apply: (params, arch, images, *, stats=None, mask=None, key=None, ramp=1.0, groups=4) -> (logits, stats), for ONE
         architecture; `jax.vmap` it over architectures.
-        arch: int32 [num_choices]; or float [num_choices, max_num_ops], weights that mix the candidates of each choice.
+        arch: int32 [num_choices]; or float [num_places, max(num_candidates)], weights that mix the candidates of each
+          place of the decoded code.
         images: float [num_images, height, width, channels], already normalised. logits: float32 [num_images, classes].
         stats None: normalise by these images (those where `mask` is True) and return what was used.
         stats given (calibrated, tracked): normalise by them and return them.
         key: draws what dropout takes away, which is a training matter; None: nothing is dropped. ramp: strength of path
           dropout, in [0, 1]. Of no matter to a super-net without dropout.
-        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`; counts are given per choice, as
-          `jaxnas.choice.count_ops` gives them. The gradient of an unbatched call needs `groups=None`; losses are
-          written over a batch.
+        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`; counts are given per place of
+          the decoded code, as `jaxnas.choice.count_ops` gives them. The gradient of an unbatched call needs
+          `groups=None`; losses are written over a batch.
       layers: chains only, else None: stem, one layer per choice, head, in order; so that prefixes can be shared.
       all_layers: every layer by name, whatever the wiring.
       wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
         returns. `apply` follows it with arrays, `jaxnas.trie` with symbols.
       view: params -> {layer: {candidate: parameters}}: where candidates share some, what each has of them.
       dropout: what is dropped in training, or None.
+      decode: codes int32 [..., num_choices] -> int32 [..., num_places], the candidate taken wherever there are several:
+        a layer's `choice` is a position in it. The code itself, but for cells whose wiring is searched.
     """
 
     space: SearchSpace
@@ -103,6 +111,13 @@ class Supernet(NamedTuple):
     wire: Callable[[Callable[[str, Any], Any], Any], Any]
     view: Callable[[Params], Params] = own_params
     dropout: Dropout | None = None
+    decode: Callable[[Any], Any] = as_it_is
+
+    @property
+    def num_candidates(self) -> tuple[int, ...]:
+        """Number of candidates at each place of a decoded code."""
+        by_place = {layer.choice: len(layer.modules) for layer in self.all_layers.values() if layer.choice is not None}
+        return tuple(by_place[place] for place in range(len(by_place)))
 
 
 def make_layer(
@@ -185,6 +200,7 @@ def make_apply(
     layers: Mapping[str, Layer],
     wire: Callable,
     *,
+    decode: Callable[[Any], Any] = as_it_is,
     view: Callable[[Params], Params] = own_params,
     dropout: Dropout | None = None,
 ) -> Callable[..., tuple[chex.Array, Stats]]:
@@ -192,7 +208,7 @@ def make_apply(
 
     def apply(params, arch, images, *, stats=None, mask=None, key=None, ramp=1.0, groups=4):
         used: Stats = {}
-        own = view(params)
+        own, arch = view(params), decode(arch)
         keep = {} if dropout is None or key is None else draw_keep(dropout, key, ramp, len(images))
 
         def run(name, x):
@@ -206,6 +222,7 @@ def make_apply(
 
 def select_stats(supernet: Supernet, tracked: Stats, archs: chex.Array) -> Stats:
     """Of tracked statistics [num_candidates, 2, size] by layer, those of each architecture: [num_archs, 2, size]."""
+    archs = supernet.decode(archs)
 
     def one(name: str, layer: Layer) -> chex.Array:
         taken = jnp.zeros(len(archs), jnp.int32) if layer.choice is None else archs[:, layer.choice]

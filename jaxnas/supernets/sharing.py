@@ -32,6 +32,29 @@ class Sharing(NamedTuple):
 NO_SHARING = Sharing(own_params, own_params)
 
 
+def share_candidates(owners: Mapping[str, Mapping[str, str]]) -> Sharing:
+    """Candidates of one layer that use the same parameters, such as the widths of one operation.
+
+    Args:
+      owners: layer -> candidate -> the one under whose name the parameters are stored; those left out have their own.
+    """
+
+    def store(params):
+        kept = {}
+        for layer, candidates in params.items():
+            of = owners.get(layer, {})
+            kept[layer] = {op: tree for op, tree in candidates.items() if of.get(op, op) == op}
+        return kept
+
+    def view(stored):
+        return {
+            layer: candidates | {op: candidates[owner] for op, owner in owners.get(layer, {}).items()}
+            for layer, candidates in stored.items()
+        }
+
+    return Sharing(store, view)
+
+
 def share_by_node(edges: Mapping[str, str], *, per_input: bool) -> Sharing:
     """One instance of each operation for all edges into a node.
 
@@ -75,7 +98,7 @@ class _Cut(NamedTuple):
     """What a candidate takes of a shared kernel."""
 
     name: str  # under which the kernel is stored in the candidate's group
-    path: tuple[str, str]  # of the kernel among the candidate's own parameters
+    path: tuple[str, ...]  # of the kernel among the candidate's own parameters
     shape: tuple[int, ...]  # of the candidate's kernel, [size, size, ...]
 
 

@@ -1,0 +1,112 @@
+"""From the code of a cell whose wiring is searched to what each of its edges and vertices does (NAS-Bench-101)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.arch import DagLayout, SearchSpace
+from jaxnas.spaces.nasbench101 import adjacency, live_edges
+
+
+class Part(NamedTuple):
+    """A part of all cells of a stage, about which the code decides alike."""
+
+    stage: int
+    kind: str  # "edge", "vertex", or "inputs": of a vertex, which of those before it it has
+    source: int  # of a vertex the same as target
+    target: int
+
+
+def output_degrees(layout: DagLayout) -> Sequence[int]:
+    """How many vertices may lead straight to the output, the cell's input not counted."""
+    return range(1, layout.num_vertices - 1) if layout.output_degree is None else (layout.output_degree,)
+
+
+def output_slots(layout: DagLayout, channels: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """Of the output's channels, those of each vertex that leads to it: (how many do, how many of these stand before it)
+    -> (first channel, number of channels). The first vertices take one more where channels don't divide."""
+    slots = {}
+    for degree in output_degrees(layout):
+        share, rest = divmod(channels, degree)
+        for rank in range(degree):
+            slots[degree, rank] = (rank * share + min(rank, rest), share + (rank < rest))
+    return slots
+
+
+def vertex_widths(layout: DagLayout, channels: int) -> tuple[int, ...]:
+    """The widths that vertices have, the largest first: a vertex that doesn't lead to the output has that of one that
+    does (`jaxnas.spaces.nasbench101.vertex_channels`)."""
+    return tuple(sorted({width for _, width in output_slots(layout, channels).values()}, reverse=True))
+
+
+def make_decode(space: SearchSpace, parts: Sequence[Part], most_candidates: int) -> Callable[[Any], Any]:
+    """`Supernet.decode`: codes int [..., num_choices] -> int32 [..., num_parts], the candidate that each part takes.
+
+    Candidates are numbered as `dag_supernet` lists them; 0 is nothing at all. Of edges and vertices only those on a way
+    from input to output count. NumPy's arrays and JAX's alike, also traced ones. Weights of candidates, float
+    [num_parts, most_candidates], are what `Supernet.apply` takes in place of a decoded code, and pass.
+    """
+    layout = space.layout
+    assert isinstance(layout, DagLayout)
+
+    def decode(archs: Any) -> Any:
+        archs = archs if isinstance(archs, jax.Array) else np.asarray(archs)
+        if jnp.issubdtype(archs.dtype, jnp.floating):
+            if archs.shape[-2:] != (len(parts), most_candidates):
+                raise ValueError(
+                    f"{space.name}: weights of shape {archs.shape} cannot express a wiring; give those of the decoded"
+                    f" code, [{len(parts)}, {most_candidates}], as jax.nn.one_hot(supernet.decode(arch), ...) makes."
+                )
+            return archs
+        edges = live_edges(adjacency(archs)).astype(np.int32)
+        ops = archs[..., len(layout.edges) :]
+        columns: dict[Part, Any] = {}
+        for stage in range(layout.num_stages):
+            columns |= _decode_stage(space, stage, edges, ops)
+        stack = jnp.stack if isinstance(archs, jax.Array) else np.stack
+        return stack([columns[part] for part in parts], axis=-1).astype(np.int32)
+
+    return decode
+
+
+def _decode_stage(space: SearchSpace, stage: int, edges: chex.Array, ops: chex.Array) -> dict[Part, Any]:
+    layout = space.layout
+    assert isinstance(layout, DagLayout)
+    channels, last = layout.width * 2**stage, layout.num_vertices - 1
+    leads = edges[..., 1:-1, -1]
+    degree, rank = leads.sum(axis=-1, keepdims=True), leads.cumsum(axis=-1) - leads
+    share = channels // (degree + (degree == 0))
+    of_output = (share + (rank < channels - share * degree)) * leads
+    widths = of_output
+    for _ in range(last - 2):  # from the output backwards, as far as the longest way
+        largest = (edges[..., 1:-1, 1:-1] * widths[..., None, :]).max(axis=-1)
+        widths = of_output + (1 - leads) * largest
+    known = np.array(vertex_widths(layout, channels), np.int32)
+    width_number = (widths[..., None] < known).sum(axis=-1)
+    slots = list(output_slots(layout, channels))
+
+    columns: dict[Part, Any] = {}
+    for source, target in layout.edges:
+        there = edges[..., source, target]
+        if source == 0 and target != last:  # a projection to the vertex's width
+            there = there * (1 + width_number[..., target - 1])
+        elif target == last and source != 0:
+            own = [(degree[..., 0] == d) & (rank[..., source - 1] == r) for d, r in slots]
+            there = there * sum(number * here for number, here in enumerate(own, 1))
+        columns[Part(stage, "edge", source, target)] = there
+    for vertex in range(1, last):
+        op, used = ops[..., vertex - 1], widths[..., vertex - 1] > 0
+        first, taken, is_conv = 1, 0, 0
+        for number, name in enumerate(space.op_names[-1]):
+            dynamic = name.startswith("conv")
+            taken = taken + (op == number) * (first + dynamic * width_number[..., vertex - 1])
+            is_conv = is_conv + (op == number) * dynamic
+            first += len(known) if dynamic else 1
+        columns[Part(stage, "vertex", vertex, vertex)] = used * taken
+        configuration = (edges[..., :vertex, vertex] * 2 ** np.arange(vertex, dtype=np.int32)).sum(axis=-1)
+        columns[Part(stage, "inputs", vertex, vertex)] = is_conv * configuration
+    return columns
