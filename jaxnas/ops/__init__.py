@@ -10,7 +10,7 @@ from typing import Literal
 import flax.linen as nn
 
 from jaxnas.ops.convolution import ConvBN, Head, Stem
-from jaxnas.ops.mobile import Identity, InvertedResidual
+from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, NormalBottleneck, ResidualPair
 from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
 
@@ -21,6 +21,16 @@ def _inverted(expansion: int, kernel: int) -> OpFactory:
     return lambda channels, stride, affine, policy: InvertedResidual(
         channels, stride, expansion, kernel, affine, policy
     )
+
+
+def _bottleneck(reduction: int, kernel: int) -> OpFactory:
+    return lambda channels, stride, affine, policy: NormalBottleneck(
+        channels, stride, reduction, kernel, affine, policy
+    )
+
+
+def _pair(block: type[ResidualPair] | type[DoubleDepthwise], kernel: int) -> OpFactory:
+    return lambda channels, stride, affine, policy: block(channels, stride, kernel, affine, policy)
 
 
 def _relu_conv_bn(kernel: int) -> OpFactory:
@@ -35,6 +45,9 @@ OPS: dict[str, OpFactory] = {
     "avg_pool_3x3": lambda channels, stride, affine, policy: AveragePool(),
     "identity": Identity,
     **{f"mb{e}_k{k}": _inverted(e, k) for e in (1, 2, 3, 4, 6) for k in (3, 5, 7)},
+    **{f"nconv{r}_k{k}": _bottleneck(r, k) for r in (2, 4) for k in (3, 5, 7)},
+    **{f"rconv_k{k}": _pair(ResidualPair, k) for k in (3, 5, 7)},
+    **{f"dconv_k{k}": _pair(DoubleDepthwise, k) for k in (3, 5, 7)},
 }
 
 Algebra = Literal["zero", "same", "linear", "vanishing", "any"]
