@@ -79,6 +79,37 @@ def rank_scatter(
     return figure
 
 
+def latency_scatter(
+    predicted: ArrayLike,
+    measured: ArrayLike,
+    *,
+    title: str,
+    spearman: float,
+    error: float,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
+) -> Figure:
+    """A point for each network: `measured` over `predicted` latency, both [num_archs] in ms, and the line where they
+    agree. `spearman` and the median relative `error` stand under the title; bars go from `low` to `high` [num_archs],
+    the spread of the measurements.
+    """
+    predicted, measured = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
+    if predicted.shape != measured.shape or predicted.ndim != 1:
+        raise ValueError(f"latencies have shapes {predicted.shape} and {measured.shape}, expected one, [num_archs].")
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), "predicted latency (ms)", "measured latency (ms)")
+    ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
+    axes.plot(ends, ends, color=REFERENCE_LINES[0][0], linestyle="--", linewidth=1.2, label="prediction = measurement")
+    if low is not None and high is not None:
+        label = "quartiles over rounds"
+        axes.vlines(predicted, low, high, color=BLUE, linewidth=1, alpha=0.5, label=label)
+    axes.scatter(predicted, measured, color=BLUE, s=18, linewidths=0)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    agreement = f"Spearman {spearman:.3f}, median relative error {100 * error:.1f} %; {len(measured):,} networks"
+    _set_title(axes, f"{title}\n{agreement}")
+    return figure
+
+
 def training_curve(steps: ArrayLike, columns: Mapping[str, ArrayLike], *, title: str) -> Figure:
     """A panel for each of `columns`, label (with unit) -> values [num_steps], over `steps` [num_steps].
 

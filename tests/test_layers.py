@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "planning": CODES | {"trie"},
     "evaluation": CODES | {"trie", "planning"},
     "standalone": CODES | {"training", "evaluation"},
+    "measuring": CODES | {"latency", "standalone", "tables"},
     "limits": {"arch", "costs"},
     "regions": {"arch", "limits"},
     "latency": {"arch", "limits", "metrics", "tables"},
