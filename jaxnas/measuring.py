@@ -69,18 +69,9 @@ def measure(
     Raises:
       ValueError: a count below 1, a type that is none, or codes not of the space.
     """
-    for name, count in (("batch_size", batch_size), ("num_rounds", num_rounds), ("num_runs", num_runs)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}.")
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype {dtype!r}: expected float32, bfloat16 or float16.")
+    _check_counts(batch_size, dtype, num_rounds, num_runs)
     archs = check(space, archs) if len(archs) else np.zeros((0, space.num_choices), np.int32)
-    supernet = make_supernet(space, policy=Policy(compute=dtype))
-    params = random_params(supernet, np.random.default_rng(0))
-    stats = {
-        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]]), (2, layer.stats_size))
-        for name, layer in supernet.all_layers.items()
-    }
+    supernet, params, stats = _prepare(space, dtype)
     layers = distinct_operations(supernet)
     programs = [_operation(supernet, params, stats, *places[0], batch_size, dtype) for places in layers]
     programs += [_network(supernet, params, stats, arch, batch_size) for arch in archs]
@@ -109,6 +100,22 @@ def measure(
 def measure_ops(space: SearchSpace, *, batch_size: int, **settings: Any) -> Table:
     """The table of operations alone; settings as in `measure`."""
     return measure(space, np.zeros((0, space.num_choices), np.int32), batch_size=batch_size, **settings).table
+
+
+def measure_networks(
+    space: SearchSpace,
+    archs: chex.ArrayNumpy,
+    *,
+    batch_size: int,
+    dtype: str = "float32",
+    num_rounds: int = 5,
+    num_runs: int = 5,
+) -> np.ndarray:
+    """Whole networks alone, int [num_archs, num_choices]: ms, float64 [num_archs, num_rounds]; else as `measure`."""
+    _check_counts(batch_size, dtype, num_rounds, num_runs)
+    archs = check(space, archs)
+    supernet, params, stats = _prepare(space, dtype)
+    return time_programs([_network(supernet, params, stats, arch, batch_size) for arch in archs], num_rounds, num_runs)
 
 
 def time_programs(
@@ -179,6 +186,24 @@ def random_params(supernet: Supernet, rng: np.random.Generator) -> Params:
         return jnp.asarray(math.sqrt(2 / math.prod(leaf.shape[:-1])) * rng.standard_normal(leaf.shape), leaf.dtype)
 
     return jax.tree.map(draw, jax.eval_shape(supernet.init, jax.random.key(0)))
+
+
+def _check_counts(batch_size: int, dtype: str, num_rounds: int, num_runs: int) -> None:
+    for name, count in (("batch_size", batch_size), ("num_rounds", num_rounds), ("num_runs", num_runs)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}.")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype {dtype!r}: expected float32, bfloat16 or float16.")
+
+
+def _prepare(space: SearchSpace, dtype: str) -> tuple[Supernet, Params, Stats]:
+    """The super-net, parameters, and statistics to normalise by, mean 0 and variance 1."""
+    supernet = make_supernet(space, policy=Policy(compute=dtype))
+    stats = {
+        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]]), (2, layer.stats_size))
+        for name, layer in supernet.all_layers.items()
+    }
+    return supernet, random_params(supernet, np.random.default_rng(0)), stats
 
 
 def _operation(

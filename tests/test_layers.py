@@ -38,13 +38,14 @@ MAY_IMPORT = {
     "limits": {"arch", "costs"},
     "regions": {"arch", "limits"},
     "latency": {"arch", "limits", "metrics", "tables"},
+    "export": CODES | {"files", "latency", "limits", "standalone"},
     "search": CODES | {"limits", "regions", "training", "evaluation"},
     "files": set(),
     "datasets": set(),
     "checkpoint": {"files"},
     "plotting": {"files"},
 }
-MAY_TOUCH_FILES = {"files", "datasets", "tables", "latency", "checkpoint", "plotting"}
+MAY_TOUCH_FILES = {"files", "datasets", "tables", "latency", "export", "checkpoint", "plotting"}
 MAY_IMPORT_FLAX = {"ops", "supernets"}
 
 # What the folders at the top level may import of each other.

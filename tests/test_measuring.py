@@ -9,7 +9,7 @@ import pytest
 from jaxnas import latency, measuring
 from jaxnas.arch import ChainLayout
 from jaxnas.limits import table_costs
-from jaxnas.measuring import Program, distinct_operations, measure, measure_ops, spread, time_programs
+from jaxnas.measuring import Program, distinct_operations, measure, measure_networks, measure_ops, spread, time_programs
 from jaxnas.spaces import chain_space, nasbench201
 from jaxnas.supernets import make_supernet
 
@@ -93,10 +93,9 @@ def test_spread():
     assert spread(np.zeros((2, 3))) == 0
 
 
-def test_a_real_measurement():
-    measured = measure(SPACE, np.array([[1, 1, 1, 1]]), batch_size=1, num_rounds=2, num_runs=2)
-    assert measured.networks_ms.shape == (1, 2) and (measured.networks_ms > 0).all()
-    assert latency.operation_costs(SPACE, measured.table).per_op[:, 0][[0, 2, 3]].tolist() == [0, 0, 0]
+def test_networks_alone():
+    times = measure_networks(SPACE, np.array([[1, 1, 1, 1]]), batch_size=1, num_rounds=2, num_runs=2)
+    assert times.shape == (1, 2) and (times > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def mobile_space(
     Raises:
       ValueError: there is no stage, or one with fewer than one layer, channel or pixel of stride; as `chain_space`.
     """
-    widths, strides, op_names = [], [], []
+    widths: list[int] = []
+    strides: list[int] = []
+    op_names: list[tuple[str, ...]] = []
     for number, stage in enumerate(stages):
         if min(stage.width, stage.num_layers, stage.stride) < 1:
             raise ValueError(f"{name}: stage {number} is {stage}, expected width, num_layers and stride of at least 1.")
