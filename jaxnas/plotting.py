@@ -10,6 +10,7 @@ import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -180,6 +181,37 @@ def cost_growth(
     axes.set(xscale="log", yscale="log")
     axes.set_title(textwrap.fill(title, 60))
     axes.legend(frameon=False)
+    return figure
+
+
+class Panel(NamedTuple):
+    """One panel of `panels_over_size`."""
+
+    series: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]  # name -> values, lows, highs, each [num_sizes]
+    references: Mapping[str, float]  # name -> value of a horizontal line
+
+
+def panels_over_size(
+    sizes: Mapping[str, ArrayLike], panels: Mapping[str, Panel], *, title: str, size_label: str
+) -> Figure:
+    """A panel for each of `panels`, label (with unit) -> what it holds, over a logarithmic axis of sizes.
+
+    `sizes`, series name -> [num_sizes], are the same in every panel. Bars are intervals.
+    """
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.7 * len(panels)), dpi=DPI, layout="constrained")
+    all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axes, (label, panel) in zip(all_axes, panels.items()):
+        _axes(axes, size_label if axes is all_axes[-1] else "", label)
+        axes.set_xscale("log")
+        styles = zip(((BLUE, "o"), ("#D55E00", "D")), panel.series.items())
+        for (colour, marker), (name, (values, lows, highs)) in styles:
+            axes.vlines(sizes[name], lows, highs, color=colour, linewidth=1.4)
+            axes.plot(sizes[name], values, color=colour, marker=marker, markersize=5, linewidth=1.4, label=name)
+        for name, value in panel.references.items():
+            axes.axhline(value, color="#009E73", linestyle="-.", linewidth=1.4, label=name)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _set_title(all_axes[0], title)
+    figure.align_ylabels()
     return figure
 
 

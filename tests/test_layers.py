@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "samplers": {"arch", "choice"},  # of choice only Groups, what a sampler promises about its populations
     "losses": {"arch"},
     "metrics": {"arch"},
+    "posterior": set(),
     "supernets": {"arch", "choice", "ops", "spaces"},
     "training": CODES,
     "schedules": set(),
