@@ -100,6 +100,24 @@ def test_latency_scatter():
         plotting.latency_scatter(predicted, measured[:2], title="", spearman=0, error=0)
 
 
+def test_panels_over_size():
+    panels = {
+        "gap (nats)": plotting.Panel({"fixed": ([1, 2], [0, 1], [3, 4]), "other": ([5], [4], [6])}, {"alone": 0.5}),
+        "tau": plotting.Panel({"fixed": ([3, 4], [2, 3], [4, 5])}, {}),
+    }
+    figure = plotting.panels_over_size({"fixed": [8, 64], "other": [64]}, panels, title="toy", size_label="sizes")
+    first, second = figure.axes
+    assert [line.get_xydata().tolist() for line in first.lines[:2]] == [[[8, 1], [64, 2]], [[64, 5]]]
+    assert [line.get_ydata()[0] for line in first.lines[2:]] == [0.5]
+    assert [segment.tolist() for segment in first.collections[0].get_segments()] == [
+        [[8, 0], [8, 3]],
+        [[64, 1], [64, 4]],
+    ]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["fixed", "other", "alone"]
+    assert (first.get_ylabel(), second.get_ylabel(), second.get_xlabel()) == ("gap (nats)", "tau", "sizes")
+    assert second.get_xscale() == "log" and first.get_title("left") == "toy"
+
+
 def test_training_curve_has_a_panel_for_each_column():
     accuracy = np.full(30, np.nan)
     accuracy[::10] = 20, 50, 60
