@@ -111,7 +111,7 @@ def load(path: str | os.PathLike, supernet: Supernet) -> Exported:
     """Read what `save` wrote, for a super-net of the same space and layout.
 
     Raises:
-      ValueError: damaged, no such file, of another space, or of other sizes than the super-net's.
+      ValueError: damaged, of another space or layout, or of other parameters than the super-net's.
       OSError: the file cannot be read.
     """
     data = Path(path).read_bytes()
@@ -126,6 +126,12 @@ def load(path: str | os.PathLike, supernet: Supernet) -> Exported:
         arch = from_json(text, supernet.space)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    own, given = (json.loads(each)["layout"] for each in (text, to_json(supernet.space, arch)))
+    if own != given:  # strides change no parameter's shape
+        raise ValueError(
+            f"{path}: exported from another network of {supernet.space.name}, {own}, expected {given};"
+            " give the super-net that it was exported from."
+        )
     shapes = jax.eval_shape(supernet.init, jax.random.key(0))
     expected: dict[str, Any] = {"params": only(supernet, shapes, arch)}
     if any(name.startswith("stats/") for name in arrays):

@@ -200,9 +200,12 @@ def panels_over_size(
     """
     figure = Figure(figsize=(WIDTH, 0.9 + 1.7 * len(panels)), dpi=DPI, layout="constrained")
     all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    ticks = np.unique(np.concatenate([np.asarray(of_series) for of_series in sizes.values()]))
     for axes, (label, panel) in zip(all_axes, panels.items()):
         _axes(axes, size_label if axes is all_axes[-1] else "", label)
         axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{size:,.0f}" if size < 1e5 else f"{size:.1g}" for size in ticks])
+        axes.minorticks_off()
         styles = zip(((BLUE, "o"), ("#D55E00", "D")), panel.series.items())
         for (colour, marker), (name, (values, lows, highs)) in styles:
             axes.vlines(sizes[name], lows, highs, color=colour, linewidth=1.4)

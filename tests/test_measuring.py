@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -93,9 +94,23 @@ def test_spread():
     assert spread(np.zeros((2, 3))) == 0
 
 
-def test_networks_alone():
-    times = measure_networks(SPACE, np.array([[1, 1, 1, 1]]), batch_size=1, num_rounds=2, num_runs=2)
-    assert times.shape == (1, 2) and (times > 0).all()
+def test_a_real_measurement():
+    measured = measure(SPACE, np.array([[1, 1, 1, 1]]), batch_size=1, num_rounds=2, num_runs=1)
+    assert measured.networks_ms.shape == (1, 2) and (measured.networks_ms > 0).all()
+    assert latency.operation_costs(SPACE, measured.table).per_op[[0, 2, 3], 0].tolist() == [0, 0, 0]
+
+
+def test_networks_alone(monkeypatch):
+    def known(programs, num_rounds, num_runs):
+        assert (num_rounds, num_runs) == (3, 2)
+        shapes = [jax.eval_shape(program.function, *program.args).shape for program in programs]
+        assert shapes == [(5, 10)] * 2  # the logits of five images
+        return np.arange(6.0).reshape(2, 3)
+
+    monkeypatch.setattr(measuring, "time_programs", known)
+    archs = np.array([[1, 1, 1, 1], [0, 0, 0, 0]])
+    times = measure_networks(SPACE, archs, batch_size=5, num_rounds=3, num_runs=2)
+    assert times.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def test_panels_over_size():
     ]
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["fixed", "other", "alone"]
     assert (first.get_ylabel(), second.get_ylabel(), second.get_xlabel()) == ("gap (nats)", "tau", "sizes")
+    assert [tick.get_text() for tick in second.get_xticklabels()] == ["8", "64"]
     assert second.get_xscale() == "log" and first.get_title("left") == "toy"
 
 
