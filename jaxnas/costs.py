@@ -61,12 +61,38 @@ def _mobile(place: Place, expansion: int, kernel: int) -> np.ndarray:
     )
 
 
+def _bottleneck(place: Place, reduction: int, kernel: int) -> np.ndarray:
+    inner = max(1, place.out_width // reduction)
+    return (
+        _conv(1, place.in_width, inner, place.in_size)
+        + _conv(kernel, inner, inner, place.out_size)
+        + _conv(1, inner, place.out_width, place.out_size)
+    )
+
+
+def _residual_pair(place: Place, kernel: int) -> np.ndarray:
+    return _conv(kernel, place.in_width, place.out_width, place.out_size) + _conv(
+        kernel, place.out_width, place.out_width, place.out_size
+    )
+
+
+def _double_depthwise(place: Place, kernel: int) -> np.ndarray:
+    first, second = (
+        _conv(kernel, width, width, place.out_size, groups=width) + _conv(1, width, place.out_width, place.out_size)
+        for width in (place.in_width, place.out_width)
+    )
+    return first + second
+
+
 # Name pattern -> function of the place and of the numbers in the name that gives [MACs, parameters]. Add your own here.
 OP_COSTS: dict[str, Callable[..., np.ndarray]] = {
     r"none|skip_connect|avg_pool_3x3": lambda place: np.zeros(2),
     r"nor_conv_(\d+)x\1": lambda place, kernel: _conv(kernel, place.in_width, place.out_width, place.out_size),
     r"identity": _identity,
     r"mb(\d+)_k(\d+)": _mobile,
+    r"nconv(\d+)_k(\d+)": _bottleneck,
+    r"rconv_k(\d+)": _residual_pair,
+    r"dconv_k(\d+)": _double_depthwise,
     r"stem": lambda place: _conv(3, place.in_width, place.out_width, place.out_size),
     r"reduction": lambda place: _reduction(place.in_width, place.out_size),
 }

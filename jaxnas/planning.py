@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxnas import arch
-from jaxnas.arch import DagLayout
+from jaxnas.arch import CellLayout, ChainLayout, DagLayout
 from jaxnas.choice import Groups, branch_runs
 from jaxnas.costs import Place, op_cost, op_costs
 from jaxnas.ops import Classifier, DynamicConvBN, Stem
@@ -165,7 +165,7 @@ def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float,
     counted.
     """
     taken = supernet.decode(arch.check(supernet.space, archs))
-    macs = _macs(supernet)
+    macs = candidate_macs(supernet)
     layers = supernet.all_layers
     needed = executed = 0.0
     for name, layer in layers.items():
@@ -188,20 +188,31 @@ def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float,
     return needed, executed
 
 
-def _macs(supernet: Supernet) -> dict[str, np.ndarray]:
+def candidate_macs(supernet: Supernet) -> dict[str, np.ndarray]:
     """MACs for one image of each candidate of each layer, float64 [num_candidates]."""
     if isinstance(supernet.space.layout, DagLayout):
         by_layer = ((name, layer, layer.modules.values()) for name, layer in supernet.all_layers.items())
         return {name: np.array([_module_macs(each, layer) for each in modules]) for name, layer, modules in by_layer}
     macs = {}
     for name, layer in supernet.all_layers.items():
-        stride = math.ceil(layer.in_shape[0] / layer.out_shape[0])
         if name != "head":
-            place = Place(layer.in_shape[-1], layer.out_shape[-1], layer.in_shape[0], stride)
-            macs[name] = np.array([op_cost(op, place)[0] for op in layer.modules])
+            macs[name] = np.array([op_cost(op, _place(supernet, name))[0] for op in layer.modules])
     _, fixed = op_costs(supernet.space)
     others = sum(macs[name][0] for name, layer in supernet.all_layers.items() if layer.choice is None and name in macs)
     return macs | {"head": np.array([float(fixed.macs) - others])}
+
+
+def _place(supernet: Supernet, name: str) -> Place:
+    """Where the operation of a layer stands."""
+    layer, layout = supernet.all_layers[name], supernet.space.layout
+    (in_size, _, in_width), (out_size, _, out_width) = layer.in_shape, layer.out_shape
+    if isinstance(layout, ChainLayout) and layer.choice is not None:
+        stride = layout.strides[layer.choice]  # one pixel stays one pixel under any stride
+    elif isinstance(layout, CellLayout) and layer.choice is not None:
+        stride = 1
+    else:
+        stride = -(-in_size // out_size)
+    return Place(in_width, out_width, in_size, stride)
 
 
 def _module_macs(module: Any, layer: Layer) -> float:

@@ -10,6 +10,7 @@ import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,6 +77,37 @@ def rank_scatter(
     )
     far = f"\n× at the edge: {is_far.sum():,} architectures that lie farther out" if is_far.any() else ""
     _set_title(axes, f"{title}\n{interval}{far}")
+    return figure
+
+
+def latency_scatter(
+    predicted: ArrayLike,
+    measured: ArrayLike,
+    *,
+    title: str,
+    spearman: float,
+    error: float,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
+) -> Figure:
+    """A point for each network: `measured` over `predicted` latency, both [num_archs] in ms, and the line where they
+    agree. `spearman` and the median relative `error` stand under the title; bars go from `low` to `high` [num_archs],
+    the spread of the measurements.
+    """
+    predicted, measured = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
+    if predicted.shape != measured.shape or predicted.ndim != 1:
+        raise ValueError(f"latencies have shapes {predicted.shape} and {measured.shape}, expected one, [num_archs].")
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), "predicted latency (ms)", "measured latency (ms)")
+    ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
+    axes.plot(ends, ends, color=REFERENCE_LINES[0][0], linestyle="--", linewidth=1.2, label="prediction = measurement")
+    if low is not None and high is not None:
+        label = "quartiles over rounds"
+        axes.vlines(predicted, low, high, color=BLUE, linewidth=1, alpha=0.5, label=label)
+    axes.scatter(predicted, measured, color=BLUE, s=18, linewidths=0)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    agreement = f"Spearman {spearman:.3f}, median relative error {100 * error:.1f} %; {len(measured):,} networks"
+    _set_title(axes, f"{title}\n{agreement}")
     return figure
 
 
@@ -184,6 +216,40 @@ def cost_growth(
     axes.set(xscale="log", yscale="log")
     axes.set_title(textwrap.fill(title, 60))
     axes.legend(frameon=False)
+    return figure
+
+
+class Panel(NamedTuple):
+    """One panel of `panels_over_size`."""
+
+    series: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]  # name -> values, lows, highs, each [num_sizes]
+    references: Mapping[str, float]  # name -> value of a horizontal line
+
+
+def panels_over_size(
+    sizes: Mapping[str, ArrayLike], panels: Mapping[str, Panel], *, title: str, size_label: str
+) -> Figure:
+    """A panel for each of `panels`, label (with unit) -> what it holds, over a logarithmic axis of sizes.
+
+    `sizes`, series name -> [num_sizes], are the same in every panel. Bars are intervals.
+    """
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.7 * len(panels)), dpi=DPI, layout="constrained")
+    all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    ticks = np.unique(np.concatenate([np.asarray(of_series) for of_series in sizes.values()]))
+    for axes, (label, panel) in zip(all_axes, panels.items()):
+        _axes(axes, size_label if axes is all_axes[-1] else "", label)
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{size:,.0f}" if size < 1e5 else f"{size:.1g}" for size in ticks])
+        axes.minorticks_off()
+        styles = zip(((BLUE, "o"), ("#D55E00", "D")), panel.series.items())
+        for (colour, marker), (name, (values, lows, highs)) in styles:
+            axes.vlines(sizes[name], lows, highs, color=colour, linewidth=1.4)
+            axes.plot(sizes[name], values, color=colour, marker=marker, markersize=5, linewidth=1.4, label=name)
+        for name, value in panel.references.items():
+            axes.axhline(value, color="#009E73", linestyle="-.", linewidth=1.4, label=name)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _set_title(all_axes[0], title)
+    figure.align_ylabels()
     return figure
 
 

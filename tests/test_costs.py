@@ -9,7 +9,8 @@ import pytest
 from jaxnas import costs
 from jaxnas.arch import ChainLayout, enumerate_archs, sample, to_text
 from jaxnas.costs import Place, arch_costs, op_cost, op_costs
-from jaxnas.spaces import SPACES, chain_space, nasbench201, nasbench_macro
+from jaxnas.spaces import SPACES, Stage, chain_space, mobile_small, mobile_space, nasbench201, nasbench_macro
+from jaxnas.spaces.mobile import LARGE_OPS
 from jaxnas.supernets import make_supernet
 
 
@@ -56,6 +57,13 @@ def test_known_networks(space, code, macs, params):
     [
         # 1x1 2 -> 8 at 5 px, 7x7 depthwise and 1x1 8 -> 3 at 3 px; normalisations of 8, 8 and 3 channels.
         ("mb4_k7", Place(2, 3, 5, 2), 16 * 25 + 392 * 9 + 24 * 9, 16 + 392 + 24 + 2 * (8 + 8 + 3)),
+        # 1x1 2 -> 3 at 5 px, 7x7 3 -> 3 and 1x1 3 -> 6 at 3 px.
+        ("nconv2_k7", Place(2, 6, 5, 2), 6 * 25 + 441 * 9 + 18 * 9, 6 + 441 + 18 + 2 * (3 + 3 + 6)),
+        ("nconv4_k3", Place(1, 1, 2, 1), 4 + 36 + 4, 1 + 9 + 1 + 2 * 3),  # at least one channel within
+        # 3x3 2 -> 3 and 3x3 3 -> 3 at 3 px.
+        ("rconv_k3", Place(2, 3, 5, 2), 54 * 9 + 81 * 9, 54 + 81 + 2 * (3 + 3)),
+        # 5x5 on each of 2, 1x1 2 -> 3, 5x5 on each of 3, 1x1 3 -> 3, all at 3 px.
+        ("dconv_k5", Place(2, 3, 5, 2), (50 + 6 + 75 + 9) * 9, 50 + 6 + 75 + 9 + 2 * (2 + 3 + 3 + 3)),
         ("nor_conv_5x5", Place(2, 2, 4, 1), 100 * 16, 100 + 4),
         ("identity", Place(2, 2, 4, 1), 0, 0),
         ("identity", Place(2, 3, 4, 1), 6 * 16, 6 + 6),
@@ -83,6 +91,10 @@ MINE = chain_space(
     [("mb1_k7", "identity"), ("identity", "mb2_k5", "mb3_k3"), ("identity",)],
 )
 
+FAMILIES = mobile_space(
+    "families", [Stage(4, 1, 1, ("mb1_k3",)), Stage(6, 2, 2)], LARGE_OPS, stem_width=3, head_width=5, image_size=9
+)
+
 
 @pytest.mark.parametrize(
     "space",
@@ -90,6 +102,7 @@ MINE = chain_space(
         *(SPACES[name] for name in ("digits_chain", "nasbench_macro", "nasbench201")),
         nasbench201.resized(width=4, image_size=8),
         MINE,
+        FAMILIES,
     ],
     ids=lambda space: space.name,
 )
@@ -108,6 +121,15 @@ def test_parameters_are_those_of_the_sub_network(space):
         sum(sizes[name][0 if choice is None else arch[choice]] for name, choice in choices.items()) for arch in archs
     ]
     np.testing.assert_array_equal(arch_costs(space, archs).params, counted)
+
+
+def test_mobilenet_v2_is_in_the_mobile_space():
+    """Published: 3,504,872 parameters (torchvision) and 300 million MACs (the paper). Ours has a 1x1 convolution 32 ->
+    32 with normalisation more, at 112 px, since its first block expands by 1 where MobileNetV2's leaves that out."""
+    best = mobile_small.op_names[1].index("mb6_k3")
+    found = arch_costs(mobile_small, [[0, *[best] * 16]])
+    assert found.params.tolist() == [3_504_872 + 32 * 32 + 2 * 32]
+    assert found.macs[0] - 32 * 32 * 112**2 == pytest.approx(300e6, rel=0.005)
 
 
 def test_a_small_cell_network_by_hand():

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "samplers": {"arch", "choice"},  # of choice only Groups, what a sampler promises about its populations
     "losses": {"arch"},
     "metrics": {"arch"},
+    "posterior": set(),
     "supernets": {"arch", "choice", "ops", "spaces"},
     "training": CODES,
     "schedules": set(),
@@ -34,16 +35,18 @@ MAY_IMPORT = {
     "planning": CODES | {"trie"},
     "evaluation": CODES | {"trie", "planning"},
     "standalone": CODES | {"training", "evaluation"},
+    "measuring": CODES | {"latency", "standalone", "tables"},
     "limits": {"arch", "costs"},
     "regions": {"arch", "limits"},
     "latency": {"arch", "limits", "metrics", "tables"},
+    "export": CODES | {"files", "latency", "limits", "planning", "standalone"},
     "search": CODES | {"limits", "regions", "training", "evaluation"},
     "files": set(),
     "datasets": set(),
     "checkpoint": {"files"},
     "plotting": {"files"},
 }
-MAY_TOUCH_FILES = {"files", "datasets", "tables", "latency", "checkpoint", "plotting"}
+MAY_TOUCH_FILES = {"files", "datasets", "tables", "latency", "export", "checkpoint", "plotting"}
 MAY_IMPORT_FLAX = {"ops", "supernets"}
 
 # What the folders at the top level may import of each other.

@@ -7,7 +7,7 @@ import pytest
 
 from jaxnas.ops import OPS, Head, Policy, Reduction, Stem, Tape, reduction
 from jaxnas.ops.convolution import Conv, Depthwise, Unfold, convolve, depthwise
-from jaxnas.ops.mobile import Identity, InvertedResidual
+from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, NormalBottleneck, ResidualPair
 from jaxnas.ops.normalisation import EPSILON, BatchNorm, relu
 from jaxnas.ops.pooling import AveragePool
 
@@ -146,6 +146,41 @@ def test_inverted_residual(stride, channels, shortcut):
     y = np.maximum(normalise(x @ params["expand"]["kernel"][0, 0]), 0).astype(np.float32)
     y = np.maximum(normalise(conv(y, params["depthwise"]["kernel"][:, :, None], stride, groups=8)), 0)
     y = normalise(y @ params["project"]["kernel"][0, 0])
+    assert_close(got, x + y if shortcut else y)
+
+
+@pytest.mark.parametrize("stride, channels, shortcut", [(1, 4, True), (2, 6, False)])
+def test_normal_bottleneck(stride, channels, shortcut):
+    x = images()
+    params, got, _ = run(NormalBottleneck(channels, stride, 2, 3, affine=False), x)
+    kernels = [params[name]["Conv_0"]["kernel"] for name in ("reduce", "convolve", "expand")]
+    assert kernels[1].shape == (3, 3, channels // 2, channels // 2)
+    y = np.maximum(normalise(x @ kernels[0][0, 0]), 0).astype(np.float32)
+    y = np.maximum(normalise(conv(y, kernels[1], stride)), 0)
+    y = normalise(y @ kernels[2][0, 0])
+    assert_close(got, x + y if shortcut else y)
+
+
+@pytest.mark.parametrize("stride, channels, shortcut", [(1, 4, True), (2, 6, False)])
+def test_residual_pair(stride, channels, shortcut):
+    x = images()
+    params, got, _ = run(ResidualPair(channels, stride, 3, affine=False), x)
+    first, second = (params[name]["Conv_0"]["kernel"] for name in ("first", "second"))
+    y = np.maximum(normalise(conv(x, first, stride)), 0).astype(np.float32)
+    y = normalise(conv(y, second))
+    assert_close(got, x + y if shortcut else y)
+
+
+@pytest.mark.parametrize("stride, channels, shortcut", [(1, 4, True), (2, 6, False)])
+def test_double_depthwise(stride, channels, shortcut):
+    x = images()
+    params, got, _ = run(DoubleDepthwise(channels, stride, 7, affine=False), x)
+    y = x
+    for half, stride_of_half in (("first", stride), ("second", 1)):
+        y = conv(y, params[f"{half}_depthwise"]["kernel"][:, :, None], stride_of_half, groups=y.shape[-1])
+        y = np.maximum(normalise(y), 0)
+        y = normalise(y @ params[f"{half}_project"]["Conv_0"]["kernel"][0, 0]).astype(np.float32)
+        y = np.maximum(y, 0) if half == "first" else y
     assert_close(got, x + y if shortcut else y)
 
 

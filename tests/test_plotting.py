@@ -84,6 +84,41 @@ def test_scatter_refuses_vectors_that_do_not_match(name):
         scatter(3, **{name: np.arange(4)})
 
 
+def test_latency_scatter():
+    predicted, measured = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.5, 3.5])
+    figure = plotting.latency_scatter(
+        predicted, measured, title="toy, batch 2", spearman=0.987, error=0.0234, low=measured - 0.1, high=measured + 0.2
+    )
+    (axes,) = figure.axes
+    line, bars = axes.lines[0].get_xydata(), axes.collections[0].get_segments()
+    assert line.tolist() == [[1, 1], [4, 4]]
+    np.testing.assert_allclose(bars, [[[x, y - 0.1], [x, y + 0.2]] for x, y in zip(predicted, measured)])
+    assert np.asarray(axes.collections[1].get_offsets()).tolist() == [[1, 1.5], [2, 2.5], [4, 3.5]]
+    assert axes.get_title("left").endswith("Spearman 0.987, median relative error 2.3 %; 3 networks")
+    assert axes.get_xlabel() == "predicted latency (ms)" and axes.get_ylabel() == "measured latency (ms)"
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\), expected one"):
+        plotting.latency_scatter(predicted, measured[:2], title="", spearman=0, error=0)
+
+
+def test_panels_over_size():
+    panels = {
+        "gap (nats)": plotting.Panel({"fixed": ([1, 2], [0, 1], [3, 4]), "other": ([5], [4], [6])}, {"alone": 0.5}),
+        "tau": plotting.Panel({"fixed": ([3, 4], [2, 3], [4, 5])}, {}),
+    }
+    figure = plotting.panels_over_size({"fixed": [8, 64], "other": [64]}, panels, title="toy", size_label="sizes")
+    first, second = figure.axes
+    assert [line.get_xydata().tolist() for line in first.lines[:2]] == [[[8, 1], [64, 2]], [[64, 5]]]
+    assert [line.get_ydata()[0] for line in first.lines[2:]] == [0.5]
+    assert [segment.tolist() for segment in first.collections[0].get_segments()] == [
+        [[8, 0], [8, 3]],
+        [[64, 1], [64, 4]],
+    ]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["fixed", "other", "alone"]
+    assert (first.get_ylabel(), second.get_ylabel(), second.get_xlabel()) == ("gap (nats)", "tau", "sizes")
+    assert [tick.get_text() for tick in second.get_xticklabels()] == ["8", "64"]
+    assert second.get_xscale() == "log" and first.get_title("left") == "toy"
+
+
 def test_training_curve_has_a_panel_for_each_column():
     accuracy = np.full(30, np.nan)
     accuracy[::10] = 20, 50, 60

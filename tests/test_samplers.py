@@ -10,7 +10,7 @@ import scipy.stats
 
 from jaxnas import arch
 from jaxnas.arch import ChainLayout
-from jaxnas.samplers import SAMPLERS, distinct, fair, uniform
+from jaxnas.samplers import SAMPLERS, check_allowed, distinct, fair, restricted, uniform
 from jaxnas.spaces import SPACES, chain_space
 
 uneven = chain_space(  # choices of different sizes: 1, 2 and 3 operations
@@ -156,3 +156,43 @@ def test_refusals():
     for wrong in (0, -6, 7):
         with pytest.raises(ValueError, match=f"fair: num_archs must be a multiple of 6 on uneven, got {wrong}"):
             fair(uneven, num_archs=wrong)
+
+
+class TestRestricted:
+    allowed = np.array([[True, False, True], [False, True, False], [True, True, True]])
+    space = chain_space("toy", ChainLayout(4, (4, 4, 4), (1, 1, 1), 0), [("identity", "mb3_k3", "mb6_k3")] * 3)
+
+    def test_only_what_is_allowed_and_uniformly(self):
+        sampler = restricted(self.space, self.allowed, num_archs=6000)
+        archs = np.asarray(jax.jit(sampler.sample)(jax.random.key(0), sampler.init(jax.random.key(1))))
+        assert archs.shape == (6000, 3) and archs.dtype == np.int32
+        codes, counts = np.unique(archs, axis=0, return_counts=True)
+        assert codes.tolist() == [[first, 1, last] for first in (0, 2) for last in (0, 1, 2)]
+        assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+    def test_the_part_is_state(self):
+        sampler = restricted(self.space, self.allowed, num_archs=50)
+        other = np.zeros((3, 3), bool)
+        other[:, 2] = True
+        archs = sampler.sample(jax.random.key(0), jnp.asarray(other))
+        assert np.asarray(archs).tolist() == [[2, 2, 2]] * 50
+
+    @pytest.mark.parametrize(
+        "change, message",
+        [
+            (lambda allowed: allowed[:2], r"toy: allowed is bool \(2, 3\), expected bool \(3, 3\)"),
+            (lambda allowed: allowed.astype(int), r"toy: allowed is int64 \(3, 3\), expected bool"),
+            (lambda allowed: allowed & [[1], [0], [1]] > 0, "toy: no operation is allowed at choice 1"),
+        ],
+    )
+    def test_what_is_no_part(self, change, message):
+        with pytest.raises(ValueError, match=message):
+            restricted(self.space, change(self.allowed))
+        with pytest.raises(ValueError, match="num_archs must be at least 1, got 0"):
+            restricted(self.space, self.allowed, num_archs=0)
+
+    def test_operations_that_a_choice_does_not_have(self):
+        layout = ChainLayout(4, (4, 4), (1, 1), 0)
+        space = chain_space("toy", layout, [("identity", "mb3_k3"), ("identity",)])
+        with pytest.raises(ValueError, match="toy: allowed names operations that a choice does not have"):
+            check_allowed(space, np.ones((2, 2), bool))

@@ -1,6 +1,9 @@
 """The spaces: equal networks found by rule, against cells and chains that are evaluated one by one."""
 
 import json
+import math
+import re
+import textwrap
 
 import numpy as np
 import pytest
@@ -9,7 +12,21 @@ from hypothesis import strategies as st
 
 from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs, from_text, to_text
 from jaxnas.costs import arch_costs
-from jaxnas.spaces import SPACES, chain_space, digits_chain, get_space, nasbench201, nasbench_macro
+from jaxnas.ops import OPS
+from jaxnas.spaces import (
+    SPACES,
+    Stage,
+    chain_space,
+    digits_chain,
+    get_space,
+    mobile,
+    mobile_large,
+    mobile_large_cifar,
+    mobile_small,
+    mobile_space,
+    nasbench201,
+    nasbench_macro,
+)
 
 NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(5)
 CELLS = enumerate_archs(nasbench201)
@@ -236,6 +253,52 @@ def test_chain_space_refuses_what_does_not_fit(widths, op_names, message):
     assert str(error.value) == message
 
 
+def test_mobile_layouts():
+    """MobileNetV2's table 2: 17 blocks, five of them halve the image with the stem; CIFAR keeps 32 px until the 32s."""
+    for space, sizes in ((mobile_small, (112, 56, 28, 14, 7)), (mobile_large_cifar, (32, 32, 16, 8, 4))):
+        layout, size, seen = space.layout, math.ceil(space.layout.image_size / space.layout.stem_stride), {}
+        for width, stride in zip(layout.widths, layout.strides):
+            size = math.ceil(size / stride)
+            seen[width] = size
+        assert [layout.widths.count(width) for width in seen] == [1, 2, 3, 4, 3, 3, 1]
+        assert list(seen) == [16, 24, 32, 64, 96, 160, 320]
+        assert [seen[width] for width in (16, 24, 32, 64, 160)] == list(sizes)
+    assert mobile_small.op_names[0] == ("mb1_k3",)
+    assert mobile_small.op_names[1] == ("mb3_k3", "mb3_k5", "mb3_k7", "mb6_k3", "mb6_k5", "mb6_k7")
+    assert mobile_small.op_names[2] == (*mobile_small.op_names[1], "identity")  # the stage's second layer
+    families = [re.sub(r"\d*_k\d", "", name) for name in mobile_large.op_names[2]]
+    assert {name: families.count(name) for name in families} == {
+        "mb": 6,
+        "nconv": 3,
+        "rconv": 1,
+        "dconv": 3,
+        "identity": 1,
+    }
+    assert all(name in OPS for names in mobile_large.op_names for name in names)
+
+
+def test_a_mobile_layout_of_your_own_as_its_docstring_shows_it():
+    names = vars(mobile) | {}
+    exec(textwrap.dedent(mobile.__doc__.split("list of stages:")[1]), names)
+    mine = names["mine"]
+    assert mine.layout == ChainLayout(16, (16, 24, 24, 24, 48, 48, 48, 96, 96), (1, 2, 1, 1, 2, 1, 1, 1, 1), 320)
+    assert mine.num_ops == (1, 6, 7, 7, 6, 7, 7, 3, 4)
+    assert (arch_costs(mine, [[0] * 9]).macs > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([], "mine: the layout has 0 widths and 0 strides"),
+        ([Stage(8, 0, 1)], r"mine: stage 0 is Stage\(.*\), expected width, num_layers and stride of at least 1\.$"),
+        ([Stage(8, 2, 1, ())], r"mine: op_names\[0\] is \(\), expected a list of distinct"),
+    ],
+)
+def test_stages_that_are_none(stages, message):
+    with pytest.raises(ValueError, match=message):
+        mobile_space("mine", stages, ("mb3_k3",))
+
+
 # All
 
 
@@ -248,12 +311,20 @@ def test_spaces_are_known_by_name():
         "nasbench201": 15_625,
         "nasbench_macro": 6_561,
         "digits_chain": 243,
+        # Six first layers of a stage without a skip and ten others with one, behind a fixed first block.
+        "mobile_small": 6**6 * 7**10,
+        "mobile_large": 13**6 * 14**10,
+        "mobile_small_cifar": 6**6 * 7**10,
+        "mobile_large_cifar": 13**6 * 14**10,
     }
     assert all(get_space(name) is space and space.name == name for name, space in SPACES.items())
     assert len({space.fingerprint for space in SPACES.values()}) == len(SPACES)
     with pytest.raises(ValueError) as error:
         get_space("nasbench301")
-    known = "digits_chain, nasbench101, nasbench101_v4, nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro"
+    known = (
+        "digits_chain, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, nasbench101, nasbench101_v4,"
+        " nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro"
+    )
     assert str(error.value) == f"unknown search space 'nasbench301'; choose one of {known}."
 
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 
 from jaxnas.ops.convolution import Classifier, ConvBN, Head, Stem
 from jaxnas.ops.dynamic import DYNAMIC_OPS, Channels, DynamicConvBN, MaxPool, Place, ScaleShift
-from jaxnas.ops.mobile import Identity, InvertedResidual
+from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, NormalBottleneck, ResidualPair
 from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
 
@@ -22,6 +22,16 @@ def _inverted(expansion: int, kernel: int) -> OpFactory:
     return lambda channels, stride, affine, policy: InvertedResidual(
         channels, stride, expansion, kernel, affine, policy
     )
+
+
+def _bottleneck(reduction: int, kernel: int) -> OpFactory:
+    return lambda channels, stride, affine, policy: NormalBottleneck(
+        channels, stride, reduction, kernel, affine, policy
+    )
+
+
+def _pair(block: type[ResidualPair] | type[DoubleDepthwise], kernel: int) -> OpFactory:
+    return lambda channels, stride, affine, policy: block(channels, stride, kernel, affine, policy)
 
 
 def _relu_conv_bn(kernel: int) -> OpFactory:
@@ -36,6 +46,9 @@ OPS: dict[str, OpFactory] = {
     "avg_pool_3x3": lambda channels, stride, affine, policy: AveragePool(),
     "identity": Identity,
     **{f"mb{e}_k{k}": _inverted(e, k) for e in (1, 2, 3, 4, 6) for k in (3, 5, 7)},
+    **{f"nconv{r}_k{k}": _bottleneck(r, k) for r in (2, 4) for k in (3, 5, 7)},
+    **{f"rconv_k{k}": _pair(ResidualPair, k) for k in (3, 5, 7)},
+    **{f"dconv_k{k}": _pair(DoubleDepthwise, k) for k in (3, 5, 7)},
 }
 
 Algebra = Literal["zero", "same", "linear", "vanishing", "any"]

@@ -1,4 +1,7 @@
-"""Mobile-style candidates of chain spaces."""
+"""Candidates of mobile-style chain spaces: inverted residuals, and three families of ordinary and depthwise blocks.
+
+Each has a shortcut where stride is 1 and widths agree, and nothing after the sum.
+"""
 
 import chex
 import flax.linen as nn
@@ -29,6 +32,65 @@ class InvertedResidual(nn.Module):
         y = Conv(self.channels, 1, 1, self.policy, name="project")(y)
         y = BatchNorm(self.affine, self.policy, name="project_bn")(y, tape)
         return x + tape.drop(y) if x.shape == y.shape else y
+
+
+class NormalBottleneck(nn.Module):
+    """1x1 to a `reduction`-th of the output's channels, ordinary convolution, 1x1, each with batch normalisation, ReLU
+    after the first two: the bottleneck of ResNet (He et al., CVPR 2016, section 4.1) without the ReLU after the sum."""
+
+    channels: int
+    stride: int
+    reduction: int
+    kernel: int
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        hidden = max(1, self.channels // self.reduction)
+        y = relu(ConvBN(hidden, 1, affine=self.affine, policy=self.policy, name="reduce")(x, tape))
+        y = ConvBN(hidden, self.kernel, self.stride, affine=self.affine, policy=self.policy, name="convolve")(y, tape)
+        y = ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name="expand")(relu(y), tape)
+        return x + y if x.shape == y.shape else y
+
+
+class ResidualPair(nn.Module):
+    """Two ordinary convolutions with batch normalisation, ReLU between: the basic block of ResNet (the same section)
+    without the ReLU after the sum."""
+
+    channels: int
+    stride: int
+    kernel: int
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        y = ConvBN(self.channels, self.kernel, self.stride, affine=self.affine, policy=self.policy, name="first")(
+            x, tape
+        )
+        y = ConvBN(self.channels, self.kernel, affine=self.affine, policy=self.policy, name="second")(relu(y), tape)
+        return x + y if x.shape == y.shape else y
+
+
+class DoubleDepthwise(nn.Module):
+    """Depthwise and 1x1, twice, with batch normalisation after each of the four and ReLU after the first three."""
+
+    channels: int
+    stride: int
+    kernel: int
+    affine: bool = True
+    policy: Policy = Policy()
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        y = x
+        for half, stride in (("first", self.stride), ("second", 1)):
+            y = Depthwise(self.kernel, stride, self.policy, name=f"{half}_depthwise")(y)
+            y = relu(BatchNorm(self.affine, self.policy, name=f"{half}_depthwise_bn")(y, tape))
+            y = ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name=f"{half}_project")(y, tape)
+            y = relu(y) if half == "first" else y
+        return x + y if x.shape == y.shape else y
 
 
 class Identity(nn.Module):

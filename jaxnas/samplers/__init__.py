@@ -1,10 +1,12 @@
-"""Samplers of training populations, by name: `SAMPLERS[name](space, num_archs=...)`."""
+"""Samplers of training populations, by name: `SAMPLERS[name](space, num_archs=...)`; `restricted` wants to be told
+which part of the space besides."""
 
 from jaxnas.samplers.distinct import distinct
 from jaxnas.samplers.fair import fair
+from jaxnas.samplers.restricted import check_allowed, restricted
 from jaxnas.samplers.sampler import Sampler
 from jaxnas.samplers.uniform import listed, uniform
 
 SAMPLERS = {"uniform": uniform, "fair": fair, "distinct": distinct}
 
-__all__ = ["SAMPLERS", "Sampler", "distinct", "fair", "listed", "uniform"]
+__all__ = ["SAMPLERS", "Sampler", "check_allowed", "distinct", "fair", "listed", "restricted", "uniform"]

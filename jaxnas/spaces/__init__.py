@@ -3,16 +3,30 @@
 from jaxnas.arch import SearchSpace
 from jaxnas.spaces.chain import chain_isomorphs, chain_space
 from jaxnas.spaces.digits_chain import digits_chain
+from jaxnas.spaces.mobile import (
+    Stage,
+    mobile_large,
+    mobile_large_cifar,
+    mobile_small,
+    mobile_small_cifar,
+    mobile_space,
+)
 from jaxnas.spaces.nasbench101 import nasbench101, nasbench101_space
 from jaxnas.spaces.nasbench201 import nasbench201
 from jaxnas.spaces.nasbench_macro import nasbench_macro
 
 __all__ = [
     "SPACES",
+    "Stage",
     "chain_isomorphs",
     "chain_space",
     "digits_chain",
     "get_space",
+    "mobile_large",
+    "mobile_large_cifar",
+    "mobile_small",
+    "mobile_small_cifar",
+    "mobile_space",
     "nasbench101",
     "nasbench101_space",
     "nasbench201",
@@ -27,6 +41,10 @@ SPACES: dict[str, SearchSpace] = {
     "nasbench201": nasbench201,
     "nasbench_macro": nasbench_macro,
     "digits_chain": digits_chain,
+    "mobile_small": mobile_small,
+    "mobile_large": mobile_large,
+    "mobile_small_cifar": mobile_small_cifar,
+    "mobile_large_cifar": mobile_large_cifar,
 }
 
 

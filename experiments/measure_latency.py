@@ -1,0 +1,184 @@
+"""How well a table of single operations predicts the latency of whole networks on the device at hand.
+
+    python -m experiments.measure_latency --workdir runs/latency
+
+Every operation is timed at its shape, and among them whole random networks, each compiled for itself: inference, in
+interleaved rounds (`jaxnas.measuring`). WORKDIR/latency.npz is the table, with device, batch, type and versions;
+`jaxnas.latency.read_operations_table` reads it, and `limits` and `regions` take it as an additive cost. A network is
+predicted by summing medians over rounds. A constant and a scale are fitted on `num_calibration` networks, and all
+figures are of `num_archs` others:
+
+- `spearman`, `kendall_tau`, `median_relative_error` of the prediction against the medians over rounds;
+- the same `between_rounds`, of the even rounds' medians against the odd ones': what noise leaves to be predicted;
+- the same of `macs` in place of the table, with a constant and a scale of its own;
+- `op_spread` and `network_spread`: the interquartile range over the median, in the middle.
+
+Times of a machine that does other work say little; see whether `between_rounds` is good enough. A killed run compiles
+little again, but measures from the start: half of a measurement under other circumstances would be none.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments import workdir as cli
+from jaxnas import arch, costs, latency, metrics, plotting, tables
+from jaxnas.arch import CellLayout, SearchSpace
+from jaxnas.files import replace_file
+from jaxnas.limits import table_costs
+from jaxnas.measuring import Measured, measure, num_programs, spread
+from jaxnas.spaces import get_space
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is timed, and how often."""
+
+    space: str = "nasbench_macro"
+    width: int | None = 16  # channels of the stem; None: the space's own
+    image_size: int | None = None  # pixels; None: the space's own
+    cells_per_stage: int | None = None  # for spaces of cells; chains have none
+    batch_size: int = 8
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_archs: int = 50  # networks that the prediction is judged on
+    num_calibration: int = 10  # networks that constant and scale are fitted to
+    num_rounds: int = 10
+    num_runs: int = 5  # of each program in a round; the fastest counts
+    seed: int = 0  # of the networks drawn
+    progress: bool = dataclasses.field(default=True, compare=False)
+
+
+QUICK = Config()
+PRESETS = {
+    "tiny": Config(
+        space="digits_chain", width=2, batch_size=2, num_archs=4, num_calibration=3, num_rounds=2, num_runs=1
+    ),
+    "quick": QUICK,
+    # As PC-NAS: on the accelerator at hand, 16 images of 224 pixels.
+    "paper": Config(space="mobile_large", width=None, batch_size=16),
+}
+
+
+def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+    """Measure, predict, compare; see the module's docstring. Files: latency.npz, networks.npz, networks.csv, a plot."""
+    for name, least in (("num_archs", 3), ("num_calibration", 3), ("num_rounds", 2)):
+        if (value := getattr(config, name)) < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    published = get_space(config.space)
+    is_cells = isinstance(published.layout, CellLayout)
+    sizes = {"cells_per_stage": config.cells_per_stage} if is_cells else {}
+    space = published.resized(width=config.width, image_size=config.image_size, **sizes)
+    archs = draw_archs(config, space)
+    measured = measured_or_read(config, space, archs, workdir)
+    predicted = table_costs(latency.operation_costs(space, measured.table), archs)
+    whole = np.median(measured.networks_ms, axis=1)
+    fitted, judged = slice(config.num_calibration), slice(config.num_calibration, None)
+    try:
+        calibration = latency.calibrate(predicted[fitted], whole[fitted])
+    except ValueError as error:
+        raise ValueError(f"{error} Delete {workdir}, and see that nothing else runs on the machine.") from None
+    macs = costs.arch_costs(space, archs).macs
+    slope, offset = np.polyfit(macs[fitted], whole[fitted], 1)  # not `calibrate`: MACs may well predict nothing
+    calibrated = calibration.constant + calibration.scale * predicted
+    by_macs = latency.agreement(offset + slope * macs[judged], whole[judged])
+    halves = [np.median(measured.networks_ms[judged, start::2], axis=1) for start in (0, 1)]
+    found = latency.agreement(calibrated[judged], whole[judged])
+    write_csv(workdir / "networks.csv", space, archs, calibrated, measured.networks_ms, macs, config.num_calibration)
+    figure = plotting.latency_scatter(
+        calibrated[judged],
+        whole[judged],
+        title=f"{space.name}, batch {config.batch_size}, {config.dtype}, {jax.devices()[0].device_kind}",
+        spearman=found.spearman,
+        error=found.median_relative_error,
+        low=np.quantile(measured.networks_ms[judged], 0.25, axis=1),
+        high=np.quantile(measured.networks_ms[judged], 0.75, axis=1),
+    )
+    plotting.save_figure(figure, workdir / "latency.png")
+    return {
+        "space": space.name,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+        "num_archs": config.num_archs,
+        "num_calibration": config.num_calibration,
+        "num_rounds": config.num_rounds,
+        **found._asdict(),
+        **{f"between_rounds_{name}": value for name, value in latency.agreement(*halves)._asdict().items()},
+        "macs_spearman": metrics.spearman(macs[judged], whole[judged]),
+        "macs_kendall_tau": metrics.kendall_tau(macs[judged], whole[judged]),
+        "macs_median_relative_error": by_macs.median_relative_error,
+        "constant_ms": calibration.constant,
+        "scale": calibration.scale,
+        "uncalibrated_median_relative_error": latency.agreement(predicted[judged], whole[judged]).median_relative_error,
+        "fastest_network_ms": float(whole[judged].min()),
+        "slowest_network_ms": float(whole[judged].max()),
+        "op_spread": spread(measured.table.columns[latency.LATENCY_MS]),
+        "network_spread": spread(measured.networks_ms),
+        "table": "latency.npz",
+    }
+
+
+def draw_archs(config: Config, space: SearchSpace) -> np.ndarray:
+    """Distinct random architectures: those of the calibration first, then the judged ones."""
+    wanted = config.num_calibration + config.num_archs
+    if wanted > space.size:
+        raise ValueError(f"{space.name}: {wanted} distinct networks are wanted, it has {space.size}; lower num_archs.")
+    return arch.from_index(space, np.random.default_rng(config.seed).choice(space.size, wanted, replace=False))
+
+
+def measured_or_read(config: Config, space: SearchSpace, archs: np.ndarray, workdir: Path) -> Measured:
+    """What an earlier run measured, if it came to writing both files, or a measurement."""
+    ops_path, networks_path = workdir / "latency.npz", workdir / "networks.npz"
+    if not (ops_path.exists() and networks_path.exists()):
+        compiling = tqdm(
+            total=num_programs(space, len(archs)), unit="program", desc="compile", disable=not config.progress
+        )
+        timing = tqdm(total=config.num_rounds, unit="round", desc="measure", disable=not config.progress)
+        with compiling, timing:
+            measured = measure(
+                space,
+                archs,
+                batch_size=config.batch_size,
+                dtype=config.dtype,
+                num_rounds=config.num_rounds,
+                num_runs=config.num_runs,
+                provenance={
+                    "source": "python -m experiments.measure_latency",
+                    "versions": ", ".join(f"{name} {version}" for name, version in cli.versions().items()),
+                },
+                on_program=compiling.update,
+                on_round=timing.update,
+            )
+        tables.write_table(ops_path, measured.table)
+        networks = {latency.LATENCY_MS: measured.networks_ms}
+        about = dict(measured.table.provenance)
+        units = {latency.LATENCY_MS: "ms"}
+        tables.write_table(networks_path, tables.make_table(space, archs, networks, units=units, provenance=about))
+    table = latency.read_operations_table(
+        ops_path, space, device=jax.devices()[0].device_kind, batch_size=config.batch_size, dtype=config.dtype
+    )
+    networks_ms = tables.lookup(tables.read_table(networks_path, space), archs, latency.LATENCY_MS)
+    return Measured(table, networks_ms)
+
+
+def write_csv(path: Path, space: SearchSpace, archs, calibrated, networks_ms, macs, num_calibration: int) -> None:
+    """One row a network: its code, what it was for, predicted and measured latency in ms, MACs."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    rounds = [f"round{number}_ms" for number in range(networks_ms.shape[1])]
+    writer.writerow(["arch", "used_for", "predicted_ms", *rounds, "macs"])
+    for row, code in enumerate(archs):
+        used_for = "calibration" if row < num_calibration else "judgement"
+        figures = (calibrated[row], *networks_ms[row], macs[row])
+        writer.writerow([arch.to_text(space, code), used_for, *(f"{value:.8g}" for value in figures)])
+    replace_file(path, text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    cli.main("measure_latency", run, PRESETS)

@@ -1,0 +1,358 @@
+"""Posterior fading (PC-NAS, arXiv 1910.02543): the more architectures share weights, the farther are the shared weights
+from those that each of them would have alone.
+
+    python -m experiments.posterior_fading --workdir runs/fading
+
+The probes are a few architectures: two operations at the first `num_open` choices, one at the others, drawn by `seed`.
+Super-nets are trained over `num_sizes` parts of the space that all contain them, from the probes alone (0.0) to the
+whole space (1.0), each part the one before and some operations more; and once with the pool `shrinking`: the same parts
+from the whole space to the probes, equally long each, which is what PC-NAS does. The super-net, its initial weights and
+its batches stay the same, only which operations are sampled differs, one path a step. Each probe is trained alone, too,
+by the same steps at a single architecture. Figures are means over super-nets and probes, on validation images
+normalised together, with 95 % intervals by a bootstrap over both (few seeds: too narrow):
+
+- `gap`: validation loss of the probe under shared weights, less that of its own, in nats;
+- `agreement`: the share of images for which both predict the same class; `agreement_alone` is that of two trainings of
+  a probe alone, which bounds it;
+- `tau`: Kendall's tau between the losses of the probes under shared weights and their own; `tau_alone` is that of one
+  training alone and the mean of the others.
+
+Every training has the same number of steps, so in a larger space a probe and its operations are trained less often: the
+figures hold interference and thinner training together, as the budget of a search does. `gaussian_kl` is what the
+paper's argument gives for as many equal Gaussian posteriors of one parameter (`jaxnas.posterior`). Each training leaves
+a file in WORKDIR/cells, and a killed run goes on after the last one.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments import workdir as cli
+from experiments.supernet_run import batches
+from jaxnas import datasets, metrics, plotting, tables
+from jaxnas.arch import SearchSpace, to_text
+from jaxnas.datasets import Dataset
+from jaxnas.files import replace_file
+from jaxnas.losses import cross_entropy
+from jaxnas.samplers import restricted
+from jaxnas.spaces import get_space
+from jaxnas.supernets import Supernet, make_supernet
+from jaxnas.tables import Table
+from jaxnas.training import (
+    fit,
+    init_train_state,
+    make_cross_entropy_loss,
+    make_preprocess,
+    make_train_step,
+    sgd,
+    standardise,
+)
+
+COLUMNS = ("gap", "agreement", "tau")
+UNITS = {"loss": "nats", "accuracy": "fraction", "predictions": "class"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The parts of the space, and how all are trained."""
+
+    space: str = "digits_chain"
+    dataset: str = "digits"
+    data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
+    seed: int = 0  # of the probes and of the order in which operations are added
+    num_open: int = 4  # choices at which probes differ: 2^num_open probes
+    num_sizes: int = 4
+    num_seeds: int = 3  # super-nets of each size
+    num_alone_seeds: int = 2  # trainings of each probe alone
+    width: int | None = None  # channels of the stem; None: the space's own
+    image_size: int | None = None
+    num_train: int | None = 600
+    num_valid: int = 300
+    num_steps: int = 500
+    batch_size: int = 50
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    crop: int = 1
+    flip: bool = False
+    num_resamples: int = 1000  # of the bootstrap
+    progress: bool = dataclasses.field(default=True, compare=False)
+
+
+PRESETS = {
+    "tiny": Config(
+        num_open=2, num_sizes=2, num_seeds=2, width=2, num_train=64, num_valid=50, num_steps=4, batch_size=16,
+        num_resamples=50,
+    ),
+    "quick": Config(),
+    # Hours on two cores: 16 probes alone and 5 super-nets, each with 3 seeds.
+    "cpu": Config(
+        space="nasbench_macro", dataset="cifar10", num_alone_seeds=3, width=8, image_size=16, num_train=None,
+        num_valid=1000, num_steps=2000, batch_size=64, crop=2, flip=True,
+    ),
+}  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """One training: the operations allowed in each of its intervals, and the architectures that are scored after it."""
+
+    name: str
+    seed: int
+    intervals: tuple[np.ndarray, ...]  # of bool [num_choices, max(num_ops)]
+    archs: np.ndarray  # int32 [num_archs, num_choices]
+
+
+def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+    """Train every cell, compare; see the module's docstring. Files: cells/, fading.csv, fading.png."""
+    for name, least in (("num_open", 2), ("num_sizes", 2), ("num_seeds", 2), ("num_alone_seeds", 2), ("num_steps", 1)):
+        if (value := getattr(config, name)) < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    published = get_space(config.space)
+    data = datasets.load(
+        config.dataset,
+        num_train=config.num_train,
+        num_valid=config.num_valid,
+        image_size=published.layout.image_size if config.image_size is None else config.image_size,
+        data_dir=config.data_dir,
+    )
+    space = published.resized(
+        width=config.width,
+        image_size=data.train_images.shape[1],
+        in_channels=data.train_images.shape[-1],
+        num_classes=data.num_classes,
+    )
+    parts = growing_parts(config, space)
+    probes = np.array(list(itertools.product(*(np.flatnonzero(row) for row in parts[0]))), np.int32)
+    plan = list(cells(config, parts, probes))
+    train = trainer(config, make_supernet(space), data)
+    (workdir / "cells").mkdir(exist_ok=True)
+    results: dict[str, Table] = {}
+    with tqdm(total=len(plan), unit="training", disable=not config.progress) as bar:
+        for cell in plan:
+            path = workdir / "cells" / f"{cell.name}.npz"
+            if not path.exists():
+                tables.write_table(path, train(cell))
+            results[cell.name] = tables.read_table(path, space)
+            bar.update()
+
+    alone = stacked(results, [[f"alone_{row}_{seed}" for row in range(len(probes))] for seed in alone_seeds(config)])
+    arms = [*(f"size_{number}" for number in range(len(parts))), "shrinking"]
+    rows = []
+    for arm in arms:
+        shared = stacked(results, [[f"{arm}_{seed}"] for seed in range(config.num_seeds)])
+        size = int(parts[-1 if arm == "shrinking" else arms.index(arm)].sum(axis=1).prod())
+        kl = 0.5 * (size - 1 - math.log(size))
+        rows.append({"arm": arm, "num_archs": size, **compare(config, shared, alone), "gaussian_kl": kl})
+    references = between_alone(alone)
+    write_csv(workdir / "fading.csv", rows)
+    write_csv(workdir / "probes.csv", probe_rows(space, probes, arms, results, alone, config.num_seeds))
+    draw(config, workdir, rows, references)
+    named = {"smallest": rows[0], "whole": rows[-2], "shrinking": rows[-1]}
+    return {
+        "space": space.name,
+        "dataset": config.dataset,
+        "num_probes": len(probes),
+        "num_valid": config.num_valid,
+        "num_seeds": config.num_seeds,
+        "sizes": " ".join(str(row["num_archs"]) for row in rows[:-1]),
+        **{f"{name}_{key}": row[key] for name, row in named.items() for key in row if key not in ("arm", "num_archs")},
+        **references,
+        "alone_loss": float(alone.loss.mean()),
+        "alone_accuracy": float(alone.accuracy.mean()),
+    }
+
+
+def growing_parts(config: Config, space: SearchSpace) -> list[np.ndarray]:
+    """Operations allowed, bool [num_choices, max(num_ops)], in each part of the space, from the probes to all."""
+    rng = np.random.default_rng(config.seed)
+    free = [choice for choice, num_ops in enumerate(space.num_ops) if num_ops > 1]
+    if len(free) < config.num_open:
+        raise ValueError(f"{space.name}: {len(free)} choices have two operations, num_open is {config.num_open}.")
+    everything = np.arange(max(space.num_ops)) < np.array(space.num_ops)[:, None]
+    part = np.zeros_like(everything)
+    for choice, num_ops in enumerate(space.num_ops):
+        part[choice, rng.choice(num_ops, 2 if choice in free[: config.num_open] else 1, replace=False)] = True
+    left = rng.permutation(np.argwhere(everything & ~part))
+    parts = []
+    for number in range(config.num_sizes):
+        added = left[: round(len(left) * number / (config.num_sizes - 1))]
+        grown = part.copy()
+        grown[added[:, 0], added[:, 1]] = True
+        parts.append(grown)
+    if len({part.tobytes() for part in parts}) < len(parts):
+        raise ValueError(
+            f"{space.name}: {len(left)} operations are no probe's, too few for num_sizes {config.num_sizes}; lower it."
+        )
+    return parts
+
+
+def alone_seeds(config: Config) -> range:
+    """Other seeds than the super-nets', which would begin at the same weights."""
+    return range(config.num_seeds, config.num_seeds + config.num_alone_seeds)
+
+
+def cells(config: Config, parts: list[np.ndarray], probes: np.ndarray) -> Iterator[Cell]:
+    """Every training there is to do."""
+    for seed in range(config.num_seeds):
+        for number, part in enumerate(parts):
+            yield Cell(f"size_{number}_{seed}", seed, (part,), probes)
+        yield Cell(f"shrinking_{seed}", seed, tuple(reversed(parts)), probes)
+    for seed in alone_seeds(config):
+        for row, probe in enumerate(probes):
+            only = np.arange(parts[0].shape[1]) == probe[:, None]
+            yield Cell(f"alone_{row}_{seed}", seed, (only,), probe[None])
+
+
+def trainer(config: Config, supernet: Supernet, data: Dataset) -> Callable[[Cell], Table]:
+    """cell -> loss, accuracy [num_archs] and predicted classes [num_archs, num_valid] after its training. One step is
+    compiled for all: which operations are allowed is data."""
+    space = supernet.space
+    sampler = restricted(space, np.arange(max(space.num_ops)) < np.array(space.num_ops)[:, None])
+    tx = sgd(config.learning_rate, num_steps=config.num_steps, weight_decay=config.weight_decay)
+    preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
+    loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups, preprocess=preprocess)
+    step = make_train_step(supernet, loss_fn, sampler, tx, idle="rest")
+    images = standardise(jnp.asarray(data.valid_images), data.mean, data.std)
+    labels = jnp.asarray(data.valid_labels)
+
+    @jax.jit
+    def score(params, arch, images, labels):
+        logits, _ = supernet.apply(params, arch, images, groups=None)
+        return cross_entropy(logits, labels).mean(), logits.argmax(axis=-1)
+
+    @functools.cache  # the trainings of a seed see the same batches, and `batches` compiles
+    def batches_of(seed: int) -> Callable[[int], dict]:
+        _, key = jax.random.split(jax.random.key(seed))
+        return batches(key, data.train_images, data.train_labels, config.batch_size)
+
+    def train(cell: Cell) -> Table:
+        init_key, _ = jax.random.split(jax.random.key(cell.seed))
+        state = init_train_state(supernet, sampler, tx, init_key)
+        batch_at = batches_of(cell.seed)
+        for number, allowed in enumerate(cell.intervals, start=1):
+            state = state._replace(sampler_state=jnp.asarray(allowed))
+            end = round(config.num_steps * number / len(cell.intervals))
+            state = fit(step, state, batch_at, end, report_at=lambda steps: steps % 100 == 0)
+        scored = [jax.device_get(score(state.params, jnp.asarray(arch), images, labels)) for arch in cell.archs]
+        predictions = np.stack([classes for _, classes in scored])
+        columns = {
+            "loss": np.array([loss for loss, _ in scored], np.float64),
+            "accuracy": (predictions == data.valid_labels).mean(axis=1),
+            "predictions": predictions.astype(np.int32),
+        }
+        return tables.make_table(space, cell.archs, columns, units=UNITS, provenance={"cell": cell.name})
+
+    return train
+
+
+class Scored(NamedTuple):
+    """Of each training (super-nets, or all probes alone from one seed) and probe."""
+
+    loss: np.ndarray  # float64 [num_seeds, num_probes]
+    accuracy: np.ndarray  # float64 [num_seeds, num_probes]
+    predictions: np.ndarray  # int32 [num_seeds, num_probes, num_images]
+
+
+def stacked(results: Mapping[str, Table], names: list[list[str]]) -> Scored:
+    """The tables called `names[seed]`, one after the other."""
+
+    def column(name: str) -> np.ndarray:
+        return np.stack([np.concatenate([results[cell].columns[name] for cell in of_seed]) for of_seed in names])
+
+    return Scored(column("loss"), column("accuracy"), column("predictions"))
+
+
+def compare(config: Config, shared: Scored, alone: Scored) -> dict[str, float]:
+    """Each figure with its interval."""
+    own = alone.loss.mean(axis=0)
+    agreement = (shared.predictions[:, None] == alone.predictions[None]).mean(axis=(1, 3))
+    statistics: dict[str, tuple[Callable[..., float], np.ndarray]] = {
+        "gap": (lambda loss, own: float((loss - own).mean()), shared.loss),
+        "agreement": (lambda agreement, own: float(agreement.mean()), agreement),
+        "tau": (metrics.kendall_tau, shared.loss),
+    }
+    figures: dict[str, float] = {}
+    for name, (statistic, values) in statistics.items():
+        low, high = metrics.bootstrap_seeds_interval(statistic, values, own, num_resamples=config.num_resamples)
+        mean = float(np.mean([statistic(row, own) for row in values]))
+        figures |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+    return figures
+
+
+def between_alone(alone: Scored) -> dict[str, float]:
+    """What trainings of a probe alone have in common: the best that shared weights could be expected to reach."""
+    pairs = list(itertools.combinations(range(len(alone.loss)), 2))
+    agreement = np.mean([(alone.predictions[first] == alone.predictions[second]).mean() for first, second in pairs])
+    taus = [
+        metrics.kendall_tau(loss, np.delete(alone.loss, seed, axis=0).mean(axis=0))
+        for seed, loss in enumerate(alone.loss)
+    ]
+    return {"agreement_alone": float(agreement), "tau_alone": float(np.mean(taus))}
+
+
+def probe_rows(
+    space: SearchSpace, probes: np.ndarray, arms: list[str], results: Mapping[str, Table], alone: Scored, num_seeds: int
+) -> list[dict[str, Any]]:
+    """A row for each probe: its code, its own mean loss, and its mean loss in each arm."""
+    rows = []
+    for row, probe in enumerate(probes):
+        losses = {
+            f"{arm}_loss": np.mean([results[f"{arm}_{seed}"].columns["loss"][row] for seed in range(num_seeds)])
+            for arm in arms
+        }
+        rows.append({"arch": to_text(space, probe), "alone_loss": alone.loss[:, row].mean(), **losses})
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+    )
+    replace_file(path, text.getvalue().encode())
+
+
+def draw(config: Config, workdir: Path, rows: list[dict[str, Any]], references: Mapping[str, float]) -> None:
+    """fading.png: a panel a figure, over the number of architectures that share weights."""
+    labels = {
+        "gap": "loss gap to\nown weights (nats)",
+        "agreement": "agreement with own\nweights (fraction)",
+        "tau": "Kendall's τ\namong probes",
+    }
+
+    def column(chosen: list[dict[str, Any]], name: str) -> list[float]:
+        return [row[name] for row in chosen]
+
+    panels = {
+        labels[name]: plotting.Panel(
+            {
+                label: (column(chosen, name), column(chosen, f"{name}_low"), column(chosen, f"{name}_high"))
+                for label, chosen in (("fixed space", rows[:-1]), ("shrinking to the probes", rows[-1:]))
+            },
+            {"two trainings alone": references[f"{name}_alone"]} if f"{name}_alone" in references else {"alone": 0.0},
+        )
+        for name in COLUMNS
+    }
+    sizes = {"fixed space": [row["num_archs"] for row in rows[:-1]], "shrinking to the probes": [rows[-1]["num_archs"]]}
+    name = f"Posterior fading, {config.space} on {config.dataset}"
+    title = f"{name}: {2**config.num_open} probes, {config.num_seeds} super-nets each"
+    figure = plotting.panels_over_size(
+        sizes, panels, title=title, size_label="architectures that share weights (at first)"
+    )
+    plotting.save_figure(figure, workdir / "fading.png")
+
+
+if __name__ == "__main__":
+    cli.main("posterior_fading", run, PRESETS)

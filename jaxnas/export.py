@@ -1,0 +1,229 @@
+"""A found architecture on its own: its code as JSON, what it consists of, its weights, and whether it meets the limit.
+
+    exported = export(supernet, params, arch, stats)       # weights sliced out of the super-net's
+    save("found.npz", exported, supernet.space)
+    exported = load("found.npz", supernet)
+    module, variables = flax_module(supernet, exported)    # logits = module.apply(variables, images)
+    print(summary(supernet, exported.arch))
+
+To retrain it from scratch: `make_standalone(supernet, recipe, compiled="each", ...)([exported.arch], ...)`.
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import numpy as np
+
+from jaxnas.arch import SearchSpace, check, to_text
+from jaxnas.costs import arch_costs
+from jaxnas.files import replace_file
+from jaxnas.latency import LATENCY_MS
+from jaxnas.limits import Limit
+from jaxnas.planning import candidate_macs
+from jaxnas.standalone import only
+from jaxnas.supernets import Params, Stats, Supernet
+from jaxnas.supernets.network import Network, make_network, network_variables, taken
+
+FORMAT = 1
+
+
+class Exported(NamedTuple):
+    """One architecture with its weights, on the host."""
+
+    arch: np.ndarray  # int32 [num_choices]
+    params: Params  # layer -> the candidate taken -> its parameters; the super-net's paths
+    stats: Stats | None  # layer -> float [2, size], by which it normalises; None: by the images at hand
+
+
+def export(supernet: Supernet, params: Params, arch: chex.ArrayNumpy, stats: Stats | None = None) -> Exported:
+    """Take one architecture, int [num_choices], out of a super-net.
+
+    Args:
+      stats: layer -> [2, size], calibrated: what `supernet.apply(params, arch, images)` returned; of tracked ones
+        `select_stats`, the row of this architecture. None: it normalises by the images of each call.
+    """
+    (arch,) = check(supernet.space, np.asarray(arch)[None])
+    return Exported(arch, jax.device_get(only(supernet, supernet.view(params), arch)), jax.device_get(stats))
+
+
+def flax_module(supernet: Supernet, exported: Exported) -> tuple[Network, dict[str, dict[str, Any]]]:
+    """The architecture as a Flax module, and its variables: `module.apply(variables, images)` are the logits."""
+    variables = network_variables(supernet, exported.params, exported.arch, exported.stats)
+    return make_network(supernet, exported.arch), variables
+
+
+def to_json(space: SearchSpace, arch: chex.ArrayNumpy) -> str:
+    """The architecture, int [num_choices], as a JSON text: space, code, the names of its operations, the layout."""
+    (arch,) = check(space, np.asarray(arch)[None])
+    content = {
+        "format": FORMAT,
+        "space": space.name,
+        "fingerprint": space.fingerprint,
+        "arch": arch.tolist(),
+        "ops": [names[op] for names, op in zip(space.op_names, arch)],
+        "layout": {"kind": type(space.layout).__name__, **space.layout._asdict()},
+    }
+    return json.dumps(content, indent=2)
+
+
+def from_json(text: str, space: SearchSpace) -> np.ndarray:
+    """The architecture, int32 [num_choices], that `to_json` wrote for the same space; its layout may be another.
+
+    Raises:
+      ValueError: no such text, of another version or another space, or a code that does not exist.
+    """
+    try:
+        content = json.loads(text)
+        version, name, fingerprint, arch = (content[key] for key in ("format", "space", "fingerprint", "arch"))
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"no architecture in JSON ({reason}), expected what export.to_json writes.") from None
+    if version != FORMAT:
+        raise ValueError(f"an architecture in format {version}, but this version of jaxnas reads format {FORMAT}.")
+    if (name, fingerprint) != (space.name, space.fingerprint):
+        raise ValueError(
+            f"an architecture of {name} (fingerprint {fingerprint}), expected {space.name} ({space.fingerprint});"
+            " give the space that it was exported from."
+        )
+    return check(space, [arch])[0]
+
+
+def save(path: str | os.PathLike, exported: Exported, space: SearchSpace) -> None:
+    """Write it to one .npz file of arrays by path, such as params/layer0/mb3_k3/expand/kernel, whole or not at all."""
+    arrays = {"architecture": np.array(to_json(space, exported.arch))}
+    trees = {"params": exported.params} | ({} if exported.stats is None else {"stats": exported.stats})
+    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(trees):
+        array = np.asarray(leaf)
+        if array.dtype.kind == "V":  # bfloat16 is no type of NumPy's own files
+            array = array.astype(np.float32)
+        arrays["/".join(entry.key for entry in leaf_path)] = array
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    replace_file(path, buffer.getvalue())
+
+
+def load(path: str | os.PathLike, supernet: Supernet) -> Exported:
+    """Read what `save` wrote, for a super-net of the same space and layout.
+
+    Raises:
+      ValueError: damaged, of another space or layout, or of other parameters than the super-net's.
+      OSError: the file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:  # the archive has a checksum for each array
+            arrays = {name: file[name] for name in file.files}
+        text = str(arrays.pop("architecture"))
+    except Exception as error:  # damage shows as anything: zipfile, zlib and NumPy each have their own errors
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path}: truncated, damaged or no exported network ({reason}); export it again.") from None
+    try:
+        arch = from_json(text, supernet.space)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    own, given = (json.loads(each)["layout"] for each in (text, to_json(supernet.space, arch)))
+    if own != given:  # strides change no parameter's shape
+        raise ValueError(
+            f"{path}: exported from another network of {supernet.space.name}, {own}, expected {given};"
+            " give the super-net that it was exported from."
+        )
+    shapes = _shapes(supernet)
+    expected: dict[str, Any] = {"params": only(supernet, shapes, arch)}
+    if any(name.startswith("stats/") for name in arrays):
+        expected["stats"] = {
+            name: jax.ShapeDtypeStruct((2, layer.stats_size), layer.stats_dtype)
+            for name, layer in supernet.all_layers.items()
+        }
+
+    def find(leaf_path, leaf):
+        name = "/".join(entry.key for entry in leaf_path)
+        array = arrays.pop(name, None)
+        if array is None or array.shape != leaf.shape:
+            found = "nothing" if array is None else f"shape {array.shape}"
+            raise ValueError(
+                f"{path}: {name} has {found}, expected shape {leaf.shape};"
+                " give the super-net that it was exported from."
+            )
+        return array.astype(leaf.dtype)
+
+    trees = jax.tree_util.tree_map_with_path(find, expected)
+    if arrays:
+        raise ValueError(
+            f"{path}: {next(iter(arrays))} is no part of this network; give the super-net that it was exported from."
+        )
+    return Exported(arch, trees["params"], trees.get("stats"))
+
+
+def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
+    """A table for people: each layer with its operation, output shape, parameters and MACs for one image, and the sums.
+
+    Parameters are those that the layer holds, so without scale and shift where normalisation has none; MACs as in
+    `jaxnas.costs`.
+    """
+    (arch,) = check(supernet.space, np.asarray(arch)[None])
+    shapes = _shapes(supernet)
+    macs, rows = candidate_macs(supernet), []
+    for name, layer in supernet.all_layers.items():
+        op = taken(supernet, arch, name)
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes[name][op]))
+        own = float(macs[name][list(layer.modules).index(op)])
+        rows.append((name, op, " x ".join(map(str, layer.out_shape)), num_params, own))
+    num_params, total = (sum(row[column] for row in rows) for column in (3, 4))
+    text = [("layer", "operation", "output", "parameters", "MACs")]
+    text += [(name, op, shape, f"{size:,}", f"{macs:,.0f}") for name, op, shape, size, macs in rows]
+    text += [("total", "", "", f"{num_params:,}", f"{total:,.0f}")]
+    widths = [max(map(len, column)) for column in zip(*text)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column > 2 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in text
+    ]
+    title = f"{supernet.space.name} {to_text(supernet.space, arch)}"
+    return "\n".join([title, *lines])
+
+
+def report(
+    space: SearchSpace,
+    arch: chex.ArrayNumpy,
+    *,
+    limit: Limit | None = None,
+    accuracy: float | None = None,
+    measured_latency_ms: float | None = None,
+) -> Mapping[str, Any]:
+    """What was found against what was asked for, flat: numbers, texts and None by name, as result.json has them.
+
+    Args:
+      limit: the limit of the search; `limited` is the cost that it predicts, `meets_limit` whether that is feasible.
+      accuracy: of the network retrained alone, a fraction.
+      measured_latency_ms: of the whole network, see `jaxnas.measuring.measure_networks`. Where the limit is one on
+        latency, `measured_over_limit` is its share of it: a prediction may hold and the network still be slower.
+    """
+    (arch,) = check(space, np.asarray(arch)[None])
+    costs = arch_costs(space, arch[None])
+    figures: dict[str, Any] = {
+        "arch": to_text(space, arch),
+        "ops": " ".join(names[op] for names, op in zip(space.op_names, arch)),
+        "accuracy": accuracy,
+        "params": int(costs.params[0]),
+        "macs": int(costs.macs[0]),
+        "measured_latency_ms": measured_latency_ms,
+    }
+    if limit is not None:
+        limited = float(limit.costs(arch[None])[0])
+        figures |= {"limit": str(limit), "limited": limited, "meets_limit": limited <= limit.value}
+        if limit.name.startswith(LATENCY_MS) and measured_latency_ms is not None:
+            figures["measured_over_limit"] = measured_latency_ms / limit.value
+    return figures
+
+
+def _shapes(supernet: Supernet) -> Params:
+    """Parameters of every candidate as ShapeDtypeStructs."""
+    return jax.eval_shape(lambda key: supernet.view(supernet.init(key)), jax.random.key(0))

@@ -1,0 +1,94 @@
+"""The experiment on latency, with times that the test makes up: networks take 1 ms more than twice their operations."""
+
+import csv
+import functools
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from experiments import measure_latency
+from experiments import workdir as cli
+from jaxnas import latency
+from jaxnas.arch import from_text
+from jaxnas.costs import arch_costs
+from jaxnas.latency import Setting, operation_costs, operations_table, read_operations_table
+from jaxnas.limits import table_costs
+from jaxnas.measuring import Measured
+from jaxnas.spaces import get_space
+
+SPACE = get_space("digits_chain").resized(width=2)
+
+
+def made_up(space, archs, *, batch_size, dtype, num_rounds, scale=2.0, device=None, **_) -> Measured:
+    rng = np.random.default_rng(0)
+    rounds = np.linspace(-0.1, 0.1, num_rounds)  # what differs between rounds; the median is left alone
+    per_op = rng.uniform(1, 9, (space.num_choices, max(space.num_ops), 1)) + rounds
+    setting = Setting(device or jax.devices()[0].device_kind, batch_size, dtype)
+    table = operations_table(space, per_op, 3 + rounds, setting, provenance={})
+    return Measured(table, (1 + scale * table_costs(operation_costs(space, table), archs))[:, None] + rounds)
+
+
+def start(monkeypatch, workdir: Path, measure=made_up, *argv: str) -> dict:
+    monkeypatch.setattr(measure_latency, "measure", measure)
+    arguments = ["tiny", "--num-archs", "20", "--num-rounds", "4", "--no-progress", "--workdir", str(workdir), *argv]
+    cli.main("measure_latency", measure_latency.run, measure_latency.PRESETS, arguments)
+    return json.loads((workdir / "result.json").read_text())
+
+
+def test_a_measurement_is_judged(monkeypatch, tmp_path):
+    result = start(monkeypatch, tmp_path)
+    assert (result["constant_ms"], result["scale"]) == (pytest.approx(1), pytest.approx(2))
+    assert result["spearman"] == result["kendall_tau"] == result["between_rounds_spearman"] == 1
+    assert result["median_relative_error"] == pytest.approx(0, abs=1e-12)
+    rows = list(csv.DictReader((tmp_path / "networks.csv").open(newline="")))
+    assert [row["used_for"] for row in rows] == ["calibration"] * 3 + ["judgement"] * 20
+    assert len({row["arch"] for row in rows}) == 23
+    judged = rows[3:]
+    macs = arch_costs(SPACE, from_text(SPACE, [row["arch"] for row in judged])).macs
+    predicted = [float(row["predicted_ms"]) for row in judged]
+    assert [float(row["macs"]) for row in judged] == macs.tolist()
+    assert (
+        result["macs_spearman"] == pytest.approx(scipy.stats.spearmanr(macs, predicted).statistic)
+        and -1 < result["macs_spearman"] < 1
+    )
+    # A third of a round's 0.2 ms lies between one round and the next; the even rounds' median is one such step lower.
+    assert result["between_rounds_median_relative_error"] == pytest.approx(
+        np.median(0.2 / 3 / (np.array(predicted) + 0.1 / 3))
+    )
+    table = read_operations_table(tmp_path / "latency.npz", SPACE, batch_size=2, dtype="float32")
+    calibrated = operation_costs(SPACE, table, latency.Calibration(result["constant_ms"], result["scale"]))
+    np.testing.assert_allclose(table_costs(calibrated, from_text(SPACE, [row["arch"] for row in judged])), predicted)
+    with Image.open(tmp_path / "latency.png") as picture:
+        assert picture.width > 800
+
+
+def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
+    first = start(monkeypatch, tmp_path)
+    os.remove(tmp_path / "result.json")
+    second = start(monkeypatch, tmp_path, lambda *_, **__: pytest.fail("measured again"))
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    "measure, argv, message",
+    [
+        (functools.partial(made_up, scale=-0.01), (), "measured latency falls with the predicted one"),
+        (functools.partial(made_up, device="TPU v9"), (), "measured with device TPU v9, expected"),
+        (made_up, ("--num-archs", "2"), "num_archs must be at least 3, got 2."),
+        (made_up, ("--num-archs", "241"), "digits_chain: 244 distinct networks are wanted, it has 243"),
+        (made_up, ("--space", "nasbench101"), "no super-net for cells whose wiring is searched"),
+    ],
+)
+def test_what_ends_in_one_line(monkeypatch, tmp_path, capsys, measure, argv, message):
+    if "nasbench101" in argv:
+        measure = measure_latency.measure
+    with pytest.raises(SystemExit) as stop:
+        start(monkeypatch, tmp_path, measure, *argv)
+    line = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and message in line and "\n" not in line

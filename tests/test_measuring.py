@@ -1,0 +1,133 @@
+"""Measuring latencies: what is timed once, what is summed where, by a clock that the test sets."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import latency, measuring
+from jaxnas.arch import ChainLayout
+from jaxnas.limits import table_costs
+from jaxnas.measuring import Program, distinct_operations, measure, measure_networks, measure_ops, spread, time_programs
+from jaxnas.spaces import chain_space, nasbench201
+from jaxnas.supernets import make_supernet
+
+# Four choices; the last two are of one shape, and there identity is nothing.
+SPACE = chain_space(
+    "toy",
+    ChainLayout(stem_width=2, widths=(2, 4, 4, 4), strides=(1, 2, 1, 1), head_width=0, image_size=4, in_channels=1),
+    [("identity", "nor_conv_1x1"), ("identity", "nor_conv_3x3"), *[("identity", "nor_conv_1x1")] * 2],
+)
+
+
+def test_equal_operations_at_equal_shapes_are_timed_once():
+    places = distinct_operations(make_supernet(SPACE))
+    assert places == [
+        [("stem", "stem")],
+        [("layer0", "nor_conv_1x1")],
+        [("layer1", "identity")],  # strided
+        [("layer1", "nor_conv_3x3")],
+        [("layer2", "nor_conv_1x1"), ("layer3", "nor_conv_1x1")],
+        [("head", "head")],
+    ]
+    # Of 90 edges with five operations each, a stage's are of one shape; none and skip do nothing.
+    cells = distinct_operations(make_supernet(nasbench201.resized(width=2, image_size=4)))
+    assert sorted(len(same) for same in cells) == [1, 1, 1, 1] + [30] * 9
+
+
+def test_times_fall_to_the_choices_they_belong_to(monkeypatch):
+    """Six operations at 1.5, 2.5, ... ms beside an empty program of 0.5 ms, two networks at 100 ms, two rounds."""
+
+    def known(programs, num_rounds, num_runs, **_):
+        assert (len(programs), num_rounds, num_runs) == (9, 2, 3)
+        times = np.array([0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 100, 101])
+        return np.stack([times, times + (times > 1)], axis=1)  # a millisecond more in the second round
+
+    monkeypatch.setattr(measuring, "time_programs", known)
+    archs = np.array([[0, 0, 0, 0], [1, 1, 1, 1]])
+    measured = measure(SPACE, archs, batch_size=2, num_rounds=2, num_runs=3, provenance={"jax": "0.10.2"})
+    assert measured.networks_ms.tolist() == [[100, 101], [101, 102]]
+    rows = dict(zip(measured.table.archs[:, 0].tolist(), measured.table.columns["latency_ms"].tolist()))
+    # Rows: fixed (stem and head), then identity and convolution of each choice.
+    assert rows == {
+        0: [1 + 6, 2 + 7], 1: [0, 0], 2: [2, 3], 3: [3, 4], 4: [4, 5], 5: [0, 0], 6: [5, 6], 7: [0, 0], 8: [5, 6],
+    }  # fmt: skip
+    assert latency.setting_of(measured.table)[1:] == (2, "float32")
+    assert measured.table.provenance["empty_program_ms"] == "0.5" and measured.table.provenance["jax"] == "0.10.2"
+    costs = latency.operation_costs(SPACE, measured.table)
+    assert table_costs(costs, archs).tolist() == [8 + 3.5, 8 + 2.5 + 4.5 + 5.5 + 5.5]
+
+
+def test_cells_sum_over_all_places_of_a_choice(monkeypatch):
+    """Every program takes 2 ms, the empty one 1 ms: an edge's operation stands in three stages of two cells."""
+    monkeypatch.setattr(
+        measuring, "time_programs", lambda programs, *_, **__: np.array([[1.0]] + [[2.0]] * (len(programs) - 1))
+    )
+    space = nasbench201.resized(width=2, image_size=4, cells_per_stage=2)
+    costs = latency.operation_costs(space, measure_ops(space, batch_size=1, num_rounds=1))
+    assert costs.per_op.tolist() == [[0, 0, 6, 6, 6]] * 6
+    assert costs.fixed == 4  # stem, two reductions, head
+
+
+def test_the_fastest_run_of_each_round_counts():
+    """By a clock on which the runs take 3, 1, 2 and 9, 8, 7 s."""
+    times = itertools.accumulate(step for run in (3, 1, 2, 9, 8, 7) for step in (10, run))
+    compiled, rounds = [], []
+    program = Program(lambda x: x * 2, (jnp.ones(2),))
+    found = time_programs(
+        [program],
+        2,
+        3,
+        clock=lambda: next(times),
+        on_program=lambda: compiled.append(1),
+        on_round=lambda: rounds.append(1),
+    )
+    assert found.tolist() == [[1000.0, 7000.0]]
+    assert (len(compiled), len(rounds)) == (1, 2)
+
+
+def test_spread():
+    """Quartiles of 1..5 are 2 and 4: 2/3; the constant row has none, the row of zeros doesn't count."""
+    assert spread(np.array([[1, 2, 3, 4, 5], [2, 2, 2, 2, 2], [0, 0, 0, 0, 0]])) == pytest.approx((2 / 3 + 0) / 2)
+    assert spread(np.zeros((2, 3))) == 0
+
+
+def test_a_real_measurement():
+    measured = measure(SPACE, np.array([[1, 1, 1, 1]]), batch_size=1, num_rounds=2, num_runs=1)
+    assert measured.networks_ms.shape == (1, 2) and (measured.networks_ms > 0).all()
+    assert latency.operation_costs(SPACE, measured.table).per_op[[0, 2, 3], 0].tolist() == [0, 0, 0]
+
+
+def test_networks_alone(monkeypatch):
+    def known(programs, num_rounds, num_runs):
+        assert (num_rounds, num_runs) == (3, 2)
+        shapes = [jax.eval_shape(program.function, *program.args).shape for program in programs]
+        assert shapes == [(5, 10)] * 2  # the logits of five images
+        return np.arange(6.0).reshape(2, 3)
+
+    monkeypatch.setattr(measuring, "time_programs", known)
+    archs = np.array([[1, 1, 1, 1], [0, 0, 0, 0]])
+    times = measure_networks(SPACE, archs, batch_size=5, num_rounds=3, num_runs=2)
+    assert times.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
+        ({"num_rounds": 0}, "num_rounds must be at least 1, got 0."),
+        ({"num_runs": -1}, "num_runs must be at least 1, got -1."),
+        ({"dtype": "int8"}, "dtype 'int8': expected float32, bfloat16 or float16."),
+    ],
+)
+def test_settings_that_are_none(changes, message):
+    with pytest.raises(ValueError) as error:
+        measure_ops(SPACE, **({"batch_size": 1} | changes))
+    assert str(error.value) == message
+
+
+def test_codes_of_another_space():
+    with pytest.raises(ValueError, match=r"^toy: archs have shape \(1, 3\), expected"):
+        measure(SPACE, np.zeros((1, 3), int), batch_size=1)
