@@ -174,7 +174,7 @@ def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
         num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes[name][op]))
         own = float(macs[name][list(layer.modules).index(op)])
         rows.append((name, op, " x ".join(map(str, layer.out_shape)), num_params, own))
-    num_params, total = (sum(row[column] for row in rows) for column in (3, 4))
+    num_params, total = sum(row[3] for row in rows), sum(row[4] for row in rows)
     text = [("layer", "operation", "output", "parameters", "MACs")]
     text += [(name, op, shape, f"{size:,}", f"{macs:,.0f}") for name, op, shape, size, macs in rows]
     text += [("total", "", "", f"{num_params:,}", f"{total:,.0f}")]
