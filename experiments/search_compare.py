@@ -20,7 +20,7 @@ Minutes and figures are in experiments/README.md.
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from experiments.rank_correlation import compile_clock
 from experiments.supernet_run import score_all, settle
 from jaxnas import costs, plotting, tables
 from jaxnas.files import replace_file
-from jaxnas.search import SEARCHES
+from jaxnas.search import SEARCHES, Search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ PRESETS = {
     "quick": dataclasses.replace(_like(pcnas.PRESETS["quick"], population_size=20), pool_size=3, num_completions=4),
     "cpu": _like(pcnas.PRESETS["cpu"]),
 }
-Curve = list[tuple[float, float]]  # (cost in image-archs, regret), cost growing
+Curve = list[tuple[int, float]]  # (cost in image-archs, regret), cost growing
 
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
@@ -144,7 +144,8 @@ def search_curve(
     elif name == "evolution":
         size = config.population_size
         settings = {"population_size": size, "tournament_size": max(1, size // 4)}
-    search = SEARCHES[name](task.published, task.search.region.limit, **settings)
+    make: Callable[..., Search] = SEARCHES[name]
+    search = make(task.published, task.search.region.limit, **settings)
     by_code = {code.tobytes(): score for code, score in zip(archs, scores, strict=True)}
     state, curve = search.init(jax.random.fold_in(jax.random.key(config.seed), 1)), []
     while (left := budget - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
