@@ -301,12 +301,15 @@ def midway(task: Task) -> int:
 
 
 def midway_archs(config: SearchConfig, task: Task, pool: np.ndarray) -> np.ndarray:
-    """The completions of a pool, at most `num_eval_archs` of them, drawn without repetition."""
-    archs = np.concatenate([task.search.region.members(prefix) for prefix in pool])
-    if config.num_eval_archs is None or config.num_eval_archs >= len(archs):
-        return archs
-    kept = np.random.Generator(np.random.Philox(0)).permutation(len(archs))[: config.num_eval_archs]
-    return archs[np.sort(kept)]
+    """The completions of a pool; where there are more than `num_eval_archs`, about so many, drawn uniformly."""
+    region = task.search.region
+    counts = np.array([region.count(prefix) for prefix in pool])
+    if config.num_eval_archs is None or config.num_eval_archs >= counts.sum():
+        return np.concatenate([region.members(prefix) for prefix in pool])
+    rng = np.random.default_rng(0)
+    shares = rng.multinomial(config.num_eval_archs, counts / counts.sum())
+    drawn_archs = [region.sample(rng, share, prefix) for share, prefix in zip(shares, pool, strict=True)]
+    return np.unique(np.concatenate(drawn_archs), axis=0)
 
 
 def save_midway(config: SearchConfig, task: Task, folder: Path, state: TrainState, pool: np.ndarray) -> None:

@@ -18,6 +18,7 @@ MAX_BYTES = 200_000
 # In place of what the cell tagged "parameters" sets.
 SMALL = {
     "01_quickstart": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100, "NUM_RESAMPLES": 10},
+    "03_pcnas": {"NUM_WARM_UP_STEPS": 2, "NUM_INTERVAL_STEPS": 1, "BATCH_SIZE": 8, "NUM_VALID": 100},
 }
 
 

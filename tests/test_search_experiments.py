@@ -1,11 +1,13 @@
 """The experiments `pcnas` and `search_compare` on a space of 16 chains with a table drawn by lot: what they leave in
-the workdir, that a run killed in any phase ends as one that was not, and that what cannot be done is said in one line."""
+the workdir, that a run killed in any phase ends as one that was not, and that what cannot be done is said in a line."""
 
+import contextlib
 import csv
 import itertools
 import json
 import os
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,14 @@ from PIL import Image
 
 from experiments import judge, pcnas, pcnas_run, search_compare
 from experiments import workdir as cli
+from experiments.supernet_run import settle
 from jaxnas import tables
 from jaxnas.arch import ChainLayout, enumerate_archs, to_text
 from jaxnas.costs import arch_costs, op_costs
 from jaxnas.latency import Setting, operations_table
 from jaxnas.limits import parse
 from jaxnas.regions import make_region
+from jaxnas.search import pcnas as narrow
 from jaxnas.spaces import SPACES, chain_space
 
 EXPERIMENTS = {"pcnas": pcnas, "search_compare": search_compare}
@@ -41,8 +45,9 @@ def start(name: str, *argv: str | Path) -> None:
         cli.main(name, EXPERIMENTS[name].run, EXPERIMENTS[name].PRESETS, [str(argument) for argument in argv])
 
 
-def struck(place: str, name: str, *argv: str | Path) -> None:
-    """The same, but interrupted when the file whose path ends in `place` is about to get its name."""
+@contextlib.contextmanager
+def interrupted_at(place: str):
+    """An interrupt when the file whose path ends in `place` is about to get its name."""
     replace = os.replace
 
     def replace_or_strike(source, target):
@@ -52,9 +57,7 @@ def struck(place: str, name: str, *argv: str | Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", replace_or_strike)
-        with pytest.raises(SystemExit) as stop:
-            start(name, *argv)
-        assert stop.value.code == 130
+        yield
 
 
 def refusal(capsys, name: str, *argv: str | Path) -> str:
@@ -197,8 +200,19 @@ class TestPcnas:
         assert row["arch"] == result_of(searched)["arch"] and row["seed"] == "0"
 
     def test_killed_in_every_phase(self, searched, truth, tmp_path):
-        """Warm-up, choosing, training of the pool and of the uniform super-net, scoring, the end."""
-        argv = ["pcnas", *ARGV, "--data-dir", truth, "--workdir", tmp_path]
+        """Warm-up, choosing, training of the pool and of the uniform super-net, scoring: each part in a new start."""
+        folder = tmp_path / "seed0"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(SPACES, "small", SMALL)
+            argv = [*ARGV, "--data-dir", str(truth), "--workdir", str(tmp_path)]
+            _, config, _ = cli.parse("python -m experiments.pcnas", pcnas.PRESETS, argv)
+            config = settle(config)
+            task = pcnas_run.prepare(config)
+
+        def search():
+            found = pcnas_run.narrowed(config, task, folder)
+            pcnas_run.uniform(config, task, folder, np.array(found.steps[1].pool))
+
         for place in (
             "warm_up/checkpoints/.new_step_00000002/manifest.json",
             "narrowed/01/pool.json",
@@ -206,13 +220,22 @@ class TestPcnas:
             "narrowed/02/midway.npz",
             "narrowed/05/pool.json",
             "uniform/03/checkpoints/.new_step_00000008/manifest.json",
-            "uniform/final.npz",
-            "result.json",
+            "uniform/02/midway.npz",
         ):
-            struck(place, *argv)
-            assert not (tmp_path / "result.json").exists()
-        start(*argv)
-        assert outcome(tmp_path) == outcome(searched)
+            if place == "uniform/02/midway.npz":
+                (folder / place).unlink()
+            with interrupted_at(place), pytest.raises(KeyboardInterrupt):
+                search()
+        search()
+        for name in ("narrowed", "uniform"):  # what only `run` writes
+            shutil.copy(searched / "seed0" / name / "final.npz", folder / name)
+        shutil.copy(searched / "result.json", tmp_path)
+        ours, theirs = outcome(tmp_path), outcome(searched)
+        assert ours[:3] == theirs[:3]
+        assert theirs[3] - ours[3] == {Path(name) for name in ("config.json", "seeds.csv", "pool.png")}
+        for path in (searched / "seed0").rglob("midway.npz"):
+            other = tables.read_table(folder / path.relative_to(searched / "seed0"), SMALL)
+            np.testing.assert_array_equal(other.columns["loss"], tables.read_table(path, SMALL).columns["loss"])
 
     def test_both_supernets_share_the_warm_up_and_part_then(self, searched):
         rows = {}
@@ -238,6 +261,30 @@ class TestPcnas:
         assert result["arch"] == result_of(searched)["arch"]
         assert result["predicted_latency_ms"] == result["limited_value"] == result["macs"] <= LIMIT
         assert result["measured_latency_ms"] is None  # another device than this one
+
+    def test_networks_are_retrained_where_there_is_no_table(self, searched, tmp_path):
+        """Validation images choose; no figure of a table is given."""
+        shutil.copytree(searched / "seed0", tmp_path / "run" / "seed0")
+        argv = [*ARGV, "--retrain", "train", "--retrain-epochs", "1", "--data-dir", tmp_path]
+        start("pcnas", *argv, "--workdir", tmp_path / "run")
+        result = result_of(tmp_path / "run")
+        kept = json.loads((tmp_path / "run" / "seed0" / "retrained.json").read_text())
+        pool = steps_of(searched)[-1].pool
+        assert kept["arch"] == pool[int(np.argmax(kept["valid_accuracies"]))] and len(kept["valid_accuracies"]) == 2
+        assert result["arch"] == to_text(SMALL, kept["arch"]) and 0 < result["retrained_accuracy"] < 1
+        assert result["retrained_accuracy"] * 897 == pytest.approx(round(result["retrained_accuracy"] * 897), abs=1e-6)
+        assert result["table_accuracy"] is result["regret"] is None
+
+    def test_a_pool_of_many_completions_is_ranked_by_a_sample(self):
+        """5 x 3^10 completions, of which some are feasible: nothing is listed."""
+        layout = ChainLayout(2, (2,) * 20, (1,) * 20, 0, image_size=4)
+        space = chain_space("deep", layout, [("identity", "nor_conv_1x1", "nor_conv_3x3")] * 20)
+        task = types.SimpleNamespace(search=narrow(space, parse("macs:1e6", space)))
+        pool = np.full((5, 20), -1, np.int32)
+        pool[:, :10] = np.random.default_rng(0).integers(0, 3, (5, 10))
+        archs = pcnas_run.midway_archs(pcnas.PRESETS["quick"], task, pool)
+        assert 900 < len(archs) <= 1000 and len(np.unique(archs, axis=0)) == len(archs)
+        assert {tuple(code[:10]) for code in archs.tolist()} == {tuple(code[:10]) for code in pool.tolist()}
 
     def test_what_cannot_be_done_is_said_before_the_training(self, truth, tmp_path, capsys):
         def refused(*argv):
@@ -290,8 +337,9 @@ class TestSearchCompare:
 
     def test_killed_between_the_searches(self, compared, truth, tmp_path):
         argv = ["search_compare", *ARGV, "--data-dir", truth, "--workdir", tmp_path]
-        for place in ("seed0/uniform/scores_000000.npz", "seed1/narrowed/03/pool.json", "regret.png"):
-            struck(place, *argv)
+        with interrupted_at("seed1/narrowed/03/pool.json"), pytest.raises(SystemExit) as stop:
+            start(*argv)
+        assert stop.value.code == 130
         start(*argv)
         assert outcome(tmp_path) == outcome(compared)
 

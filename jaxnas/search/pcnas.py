@@ -17,9 +17,9 @@ of partial architectures, decides one more choice of them at a time, and trains 
 It is no `Search`: an architecture's score changes while the weights are trained, so nothing is evaluated once and for
 all. Everything follows from the state, which is the key and the pool: a killed search goes on from them.
 
-The abstract and figure 1 of the paper give the algorithm; the numbers of prefixes and completions (5 and 900 are said)
-and all settings of training were not to be had. An infeasible prefix, of potential 0 there, is never a candidate here;
-completions are drawn from the feasible ones instead of being drawn and discarded.
+The paper's abstract and figure 1 give the algorithm; its settings (steps of warm-up and intervals, prefixes,
+completions) could not be had and are chosen here. An infeasible prefix, of potential 0 in the paper, is never a
+candidate; completions are drawn from the feasible ones instead of being drawn and discarded.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,8 +110,8 @@ def pcnas(
     """Build the search.
 
     Args:
-      pool_size: prefixes kept after each step, P in the paper; fewer where fewer are feasible.
-      num_completions: drawn uniformly for each candidate, S in the paper. A candidate that has no more than that is
+      pool_size: prefixes kept after each step; fewer where fewer are feasible.
+      num_completions: drawn uniformly for each candidate. One that has no more than that is
         scored by all of them, each once.
       order: a permutation of the choices; None: from the first to the last, in which prefixes are shared computation
         to the trie.
