@@ -76,6 +76,12 @@ PRESETS = {
     "cpu": CIFAR,
 }  # fmt: skip
 
+# Of each seed; None where there is no table, or nothing is retrained.
+OF_A_SEED = (
+    *("retrained_accuracy", "table_accuracy", "table_rank", "regret", "num_archs_in_pool"),
+    *(f"kendall_tau_{which}{when}" for which in ("in_pool", "uniform_same_cost") for when in ("", "_midway")),
+)
+
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png."""
@@ -129,7 +135,7 @@ def find_judge(config: Config, task: Task) -> Judge | None:
 def figures_of(config: Config, task: Task, judge: Judge | None, found: Run, compared: Run, folder: Path) -> dict:
     """What one seed gave: a row of seeds.csv."""
     archs = np.array(found.steps[-1].best, np.int32)
-    figures: dict[str, Any] = {"retrained_accuracy": None, "table_accuracy": None, "table_rank": None, "regret": None}
+    figures: dict[str, Any] = dict.fromkeys(OF_A_SEED)
     if config.retrain == "train":
         code, figures["retrained_accuracy"] = retrain(config, task, archs, folder / "retrained.json")
     else:

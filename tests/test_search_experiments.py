@@ -232,7 +232,7 @@ class TestPcnas:
         shutil.copy(searched / "result.json", tmp_path)
         ours, theirs = outcome(tmp_path), outcome(searched)
         assert ours[:3] == theirs[:3]
-        assert theirs[3] - ours[3] == {Path(name) for name in ("config.json", "seeds.csv", "pool.png")}
+        assert theirs[3] - ours[3] == {Path(name) for name in (".lock", "config.json", "seeds.csv", "pool.png")}
         for path in (searched / "seed0").rglob("midway.npz"):
             other = tables.read_table(folder / path.relative_to(searched / "seed0"), SMALL)
             np.testing.assert_array_equal(other.columns["loss"], tables.read_table(path, SMALL).columns["loss"])
