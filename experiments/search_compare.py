@@ -20,7 +20,7 @@ Minutes and figures are in experiments/README.md.
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from experiments.rank_correlation import compile_clock
 from experiments.supernet_run import score_all, settle
 from jaxnas import costs, plotting, tables
 from jaxnas.files import replace_file
-from jaxnas.search import SEARCHES, Search
+from jaxnas.search import SEARCHES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +144,7 @@ def search_curve(
     elif name == "evolution":
         size = config.population_size
         settings = {"population_size": size, "tournament_size": max(1, size // 4)}
-    make: Callable[..., Search] = SEARCHES[name]
-    search = make(task.published, task.search.region.limit, **settings)
+    search = SEARCHES[name](task.published, task.search.region.limit, **settings)
     by_code = {code.tobytes(): score for code, score in zip(archs, scores, strict=True)}
     state, curve = search.init(jax.random.fold_in(jax.random.key(config.seed), 1)), []
     while (left := budget - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
