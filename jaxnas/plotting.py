@@ -191,7 +191,8 @@ def regret_over_cost(
         axes.step(costs, middle, where="post", color=colour, linestyle=dashes, linewidth=1.8, label=name)
     for (name, regret), dashes in zip((references or {}).items(), itertools.cycle((":", "--"))):
         axes.axhline(100 * regret, color="#666666", linestyle=dashes, linewidth=1.2, label=name)
-    axes.set_ylim(bottom=0)
+    lines = [*(regrets for _, regrets, *_ in curves.values()), *([regret] for regret in (references or {}).values())]
+    axes.set_ylim(0, 200 * max(float(np.max(line)) for line in lines) or None)  # bands of few seeds go beyond
     _set_title(axes, f"{title}\nbands: {100 * level:g} % intervals over seeds")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
