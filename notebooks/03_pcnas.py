@@ -37,8 +37,8 @@ if importlib.util.find_spec("jaxnas") is None:
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
 
 # %% tags=["parameters"]
-NUM_WARM_UP_STEPS = 300  # on all that is feasible
-NUM_INTERVAL_STEPS = 120  # after each choice that is decided
+NUM_WARM_UP_STEPS = 500  # on all that is feasible
+NUM_INTERVAL_STEPS = 200  # after each choice that is decided
 BATCH_SIZE = 64  # training images a step
 NUM_VALID = 300  # images held out of training, on which architectures are scored
 
@@ -139,7 +139,7 @@ while True:
 
 # %% [markdown]
 # Five choices are five steps; the sixth ranks the pool once more, under the weights that it was trained to. Potentials
-# rise from step to step because the worst candidates go, and because the weights adapt to those that stay.
+# rise from step to step: training goes on, the worst candidates go, and the weights adapt to those that stay.
 
 # %%
 figure = plotting.narrowing(

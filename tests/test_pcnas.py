@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs
 from jaxnas.evaluation import make_evaluator
+from jaxnas.latency import measured_costs, read_nasbench201_latency
 from jaxnas.limits import cost_table, make_limit, parse, table_costs
 from jaxnas.losses import is_correct
 from jaxnas.regions import OPEN
@@ -114,6 +115,17 @@ class TestFeasibility:
             ValueError, match=rf"no architecture meets macs <= 9; the smallest possible is {smallest}\.$"
         ):
             pcnas(SPACES[name], parse("macs:9", SPACES[name]))
+
+    def test_measured_latencies_of_whole_networks(self, data_dir):
+        """NAS-Bench-201 on a TITAN Xp: no sum over operations, so what is feasible is listed."""
+        space, column = SPACES["nasbench201"], "latency_ms_titanxp_32"
+        table = read_nasbench201_latency(data_dir, space)
+        limit = make_limit(space, column, 7, measured_costs(space, table, column))
+        search = pcnas(space, limit, num_completions=5)
+        assert search.region.count() == (table.columns[column] <= 7).sum() > 0
+        state, asked = steps(search)
+        assert max(limit.costs(extension.archs).max() for _, extension in asked) <= 7
+        assert len(state.pool) == 5
 
     def test_a_large_space(self):
         """6^20 codes under a tight limit: nothing is listed, and the pool's space shrinks with every step."""
