@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,6 +196,71 @@ def paired_taus(
     axes.set_xticks(columns, list(taus))
     axes.set_xlim(-0.4, len(values) - 0.4)
     _set_title(axes, title)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def narrowing(
+    potentials: Sequence[ArrayLike],
+    num_kept: Sequence[int],
+    shares: ArrayLike,
+    *,
+    title: str,
+    potential_label: str,
+) -> Figure:
+    """How a pool of partial architectures narrows the space: a panel of potentials, and one of the share that is left.
+
+    `potentials` holds those of the candidates of each step, of which the `num_kept` highest stay; `shares`
+    [num_steps] is the fraction of all feasible architectures that complete the pool after each step, above 0.
+    """
+    figure = Figure(figsize=(WIDTH, 0.9 * WIDTH), dpi=DPI, layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    steps = np.arange(1, len(potentials) + 1)
+    _axes(upper, "", potential_label)
+    for step, of_step, kept in zip(steps, potentials, num_kept, strict=True):
+        ordered = np.sort(np.asarray(of_step, np.float64))[::-1]
+        first = step == 1
+        upper.scatter(np.full(len(ordered) - kept, step), ordered[kept:], s=18, color="#999999", marker="x",
+                      linewidths=0.9, label="candidate dropped" if first else None)  # fmt: skip
+        upper.scatter(
+            np.full(kept, step), ordered[:kept], s=18, color=BLUE, label="kept in the pool" if first else None
+        )
+    upper.legend(frameon=False, fontsize=9)
+    _axes(lower, "step of the search", "share of the space left")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    lower.plot(np.append(0, steps), np.append(1.0, np.asarray(shares)), color=BLUE, marker="o", markersize=4)
+    lower.set_yscale("log")
+    _set_title(upper, title)
+    figure.align_ylabels()
+    return figure
+
+
+def regret_over_cost(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    title: str,
+    cost_label: str,
+    references: Mapping[str, float] | None = None,
+    level: float = 0.95,
+) -> Figure:
+    """What searches have found over what they have spent: name -> (costs, regrets, lows, highs), each [num_points].
+
+    Regret is a fraction of accuracy. The bands, intervals of confidence `level`, are left out where they are nan.
+    `references`, name -> regret, are horizontal lines.
+    """
+    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    axes = _axes(figure.subplots(), cost_label, "regret (percentage points of accuracy)")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    styles = itertools.cycle(((BLUE, "-"), *REFERENCE_LINES))
+    for (name, (costs, *regrets)), (colour, dashes) in zip(curves.items(), styles):
+        middle, lows, highs = (100 * np.asarray(values, np.float64) for values in regrets)
+        axes.fill_between(costs, lows, highs, step="post", color=colour, alpha=0.12, linewidth=0)
+        axes.step(costs, middle, where="post", color=colour, linestyle=dashes, linewidth=1.8, label=name)
+    for (name, regret), dashes in zip((references or {}).items(), itertools.cycle((":", "--"))):
+        axes.axhline(100 * regret, color="#666666", linestyle=dashes, linewidth=1.2, label=name)
+    lines = [*(regrets for _, regrets, *_ in curves.values()), *([regret] for regret in (references or {}).values())]
+    axes.set_ylim(0, 200 * max(float(np.max(line)) for line in lines) or None)  # bands of few seeds go beyond
+    _set_title(axes, f"{title}\nbands: {100 * level:g} % intervals over seeds")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 

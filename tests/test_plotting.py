@@ -204,6 +204,29 @@ def test_forest_has_a_row_for_each_effect_from_top_to_bottom():
     assert whiskers == [(-0.2, -0.05), (-0.04, 0.08), (0.1, 0.4)]
 
 
+def test_narrowing_keeps_the_highest_and_shows_what_is_left():
+    figure = plotting.narrowing([[0.2, 0.5, 0.3], [0.6]], [2, 1], [0.5, 0.1], title="pool", potential_label="accuracy")
+    upper, lower = figure.axes
+    by_label = {collection.get_label(): collection.get_offsets().tolist() for collection in upper.collections}
+    assert by_label["kept in the pool"] == [[1, 0.5], [1, 0.3]]
+    assert by_label["candidate dropped"] == [[1, 0.2]]
+    assert [2, 0.6] in points(upper).tolist() and len(points(upper)) == 4
+    (line,) = lower.lines
+    assert line.get_xydata().tolist() == [[0, 1], [1, 0.5], [2, 0.1]] and lower.get_yscale() == "log"
+
+
+def test_regret_is_drawn_in_percentage_points_from_zero():
+    nothing = np.full(2, np.nan)
+    lot = ([15, 20], [0.02, 0.02], nothing, nothing)
+    curves = {"pcnas": ([10, 20], [0.04, 0.01], [0.0, 0.0], [0.9, 0.1]), "random": lot}
+    figure = plotting.regret_over_cost(curves, title="searches", cost_label="cost", references={"lot": 0.03})
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["pcnas", "random", "lot"]
+    assert axes.lines[0].get_xydata().tolist() == [[10, 4], [20, 1]] and axes.lines[0].get_drawstyle() == "steps-post"
+    assert axes.lines[2].get_ydata()[0] == 3
+    assert axes.get_ylim() == (0, 8)  # twice the highest line: bands of few seeds go beyond
+
+
 @pytest.mark.parametrize(
     "make", [scatter, variants, forest, lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12)]
 )

@@ -1,10 +1,28 @@
-"""Searches for the best feasible architecture, by name: `SEARCHES[name](space, limit)`."""
+"""Searches for the best feasible architecture, by name: `SEARCHES[name](space, limit)`; and PC-NAS, which trains."""
+
+from collections.abc import Callable
 
 from jaxnas.search.evolution import evolution
+from jaxnas.search.pcnas import Drawn, Extension, Pcnas, PcnasState, drawn, drawn_sampler, pcnas
 from jaxnas.search.random import random_search
 from jaxnas.search.search import Search, SearchState, host_rng
 from jaxnas.search.spos import spos
 
-SEARCHES = {"random": random_search, "evolution": evolution, "spos": spos}
+SEARCHES: dict[str, Callable[..., Search]] = {"random": random_search, "evolution": evolution, "spos": spos}
 
-__all__ = ["SEARCHES", "Search", "SearchState", "evolution", "host_rng", "random_search", "spos"]
+__all__ = [
+    "SEARCHES",
+    "Drawn",
+    "Extension",
+    "Pcnas",
+    "PcnasState",
+    "Search",
+    "SearchState",
+    "drawn",
+    "drawn_sampler",
+    "evolution",
+    "host_rng",
+    "pcnas",
+    "random_search",
+    "spos",
+]

@@ -1,0 +1,279 @@
+"""PC-NAS under a hard limit: narrow a super-net's space choice by choice, retrain what is left, judge it by the table.
+
+The pool of partial architectures, its potentials and the share of the space that is left are shown on the way. Beside
+the search a super-net of as many steps is trained uniformly, from the same warm-up and on the same batches, and both
+rank the same architectures: the completions of the pool after half of the choices (later ones are too few to rank).
+`kendall_tau_in_pool` and `kendall_tau_uniform_same_cost` are taken with the final weights of both, `..._midway` with
+those at the end of that pool's own interval. The outcome is the most accurate of the last pool once trained alone: the
+table's validation accuracy chooses, or that of one training seed, and the others judge. Costs and the limit are of the
+network at its published size.
+
+    python -m experiments.pcnas quick --workdir runs/pcnas
+    python -m experiments.pcnas cpu --limit macs:50e6 --data-dir DIR --workdir runs/pcnas-macro
+
+Minutes and figures are in experiments/README.md.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import workdir as cli
+from experiments.judge import Judge, make_judge, mean_interval
+from experiments.pcnas_run import (
+    Run,
+    SearchConfig,
+    Step,
+    Task,
+    midway,
+    midway_archs,
+    narrowed,
+    prepare,
+    text_of,
+    uniform,
+    values,
+)
+from experiments.rank_correlation import compile_clock
+from experiments.supernet_run import load_scores, save_scores, settle
+from jaxnas import costs, limits, metrics, plotting, tables
+from jaxnas.files import replace_file
+from jaxnas.latency import LATENCY_MS, read_operations_table, setting_of
+from jaxnas.standalone import Recipe, make_standalone
+from jaxnas.supernets import make_supernet
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SearchConfig):
+    """A search, and how its outcome is trained and judged."""
+
+    retrain: Literal["table", "train"] = "table"  # look stand-alone accuracies up, or train the last pool's networks
+    retrain_epochs: int = 30
+    retrain_learning_rate: float = 0.1
+    num_resamples: int = 1000  # of the bootstrap behind tau's interval for one seed
+
+
+DIGITS = Config(limit="macs:50e3", num_completions=10, num_steps=1500, num_warm_up_steps=500, num_eval_archs=1000)
+CIFAR = Config(
+    space="nasbench_macro", dataset="cifar10", limit="macs:50e6", num_train=None, num_valid=5000, crop=2, flip=True,
+    width=8, cells_per_stage=1, image_size=16, num_steps=2600, num_warm_up_steps=1000, num_eval_archs=1000,
+    num_eval_images=500, images_per_call=250, checkpoint_every=200, report_every=50,
+)  # fmt: skip
+PRESETS = {
+    "tiny": dataclasses.replace(
+        DIGITS, width=4, num_train=128, num_valid=100, num_steps=12, num_warm_up_steps=2, batch_size=16,
+        report_every=1, checkpoint_every=1, pool_size=2, num_completions=2, num_retrained=2, num_resamples=50,
+    ),
+    "quick": DIGITS,
+    "cpu": CIFAR,
+}  # fmt: skip
+
+# Of each seed; None where there is no table, or nothing is retrained.
+OF_A_SEED = (
+    *("retrained_accuracy", "table_accuracy", "table_rank", "regret", "num_archs_in_pool"),
+    *(f"kendall_tau_{which}{when}" for which in ("in_pool", "uniform_same_cost") for when in ("", "_midway")),
+)
+
+
+def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+    """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png."""
+    config = settle(config)
+    compile_seconds = compile_clock()
+    task = prepare(config)
+    judge = find_judge(config, task)
+    searches, rows = [], []
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        own, folder = dataclasses.replace(config, seed=seed), workdir / f"seed{seed}"
+        found = narrowed(own, task, folder)
+        compared = uniform(own, task, folder, np.array(found.steps[midway(task) - 1].pool))
+        searches.append(found)
+        rows.append({"seed": seed, **figures_of(own, task, judge, found, compared, folder)})
+    write_csv(workdir / "seeds.csv", rows)
+    draw(config, task, workdir, searches[0].steps)
+
+    code = np.array(json.loads(rows[0]["codes"]), np.int32)
+    region = task.search.region
+    return {
+        "space": task.published.name,
+        "dataset": config.dataset,
+        "arch": rows[0]["arch"],
+        **limited(config, task, code),
+        "num_feasible": region.count(),
+        **{name: float(getattr(costs.arch_costs(task.published, code[None]), name)[0]) for name in ("macs", "params")},
+        **{name: rows[0][name] for name in ("retrained_accuracy", "table_accuracy", "table_rank")},
+        **over_seeds(rows, "regret"),
+        **over_seeds(rows, "table_rank", name="mean_table_rank"),
+        **{key: value for name in rows[0] if "kendall" in name for key, value in over_seeds(rows, name).items()},
+        "num_archs_in_pool": rows[0]["num_archs_in_pool"],
+        "num_seeds": config.num_seeds,
+        "search_seconds": float(np.mean([row["search_seconds"] for row in rows])),
+        "trained_steps": config.num_steps,
+        "evaluated_archs": rows[0]["evaluated_archs"],
+        "compile_seconds": compile_seconds(),
+    }
+
+
+def find_judge(config: Config, task: Task) -> Judge | None:
+    """The table's judge; None where there is no table and none is needed."""
+    try:
+        truth = tables.load_truth(task.published, config.dataset, data_dir=config.data_dir)
+    except ValueError:
+        if config.retrain == "table":
+            raise
+        return None
+    return make_judge(task.search.region, truth)
+
+
+def figures_of(config: Config, task: Task, judge: Judge | None, found: Run, compared: Run, folder: Path) -> dict:
+    """What one seed gave: a row of seeds.csv."""
+    archs = np.array(found.steps[-1].best, np.int32)
+    figures: dict[str, Any] = dict.fromkeys(OF_A_SEED)
+    if config.retrain == "train":
+        code, figures["retrained_accuracy"] = retrain(config, task, archs, folder / "retrained.json")
+    else:
+        assert judge is not None
+        code = judge.outcome(archs)
+    if judge is not None:
+        figures |= {
+            "table_accuracy": float(judge.accuracy(code[None])[0]),
+            "table_rank": judge.rank(code),
+            "regret": judge.regret(code),
+        }
+        pool = np.array(found.steps[midway(task) - 1].pool)
+        in_pool = midway_archs(config, task, pool)
+        truth = judge.accuracy(in_pool)
+        for name, trained in (("in_pool", found), ("uniform_same_cost", compared)):
+            interval = folder / ("narrowed" if trained is found else "uniform")
+            path = interval / "final.npz"
+            if not path.exists():
+                save_scores(path, task.space, task.score(trained.state, in_pool))
+            for suffix, table in (("", path), ("_midway", interval / f"{midway(task):02d}" / "midway.npz")):
+                scores = values(config, load_scores(table, task.space))
+                figures |= tau(f"kendall_tau_{name}{suffix}", scores, truth, config.num_resamples)
+        figures["num_archs_in_pool"] = len(in_pool)
+    return {
+        "arch": text_of(task, code),
+        "codes": json.dumps(code.tolist()),
+        **figures,
+        "evaluated_archs": sum(step.num_scored for step in found.steps),
+        "search_seconds": found.seconds + sum(step.seconds for step in found.steps),
+    }
+
+
+def tau(name: str, scores: np.ndarray, truth: np.ndarray, num_resamples: int) -> dict[str, float]:
+    """Kendall's tau of one seed with its interval over architectures; nan for fewer than two."""
+    if len(scores) < 2:
+        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
+    low, high = metrics.bootstrap_interval(metrics.kendall_tau, scores, truth, num_resamples=num_resamples)
+    return {name: metrics.kendall_tau(scores, truth), f"{name}_low": low, f"{name}_high": high}
+
+
+def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[str, float | None]:
+    """A figure's mean over seeds with its interval over them; for one seed its own interval, if it has one."""
+    name = name or column
+    given = [row[column] for row in rows]
+    if column.endswith(("_low", "_high")):
+        return {}
+    if any(figure is None for figure in given):
+        return {name: None}
+    mean, low, high = mean_interval(given)
+    if len(rows) == 1:
+        low, high = rows[0].get(f"{column}_low"), rows[0].get(f"{column}_high")
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:
+    """What the limit bounds, of the network that was found."""
+    limit = task.search.region.limit
+    result: dict[str, Any] = dict.fromkeys(("limit", "limited_value", "predicted_latency_ms", "measured_latency_ms"))
+    if limit is None:
+        return result
+    value = float(limit.costs(code[None])[0])
+    result |= {"limit": f"{limit.name}:{limits.number(limit.value)}", "limited_value": value}
+    if limit.name == LATENCY_MS and config.latency_table is not None:
+        setting = setting_of(read_operations_table(config.latency_table, task.published))
+        result["predicted_latency_ms"] = value
+        if setting.device == jax.devices()[0].device_kind and setting.dtype == "float32":
+            result["measured_latency_ms"] = measure_ms(task, code, setting.batch_size)
+    elif limit.name.startswith(LATENCY_MS):
+        result["measured_latency_ms"] = value  # a table of whole networks
+    return result
+
+
+def measure_ms(task: Task, code: np.ndarray, batch_size: int, num_rounds: int = 30) -> float:
+    """Median time of one forward pass of the network at its published size, on this device."""
+    supernet = make_supernet(task.published)
+    layout = task.published.layout
+    images = jnp.zeros((batch_size, layout.image_size, layout.image_size, layout.in_channels))
+    params = supernet.init(jax.random.key(0))
+    forward = jax.jit(lambda params, images: supernet.apply(params, code.tolist(), images, groups=None)[0])
+    times = []
+    for _ in range(num_rounds + 3):
+        begin = time.perf_counter()
+        forward(params, images).block_until_ready()
+        times.append(time.perf_counter() - begin)
+    return 1000 * float(np.median(times[3:]))  # the first ones compile and warm up
+
+
+def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
+    """Train the networks from scratch, at their published size: (the one of best validation accuracy, its accuracy on
+    the test images)."""
+    if not path.exists():
+        data, key = task.data, jax.random.split(jax.random.key(config.seed), 1)
+        space = task.published.resized(
+            image_size=task.space.layout.image_size,
+            in_channels=task.space.layout.in_channels,
+            num_classes=data.num_classes,
+        )
+        recipe = Recipe(
+            config.retrain_epochs,
+            config.batch_size,
+            config.retrain_learning_rate,
+            weight_decay=config.weight_decay,
+            crop=config.crop,
+            flip=config.flip,
+        )
+        train = make_standalone(make_supernet(space), recipe, mean=data.mean, std=data.std, compiled="each")
+        given = data.train_images, data.train_labels
+        valid = train(archs, key, *given, data.valid_images, data.valid_labels).accuracy[:, 0]
+        chosen = archs[np.argmax(valid)]
+        (test,) = train(chosen[None], key, *given, data.test_images, data.test_labels).accuracy[:, 0]
+        content = {"arch": chosen.tolist(), "test_accuracy": float(test), "valid_accuracies": valid.tolist()}
+        replace_file(path, (json.dumps(content) + "\n").encode())
+    content = json.loads(path.read_text())
+    return np.array(content["arch"], np.int32), content["test_accuracy"]
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """One row a seed."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [name for name in rows[0] if name != "codes"], extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())
+
+
+def draw(config: Config, task: Task, workdir: Path, steps: list[Step]) -> None:
+    """pool.png: the potentials and the shrinking space of the first seed."""
+    limit = task.search.region.limit
+    figure = plotting.narrowing(
+        [step.potentials for step in steps],
+        [len(step.pool) for step in steps],
+        [step.share_left for step in steps],
+        title=f"PC-NAS on {config.space}, {config.dataset}{f', {limit}' if limit else ''}:"
+        f" {task.search.region.count():,} feasible architectures; the last step ranks the pool again",
+        potential_label="potential (accuracy)" if config.potential == "accuracy" else "potential (minus loss, nats)",
+    )
+    plotting.save_figure(figure, workdir / "pool.png")
+
+
+if __name__ == "__main__":
+    cli.main("pcnas", run, PRESETS)

@@ -1,0 +1,359 @@
+"""PC-NAS inside a workdir, and the uniform super-net of equal cost: what the experiments on searches share.
+
+Both begin with the same warm-up on all that is feasible. Then the steps that are left are cut into one interval for
+each choice of the space: PC-NAS decides a choice and trains on its pool's completions, the uniform super-net goes on
+as it began. Weights, batches and schedule are the same, so that the pool is all that differs. Every interval has a
+folder of its own with its pool, its checkpoint and its CSV; a killed run walks through the finished ones and goes on.
+"""
+
+import csv
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from experiments.supernet_run import SupernetConfig, batches, build, check, evaluator, save_scores
+from jaxnas import arch, checkpoint, datasets, latency, limits, tables
+from jaxnas.arch import CellLayout, SearchSpace
+from jaxnas.datasets import Dataset
+from jaxnas.evaluation import Scores
+from jaxnas.files import replace_file
+from jaxnas.search import Pcnas, PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.spaces import get_space
+from jaxnas.supernets import Supernet
+from jaxnas.training import (
+    TrainState,
+    fit,
+    init_train_state,
+    make_cross_entropy_loss,
+    make_preprocess,
+    make_train_step,
+    sgd,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig(SupernetConfig):
+    """A super-net that is narrowed while it is trained. `sampler` and the points of a curve are of no use here."""
+
+    sampler: str = "pool"
+    num_archs: int | None = 1  # architectures per training step; one in the paper
+    num_steps: int | None = 1500  # of the whole training
+    limit: str | None = None  # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
+    latency_table: str | None = None  # file of operations for latency_ms, or nasbench201_latency.npz for its columns
+    pool_size: int = 5  # prefixes kept, P in the paper
+    num_completions: int = 20  # scored for each candidate, S in the paper
+    num_warm_up_steps: int = 500  # before the first choice is decided; the others go to the intervals in equal shares
+    order: Literal["front_to_back", "back_to_front"] = "front_to_back"  # in which choices are decided
+    potential: Literal["accuracy", "loss"] = "accuracy"  # what is averaged, of validation images
+    num_retrained: int = 5  # complete models of which the most accurate, trained alone, is the outcome
+    num_seeds: int = 1  # whole searches, from seeds seed, seed + 1, ...
+
+
+class Task(NamedTuple):
+    """What is searched, and what both super-nets have in common."""
+
+    published: SearchSpace  # of the size that limits and truth are of
+    space: SearchSpace  # of the size that is trained
+    data: Dataset
+    search: Pcnas
+    supernet: Supernet
+    score: Callable[..., Scores]
+    step: Callable
+    start: Callable[[chex.PRNGKey], TrainState]
+    ends: list[int]  # training steps done at the end of the warm-up and of each interval
+    populations: int  # most that are drawn at once
+
+
+class Step(NamedTuple):
+    """One extension of the pool, as its folder holds it."""
+
+    candidates: list[list[int]]
+    potentials: list[float]
+    pool: list[list[int]]
+    pool_potentials: list[float]
+    num_scored: int  # distinct architectures
+    best: list[list[int]]  # of these the best by score, `num_retrained` at most
+    share_left: float  # of the feasible architectures
+    seconds: float
+
+
+class Run(NamedTuple):
+    """A finished training."""
+
+    state: TrainState
+    steps: list[Step]  # empty for the uniform one
+    seconds: float  # of training
+
+
+def prepare(config: SearchConfig) -> Task:
+    """Read the images, and build whatever can go wrong before the training begins."""
+    check(config)
+    if config.sampler != "pool":
+        raise ValueError(f"sampler is {config.sampler!r}, expected 'pool': populations are completions of the pool.")
+    for name in ("num_seeds", "num_retrained"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+    published = get_space(config.space)
+    search = pcnas(
+        published,
+        read_limit(config, published),
+        pool_size=config.pool_size,
+        num_completions=config.num_completions,
+        order=range(published.num_choices)[:: -1 if config.order == "back_to_front" else 1],
+    )
+    assert config.num_steps is not None and config.learning_rate is not None and config.num_archs is not None
+    trained, num_choices = config.num_steps - config.num_warm_up_steps, published.num_choices
+    if config.num_warm_up_steps < 1 or trained < num_choices:
+        raise ValueError(
+            f"num_steps is {config.num_steps} and num_warm_up_steps {config.num_warm_up_steps}, expected at least 1 to"
+            f" warm up and {num_choices} more, one for each choice."
+        )
+    ends = [config.num_warm_up_steps + round(trained * i / num_choices) for i in range(num_choices + 1)]
+    populations = max(np.diff(ends, prepend=0).tolist())
+    data = datasets.load(
+        config.dataset,
+        num_train=config.num_train,
+        num_valid=config.num_valid,
+        image_size=published.layout.image_size if config.image_size is None else config.image_size,
+        data_dir=config.data_dir,
+    )
+    is_cells = isinstance(published.layout, CellLayout)
+    space = published.resized(
+        width=config.width,
+        image_size=data.train_images.shape[1],
+        in_channels=data.train_images.shape[-1],
+        num_classes=data.num_classes,
+        **({"cells_per_stage": config.cells_per_stage} if is_cells else {}),
+    )
+    supernet = build(config, space)
+    sampler = drawn_sampler(space, num_archs=config.num_archs, num_steps=populations)
+    tx = sgd(
+        config.learning_rate,
+        num_steps=config.num_steps,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        final_learning_rate=config.final_learning_rate,
+    )
+    preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
+    loss_fn = make_cross_entropy_loss(
+        supernet, groups=sampler.groups, preprocess=preprocess, label_smoothing=config.label_smoothing
+    )
+    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
+
+    def start(key: chex.PRNGKey) -> TrainState:
+        return init_train_state(supernet, sampler, tx, key)
+
+    score = evaluator(config, supernet, data)
+    return Task(published, space, data, search, supernet, score, step, start, ends, populations)
+
+
+def read_limit(config: SearchConfig, space: SearchSpace) -> limits.Limit | None:
+    """The limit that the config states; a latency comes from its `latency_table`."""
+    others: dict[str, Any] = {}
+    if config.latency_table is not None and Path(config.latency_table).name == latency.NASBENCH201_FILE:
+        table = latency.read_nasbench201_latency(Path(config.latency_table).parent, space)
+        others = {column: latency.measured_costs(space, table, column) for column in table.columns}
+    elif config.latency_table is not None:
+        table = latency.read_operations_table(config.latency_table, space)
+        others = {latency.LATENCY_MS: latency.operation_costs(space, table)}
+    return None if config.limit is None else limits.parse(config.limit, space, others)
+
+
+def narrowed(config: SearchConfig, task: Task, folder: Path) -> Run:
+    """PC-NAS with the seed of the config: warm-up, then decide and train, choice by choice; at last rank the pool."""
+    keys = _keys(config)
+    state, seconds = warm_up(config, task, folder)
+    search, steps = task.search.init(keys[2]), []
+    for number in range(1, task.published.num_choices + 2):
+        own = folder / "narrowed" / f"{number:02d}"
+        step = extend(config, task, own, state, search)
+        search = PcnasState(search.key, np.array(step.pool, np.int32), np.array(step.pool_potentials))
+        steps.append(step)
+        if config.progress:
+            report(task, search, step)
+        if number <= task.published.num_choices:
+            state, spent = train(config, task, own, state, search, number)
+            seconds += spent
+        if number == midway(task):
+            save_midway(config, task, own, state, search.pool)
+    return Run(state, steps, seconds)
+
+
+def uniform(config: SearchConfig, task: Task, folder: Path, pool: np.ndarray) -> Run:
+    """The super-net of as many steps on all that is feasible; the completions of `pool` are scored midway as well."""
+    keys = _keys(config)
+    state, seconds = warm_up(config, task, folder)
+    search = task.search.init(keys[2])
+    for number in range(1, task.published.num_choices + 1):
+        own = folder / "uniform" / f"{number:02d}"
+        state, spent = train(config, task, own, state, search, number)
+        seconds += spent
+        if number == midway(task):
+            save_midway(config, task, own, state, pool)
+    return Run(state, [], seconds)
+
+
+def warm_up(config: SearchConfig, task: Task, folder: Path) -> tuple[TrainState, float]:
+    """Train on all that is feasible, for both; the second to ask finds it done."""
+    keys = _keys(config)
+    return train(config, task, folder / "warm_up", task.start(keys[0]), task.search.init(keys[2]), 0)
+
+
+def train(
+    config: SearchConfig, task: Task, folder: Path, state: TrainState, search: PcnasState, number: int
+) -> tuple[TrainState, float]:
+    """Train interval `number` (0: the warm-up) on draws from the pool, from the folder's checkpoint if there is one.
+
+    Returns the state and the seconds of training, those of a process killed before included.
+    """
+    assert config.num_archs is not None
+    first, last = task.ends[number - 1] if number else 0, task.ends[number]
+    state = jax.tree.map(lambda leaf: leaf.copy(), state)  # each step consumes its state
+    codes = task.search.draw(search, task.populations * config.num_archs, number)
+    fingerprint = task.space.fingerprint
+    state = state._replace(sampler_state=drawn(codes, num_archs=config.num_archs))
+    restored = checkpoint.restore_latest(folder / "checkpoints", state, fingerprint=fingerprint)
+    done = first
+    if restored is not None:
+        done, state = restored[0], _unbound(restored[1], state)
+    path = folder / "training.csv"
+    if done == last:
+        return state, float(read_rows(path)[-1]["seconds"])
+    folder.mkdir(parents=True, exist_ok=True)
+    write = checkpoint.csv_metrics(path, resume_step=done + 1)
+    before = float(read_rows(path)[-1]["seconds"]) if done > first else 0.0
+    begin = time.perf_counter()
+    name = f"{folder.parent.name} {folder.name}" if number else "warm-up"
+    with tqdm(total=last - first, initial=done - first, unit="step", desc=name, disable=not config.progress) as bar:
+
+        def callback(steps: int, metrics: dict[str, float], state: TrainState) -> None:
+            write({"step": steps, **metrics, "seconds": before + time.perf_counter() - begin})
+            bar.update(steps - first - bar.n)
+            bar.set_postfix_str(f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}")
+            if steps % config.checkpoint_every == 0 or steps == last:
+                checkpoint.save(folder / "checkpoints", steps, state, fingerprint=fingerprint, keep=1)
+
+        batch_at = batches(_keys(config)[1], task.data.train_images, task.data.train_labels, config.batch_size)
+        state = fit(
+            task.step,
+            state,
+            batch_at,
+            last,
+            report_at=lambda n: n % config.report_every == 0 or n % config.checkpoint_every == 0,
+            callbacks=[callback],
+        )
+    return state, float(read_rows(path)[-1]["seconds"])
+
+
+def extend(config: SearchConfig, task: Task, folder: Path, state: TrainState, search: PcnasState) -> Step:
+    """Score what the search asks for and keep the best, or read what was kept."""
+    path = folder / "pool.json"
+    if path.exists():
+        return read_step(path)
+    begin = time.perf_counter()
+    extension = task.search.ask(search)
+    scores = values(config, task.score(state, extension.archs))
+    told = task.search.tell(search, extension, scores)
+    region = task.search.region
+    step = Step(
+        candidates=extension.candidates.tolist(),
+        potentials=extension.potentials(scores).tolist(),
+        pool=told.pool.tolist(),
+        pool_potentials=told.potentials.tolist(),
+        num_scored=len(extension.archs),
+        best=extension.archs[top(scores, config.num_retrained)].tolist(),
+        share_left=sum(region.count(prefix) for prefix in told.pool) / region.count(),
+        seconds=time.perf_counter() - begin,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(path, (json.dumps(step._asdict()) + "\n").encode())
+    return step
+
+
+def read_step(path: Path) -> Step:
+    """A step as `extend` wrote it."""
+    try:
+        return Step(**json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise ValueError(f"{path}: not the pool of a step; delete it to have it chosen again.") from None
+
+
+def report(task: Task, search: PcnasState, step: Step) -> None:
+    """Print the pool, its potentials and the share of the space that is left."""
+    texts = ["".join("?" if op < 0 else str(op) for op in prefix) for prefix in search.pool.tolist()]
+    pool = ", ".join(f"{text} {value:.3f}" for text, value in zip(texts, search.potentials, strict=True))
+    tqdm.write(f"pool of {len(step.candidates)} candidates: {pool}; {100 * step.share_left:.2g} % of the space left")
+
+
+def midway(task: Task) -> int:
+    """The interval after which the pool's space is still large enough to ask how it is ranked: half of the choices."""
+    return -(-task.published.num_choices // 2)
+
+
+def midway_archs(config: SearchConfig, task: Task, pool: np.ndarray) -> np.ndarray:
+    """The completions of a pool; where there are more than `num_eval_archs`, about so many, drawn uniformly."""
+    region = task.search.region
+    counts = np.array([region.count(prefix) for prefix in pool])
+    if config.num_eval_archs is None or config.num_eval_archs >= counts.sum():
+        return np.concatenate([region.members(prefix) for prefix in pool])
+    rng = np.random.default_rng(0)
+    shares = rng.multinomial(config.num_eval_archs, counts / counts.sum())
+    drawn_archs = [region.sample(rng, share, prefix) for share, prefix in zip(shares, pool, strict=True)]
+    return np.unique(np.concatenate(drawn_archs), axis=0)
+
+
+def save_midway(config: SearchConfig, task: Task, folder: Path, state: TrainState, pool: np.ndarray) -> None:
+    """Score the completions of the pool with the weights of this moment."""
+    path = folder / "midway.npz"
+    if not path.exists():
+        save_scores(path, task.space, task.score(state, midway_archs(config, task, pool)))
+
+
+def values(config: SearchConfig, scores: Scores | tables.Table) -> np.ndarray:
+    """The score that the search goes by, float64 [num_archs], higher is better."""
+    columns = scores.columns if isinstance(scores, tables.Table) else scores._asdict()
+    return columns["accuracy"] if config.potential == "accuracy" else -columns["loss"]
+
+
+def top(scores: np.ndarray, number: int) -> np.ndarray:
+    """The rows of the best scores, best first; of equals the first."""
+    return np.argsort(-scores, kind="stable")[:number]
+
+
+def image_archs(config: SearchConfig, num_steps: int, num_scored: int, num_images: int) -> int:
+    """What training and scoring cost in forward passes of one image through one architecture.
+
+    A training step counts three for each image and architecture: its backward pass takes about two forward ones.
+    """
+    assert config.num_archs is not None
+    return 3 * num_steps * config.num_archs * config.batch_size + num_scored * num_images
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def text_of(task: Task, code: np.ndarray) -> str:
+    return arch.to_text(task.published, code)
+
+
+def _unbound(restored: TrainState, state: TrainState) -> TrainState:
+    """The restored state bound to no device, as a fresh one is: for others JAX would compile the step again."""
+    loose = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), restored._replace(key=None))
+    return loose._replace(key=state.key)  # which never changes
+
+
+def _keys(config: SearchConfig) -> chex.PRNGKey:
+    """Keys of the weights, of the batches and of the search."""
+    return jax.random.split(jax.random.key(config.seed), 3)

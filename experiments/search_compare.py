@@ -1,0 +1,208 @@
+"""PC-NAS, and three searches on a uniform super-net, at equal total cost: how far each stays from the best feasible.
+
+Cost is counted in forward passes of one image through one architecture ("image-archs"): a training step counts three
+for each of its images and architectures, a scored architecture one for each image that it is scored on. Every search
+pays for a whole super-net of the same number of steps, PC-NAS for its own, the others (SPOS's evolution, regularised
+evolution, random search) for the uniform one, which is trained once a seed for all three. PC-NAS goes first; the others
+may score as many architectures as it did, fewer where the whole region is fewer. Sharing of prefixes makes scoring
+cheaper for all; it is not counted.
+
+Each search hands its `num_retrained` best by score to the table, of which the most accurate is taken: the table's
+validation accuracy chooses, or that of one training seed, and the others judge. The same is asked of networks drawn at
+random and of the feasible networks with most MACs, which cost no super-net at all.
+
+    python -m experiments.search_compare quick --workdir runs/compare
+    python -m experiments.search_compare cpu --data-dir DIR --workdir runs/compare-macro
+
+Minutes and figures are in experiments/README.md.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import pcnas, pcnas_run
+from experiments import workdir as cli
+from experiments.judge import Judge, make_judge, mean_interval
+from experiments.pcnas_run import Run, SearchConfig, Task, image_archs, midway, prepare, top
+from experiments.rank_correlation import compile_clock
+from experiments.supernet_run import score_all, settle
+from jaxnas import costs, plotting, tables
+from jaxnas.files import replace_file
+from jaxnas.search import SEARCHES
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SearchConfig):
+    """What is searched; the settings of the searches that are compared with PC-NAS are their own defaults but these."""
+
+    num_seeds: int = 3
+    population_size: int = 50  # of both evolutions
+    max_listed: int = 20_000  # feasible architectures, all of which are scored once on the uniform super-net
+
+
+SHARED = {field.name for field in dataclasses.fields(SearchConfig)} - {"num_seeds"}
+
+
+def _like(config: pcnas.Config, **changes: Any) -> Config:
+    return Config(**{name: getattr(config, name) for name in SHARED}, **changes)
+
+
+PRESETS = {
+    "tiny": _like(pcnas.PRESETS["tiny"], num_seeds=2, population_size=4),
+    "quick": dataclasses.replace(_like(pcnas.PRESETS["quick"], population_size=20), pool_size=3, num_completions=4),
+    "cpu": _like(pcnas.PRESETS["cpu"]),
+}
+Curve = list[tuple[int, float]]  # (cost in image-archs, regret), cost growing
+
+
+def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+    """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, regret.png."""
+    config = settle(config)
+    compile_seconds = compile_clock()
+    task = prepare(config)
+    truth = tables.load_truth(task.published, config.dataset, data_dir=config.data_dir)
+    judge = make_judge(task.search.region, truth)
+    archs = task.search.region.members()
+    if len(archs) > config.max_listed:
+        raise ValueError(f"{len(archs)} architectures are feasible, max_listed is {config.max_listed}; tighten limit.")
+
+    rows, curves, totals = [], [], []
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        own, folder = dataclasses.replace(config, seed=seed), workdir / f"seed{seed}"
+        found = pcnas_run.narrowed(own, task, folder)
+        shared = pcnas_run.uniform(own, task, folder, np.array(found.steps[midway(task) - 1].pool))
+        columns, _ = score_all(own, shared.state, archs, task.score, task.space, folder / "uniform")
+        scores = columns["accuracy"] if config.potential == "accuracy" else -columns["loss"]
+        budget = sum(step.num_scored for step in found.steps)
+        of_seed = {"pcnas": pcnas_curve(own, task, judge, found)}
+        for name in ("spos", "evolution", "random"):
+            of_seed[name] = search_curve(own, task, judge, name, archs, scores, budget)
+        curves.append(of_seed)
+        totals.append(of_seed["pcnas"][-1][0])
+        rows.append({"seed": seed, **{name: curve[-1][1] for name, curve in of_seed.items()}, "num_scored": budget})
+    write_csv(workdir / "seeds.csv", rows)
+    by_lot, by_macs = drawn_regret(config, judge, archs), largest_regret(config, task, judge, archs)
+    number = config.num_retrained
+    references = {f"drawn at random, best of {number} (mean)": by_lot, f"most MACs, best of {number}": by_macs}
+    draw(config, task, workdir, curves, references)
+
+    figures: dict[str, Any] = {}
+    for name in curves[0]:
+        mean, low, high = mean_interval([row[name] for row in rows])
+        figures |= {f"{name}_regret": mean, f"{name}_regret_low": low, f"{name}_regret_high": high}
+    for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
+        mean, low, high = mean_interval([row["pcnas"] - row[name] for row in rows])
+        figures |= {f"pcnas_minus_{name}": mean, f"pcnas_minus_{name}_low": low, f"pcnas_minus_{name}_high": high}
+    limit = task.search.region.limit
+    return {
+        "space": task.published.name,
+        "dataset": config.dataset,
+        "limit": None if limit is None else config.limit,
+        "num_feasible": len(archs),
+        **figures,
+        "drawn_regret": by_lot,
+        "most_macs_regret": by_macs,
+        "num_seeds": config.num_seeds,
+        "trained_steps": config.num_steps,
+        "evaluated_archs": float(np.mean([row["num_scored"] for row in rows])),
+        "total_cost_image_archs": float(np.mean(totals)),
+        "compile_seconds": compile_seconds(),
+    }
+
+
+def num_images(config: Config, task: Task) -> int:
+    return config.num_eval_images or len(task.data.valid_images)
+
+
+def pcnas_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve:
+    """After each step, the outcome if the best that it scored were retrained."""
+    curve, num_scored = [], 0
+    for number, step in enumerate(found.steps):
+        num_scored += step.num_scored
+        trained = task.ends[min(number, len(task.ends) - 1)]
+        code = judge.outcome(np.array(step.best, np.int32))
+        curve.append((image_archs(config, trained, num_scored, num_images(config, task)), judge.regret(code)))
+    return curve
+
+
+def search_curve(
+    config: Config, task: Task, judge: Judge, name: str, archs: np.ndarray, scores: np.ndarray, budget: int
+) -> Curve:
+    """Ask and tell until the budget of scored architectures is spent; their scores are looked up in those of all."""
+    assert config.num_steps is not None
+    settings: dict[str, Any] = {"num_archs": 10}
+    if name == "spos":
+        share = config.population_size // 2
+        settings = {"population_size": config.population_size, "num_mutations": share, "num_crossovers": share}
+    elif name == "evolution":
+        size = config.population_size
+        settings = {"population_size": size, "tournament_size": max(1, size // 4)}
+    search = SEARCHES[name](task.published, task.search.region.limit, **settings)
+    by_code = {code.tobytes(): score for code, score in zip(archs, scores, strict=True)}
+    state, curve = search.init(jax.random.fold_in(jax.random.key(config.seed), 1)), []
+    while (left := budget - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
+        state = search.tell(state, asked, np.array([by_code[code.tobytes()] for code in asked]))
+        code = judge.outcome(state.archs[top(state.scores, config.num_retrained)])
+        cost = image_archs(config, config.num_steps, len(state.archs), num_images(config, task))
+        curve.append((cost, judge.regret(code)))
+    return curve
+
+
+def drawn_regret(config: Config, judge: Judge, archs: np.ndarray, num_draws: int = 1000) -> float:
+    """The mean regret where networks drawn at random are retrained."""
+    rng, number = np.random.default_rng(0), 1 if judge.choose_by is None else config.num_retrained
+    regrets = [judge.regret(judge.outcome(archs[rng.integers(len(archs), size=number)])) for _ in range(num_draws)]
+    return float(np.mean(regrets))
+
+
+def largest_regret(config: Config, task: Task, judge: Judge, archs: np.ndarray) -> float:
+    """The regret where the feasible networks with most MACs are retrained."""
+    macs = costs.arch_costs(task.published, archs).macs
+    return judge.regret(judge.outcome(archs[top(macs, config.num_retrained)]))
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """One row a seed: each search's final regret, and how many architectures each might score."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())
+
+
+def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve]], references: dict) -> None:
+    """regret.png: the mean over seeds at each cost; a search has found nothing before its super-net is trained."""
+    costs_of_all = np.unique([cost for of_seed in curves for curve in of_seed.values() for cost, _ in curve])
+    shown = {}
+    for name in curves[0]:
+        at = np.array([held(of_seed[name], costs_of_all) for of_seed in curves])  # [num_seeds, num_costs]
+        known = np.isfinite(at).all(axis=0)
+        intervals = [mean_interval(column.tolist()) for column in at[:, known].T]
+        columns = np.array([[np.nan if end is None else end for end in interval] for interval in intervals]).T
+        shown[name] = (costs_of_all[known], columns[0], np.maximum(columns[1], 0), columns[2])
+    limit = task.search.region.limit
+    figure = plotting.regret_over_cost(
+        shown,
+        title=f"Searches on {config.space}, {config.dataset}{f', {limit}' if limit else ''}, {len(curves)} seeds",
+        cost_label="cost: forward passes of one image through one architecture",
+        references=references,
+    )
+    plotting.save_figure(figure, workdir / "regret.png")
+
+
+def held(curve: Curve, at: np.ndarray) -> np.ndarray:
+    """A curve's value at each cost: the newest until then, nan before the first."""
+    known, values = np.array(curve).T
+    rows = np.searchsorted(known, at, side="right") - 1
+    return np.where(rows < 0, np.nan, values[rows])
+
+
+if __name__ == "__main__":
+    cli.main("search_compare", run, PRESETS)

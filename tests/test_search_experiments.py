@@ -1,0 +1,380 @@
+"""The experiments `pcnas` and `search_compare` on a space of 16 chains with a table drawn by lot: what they leave in
+the workdir, that a run killed in any phase ends as one that was not, and that what cannot be done is said in a line."""
+
+import contextlib
+import csv
+import itertools
+import json
+import os
+import shutil
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from experiments import judge, pcnas, pcnas_run, search_compare
+from experiments import workdir as cli
+from experiments.supernet_run import settle
+from jaxnas import tables
+from jaxnas.arch import ChainLayout, enumerate_archs, to_text
+from jaxnas.costs import arch_costs, op_costs
+from jaxnas.latency import Setting, operations_table
+from jaxnas.limits import parse
+from jaxnas.regions import make_region
+from jaxnas.search import pcnas as narrow
+from jaxnas.spaces import SPACES, chain_space
+
+EXPERIMENTS = {"pcnas": pcnas, "search_compare": search_compare}
+SMALL = chain_space(
+    "small",
+    ChainLayout(stem_width=4, widths=(4, 8, 8, 8), strides=(1, 2, 1, 1), head_width=8, image_size=4, in_channels=1),
+    [("identity", "nor_conv_3x3")] * 2 + [("identity", "nor_conv_1x1")] * 2,
+)
+MACS = arch_costs(SMALL, enumerate_archs(SMALL)).macs
+LIMIT = int(np.sort(MACS)[11])  # twelve are feasible
+ARGV = ["tiny", "--space", "small", "--no-progress", "--checkpoint-every", "1", "--limit", f"macs:{LIMIT}"]
+
+
+def start(name: str, *argv: str | Path) -> None:
+    """`python -m experiments.NAME ARGV` in this process, the small space being known to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "small", SMALL)
+        cli.main(name, EXPERIMENTS[name].run, EXPERIMENTS[name].PRESETS, [str(argument) for argument in argv])
+
+
+@contextlib.contextmanager
+def interrupted_at(place: str):
+    """An interrupt when the file whose path ends in `place` is about to get its name."""
+    replace = os.replace
+
+    def replace_or_strike(source, target):
+        if str(target).endswith(place):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_strike)
+        yield
+
+
+def refusal(capsys, name: str, *argv: str | Path) -> str:
+    """The one line on stderr that a run ends in with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        start(name, *argv)
+    line = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and "\n" not in line
+    return line.removeprefix(f"python -m experiments.{name}: ")
+
+
+def result_of(workdir: Path) -> dict:
+    return json.loads((workdir / "result.json").read_text())
+
+
+def steps_of(workdir: Path) -> list[pcnas_run.Step]:
+    return [pcnas_run.read_step(path) for path in sorted(workdir.glob("seed0/narrowed/*/pool.json"))]
+
+
+def outcome(workdir: Path) -> tuple:
+    """All that doesn't measure time: figures, pools, training, and which files there are."""
+    result = {key: value for key, value in result_of(workdir).items() if "seconds" not in key and key != "commit"}
+    pools = [step._replace(seconds=0.0) for step in steps_of(workdir)]
+    rows = []
+    for path in sorted(workdir.rglob("training.csv")):
+        with path.open(newline="") as file:
+            rows += [{key: row[key] for key in row if key != "seconds"} for row in csv.DictReader(file)]
+    return result, pools, rows, {path.relative_to(workdir) for path in workdir.rglob("*.*")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_data_dir():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAXNAS_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Path:
+    """A data folder with a table of the small space."""
+    folder = tmp_path_factory.mktemp("data")
+    archs = enumerate_archs(SMALL)
+    columns = {"test_accuracy": np.random.default_rng(0).random((len(archs), 3))}
+    table = tables.make_table(SMALL, archs, columns, units={"test_accuracy": "fraction"}, provenance={})
+    tables.write_table(folder / "small_digits.npz", table)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, truth) -> Path:
+    """The workdir of an uninterrupted search."""
+    workdir = tmp_path_factory.mktemp("searched")
+    start("pcnas", *ARGV, "--data-dir", truth, "--workdir", workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, truth) -> Path:
+    workdir = tmp_path_factory.mktemp("compared")
+    start("search_compare", *ARGV, "--data-dir", truth, "--workdir", workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "name, preset", [(name, preset) for name, module in EXPERIMENTS.items() for preset in module.PRESETS]
+)
+def test_presets_are_sound(name, preset):
+    config = EXPERIMENTS[name].PRESETS[preset]
+    parsed = cli.parse(f"python -m experiments.{name}", EXPERIMENTS[name].PRESETS, [preset, "--workdir", "runs"])
+    assert parsed == (preset, config, Path("runs"))
+    space = SPACES[config.space]
+    region = make_region(space, parse(config.limit, space))
+    assert config.pool_size <= region.count() < space.size
+    assert config.num_retrained <= config.pool_size + 2
+    assert (config.num_eval_images or config.num_valid) <= config.num_valid
+    assert config.num_steps - config.num_warm_up_steps >= space.num_choices
+
+
+class TestPcnas:
+    def test_result_has_every_figure(self, searched):
+        result = result_of(searched)
+        promised = [
+            *("arch", "limit", "limited_value", "predicted_latency_ms", "measured_latency_ms", "table_accuracy"),
+            *("table_rank", "regret", "search_seconds", "trained_steps", "evaluated_archs", "kendall_tau_in_pool"),
+            *("kendall_tau_uniform_same_cost", "kendall_tau_in_pool_midway", "kendall_tau_uniform_same_cost_midway"),
+        ]
+        assert [key for key in promised if key not in result] == []
+        assert (result["limit"], result["trained_steps"], result["num_feasible"]) == (f"macs:{LIMIT}", 12, 12)
+        assert result["evaluated_archs"] == sum(step.num_scored for step in steps_of(searched)) > 0
+        assert result["measured_latency_ms"] is None
+
+    def test_the_outcome_is_judged_by_other_seeds_than_chose_it(self, searched, truth):
+        result, archs = result_of(searched), enumerate_archs(SMALL)
+        seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"]
+        pool = steps_of(searched)[-1].pool
+        place = {to_text(SMALL, code): row for row, code in enumerate(archs)}
+        rows = [place["".join(map(str, code))] for code in pool]
+        chosen = max(rows, key=lambda row: seeds[row, 0])
+        assert result["arch"] == to_text(SMALL, archs[chosen])
+        assert result["limited_value"] == MACS[chosen] == result["macs"] <= LIMIT
+        judged = {row: (seeds[row, 1] + seeds[row, 2]) / 2 for row in range(16) if MACS[row] <= LIMIT}
+        assert result["table_accuracy"] == pytest.approx(judged[chosen], rel=1e-6)
+        assert result["regret"] == pytest.approx(max(judged.values()) - judged[chosen], abs=1e-7)
+        assert result["table_rank"] == 1 + sum(value > judged[chosen] for value in judged.values())
+
+    def test_tau_is_taken_on_the_completions_of_the_pool_midway(self, searched, truth):
+        """After two of four choices; scores as the run saved them, the rest by hand."""
+        seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"]
+        place = {tuple(code): row for row, code in enumerate(enumerate_archs(SMALL).tolist())}
+        pool = [tuple(prefix[:2]) for prefix in steps_of(searched)[1].pool]
+        wanted = {code for code in place if code[:2] in pool and MACS[place[code]] <= LIMIT}
+        for name, folder in (("in_pool", "narrowed"), ("uniform_same_cost", "uniform")):
+            for suffix, file in (("", "final.npz"), ("_midway", "02/midway.npz")):
+                table = tables.read_table(searched / "seed0" / folder / file, SMALL)
+                assert {tuple(code) for code in table.archs.tolist()} == wanted
+                rows = [place[tuple(code)] for code in table.archs.tolist()]
+                tau = scipy.stats.kendalltau(table.columns["accuracy"], seeds[rows, 1:].mean(axis=1)).statistic
+                given = result_of(searched)[f"kendall_tau_{name}{suffix}"]
+                assert (given is None and np.isnan(tau)) or given == pytest.approx(tau, abs=1e-6)
+
+    def test_the_pool_narrows_to_feasible_networks(self, searched):
+        steps = steps_of(searched)
+        assert len(steps) == 5
+        shares = [step.share_left for step in steps]
+        assert (np.diff(shares) <= 0).all() and shares[0] <= 1
+        assert shares[-1] == len(steps[-1].pool) / 12
+        for step in steps:
+            ordered = sorted(step.potentials, reverse=True)
+            assert step.pool_potentials == ordered[: len(step.pool)]
+        for decided, (before, after) in enumerate(itertools.pairwise(steps[:4]), start=1):
+            assert {tuple(code[:decided]) for code in after.pool} <= {tuple(code[:decided]) for code in before.pool}
+
+    def test_pictures_and_table(self, searched, compared):
+        for path in (searched / "pool.png", compared / "regret.png"):
+            with Image.open(path) as picture:
+                assert picture.format == "PNG" and min(picture.size) >= 300
+        with (searched / "seeds.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert row["arch"] == result_of(searched)["arch"] and row["seed"] == "0"
+
+    def test_killed_in_every_phase(self, searched, truth, tmp_path):
+        """Warm-up, choosing, training of the pool and of the uniform super-net, scoring: each part in a new start."""
+        folder = tmp_path / "seed0"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(SPACES, "small", SMALL)
+            argv = [*ARGV, "--data-dir", str(truth), "--workdir", str(tmp_path)]
+            _, config, _ = cli.parse("python -m experiments.pcnas", pcnas.PRESETS, argv)
+            config = settle(config)
+            task = pcnas_run.prepare(config)
+
+        def search():
+            found = pcnas_run.narrowed(config, task, folder)
+            pcnas_run.uniform(config, task, folder, np.array(found.steps[1].pool))
+
+        for place in (
+            "warm_up/checkpoints/.new_step_00000002/manifest.json",
+            "narrowed/01/pool.json",
+            "narrowed/02/checkpoints/.new_step_00000006/manifest.json",
+            "narrowed/02/midway.npz",
+            "narrowed/05/pool.json",
+            "uniform/03/checkpoints/.new_step_00000008/manifest.json",
+            "uniform/02/midway.npz",
+        ):
+            if place == "uniform/02/midway.npz":
+                (folder / place).unlink()
+            with interrupted_at(place), pytest.raises(KeyboardInterrupt):
+                search()
+        search()
+        for name in ("narrowed", "uniform"):  # what only `run` writes
+            shutil.copy(searched / "seed0" / name / "final.npz", folder / name)
+        shutil.copy(searched / "result.json", tmp_path)
+        ours, theirs = outcome(tmp_path), outcome(searched)
+        assert ours[:3] == theirs[:3]
+        assert theirs[3] - ours[3] == {Path(name) for name in (".lock", "config.json", "seeds.csv", "pool.png")}
+        for path in (searched / "seed0").rglob("midway.npz"):
+            other = tables.read_table(folder / path.relative_to(searched / "seed0"), SMALL)
+            np.testing.assert_array_equal(other.columns["loss"], tables.read_table(path, SMALL).columns["loss"])
+
+    def test_both_supernets_share_the_warm_up_and_part_then(self, searched):
+        rows = {}
+        for part in ("warm_up", "narrowed/01", "uniform/01", "uniform/02"):
+            with (searched / "seed0" / part / "training.csv").open(newline="") as file:
+                rows[part] = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+        assert [step for step, _ in rows["warm_up"]] == [1, 2]
+        assert rows["narrowed/01"][0][0] == rows["uniform/01"][0][0] == 3
+        assert rows["narrowed/01"] != rows["uniform/01"]
+
+    def test_latency_of_a_table_of_operations(self, truth, searched, tmp_path):
+        """Operations that cost their MACs in ms: the same search, and the sum is the predicted latency."""
+        per_op, fixed = op_costs(SMALL)
+        setting = Setting("another device", 8, "float32")
+        table = operations_table(SMALL, per_op.macs[..., None], fixed.macs[None], setting, provenance={})
+        tables.write_table(tmp_path / "ops.npz", table)
+        run = tmp_path / "run"
+        for place in ("warm_up", "narrowed", "uniform"):  # draws depend on costs alone, so training is the same
+            shutil.copytree(searched / "seed0" / place, run / "seed0" / place)
+        argv = [*ARGV[:-1], f"latency_ms:{LIMIT}", "--latency-table", tmp_path / "ops.npz"]
+        start("pcnas", *argv, "--data-dir", truth, "--workdir", run)
+        result = result_of(run)
+        assert result["arch"] == result_of(searched)["arch"]
+        assert result["predicted_latency_ms"] == result["limited_value"] == result["macs"] <= LIMIT
+        assert result["measured_latency_ms"] is None  # another device than this one
+
+    def test_networks_are_retrained_where_there_is_no_table(self, searched, tmp_path):
+        """Validation images choose; no figure of a table is given."""
+        shutil.copytree(searched / "seed0", tmp_path / "run" / "seed0")
+        argv = [*ARGV, "--retrain", "train", "--retrain-epochs", "1", "--data-dir", tmp_path]
+        start("pcnas", *argv, "--workdir", tmp_path / "run")
+        result = result_of(tmp_path / "run")
+        kept = json.loads((tmp_path / "run" / "seed0" / "retrained.json").read_text())
+        pool = steps_of(searched)[-1].pool
+        assert kept["arch"] == pool[int(np.argmax(kept["valid_accuracies"]))] and len(kept["valid_accuracies"]) == 2
+        assert result["arch"] == to_text(SMALL, kept["arch"]) and 0 < result["retrained_accuracy"] < 1
+        assert result["retrained_accuracy"] * 897 == pytest.approx(round(result["retrained_accuracy"] * 897), abs=1e-6)
+        assert result["table_accuracy"] is result["regret"] is None
+
+    def test_a_pool_of_many_completions_is_ranked_by_a_sample(self):
+        """5 x 3^10 completions, of which some are feasible: nothing is listed."""
+        layout = ChainLayout(2, (2,) * 20, (1,) * 20, 0, image_size=4)
+        space = chain_space("deep", layout, [("identity", "nor_conv_1x1", "nor_conv_3x3")] * 20)
+        task = types.SimpleNamespace(search=narrow(space, parse("macs:1e6", space)))
+        pool = np.full((5, 20), -1, np.int32)
+        pool[:, :10] = np.random.default_rng(0).integers(0, 3, (5, 10))
+        archs = pcnas_run.midway_archs(pcnas.PRESETS["quick"], task, pool)
+        assert 900 < len(archs) <= 1000 and len(np.unique(archs, axis=0)) == len(archs)
+        assert {tuple(code[:10]) for code in archs.tolist()} == {tuple(code[:10]) for code in pool.tolist()}
+
+    def test_what_cannot_be_done_is_said_before_the_training(self, truth, tmp_path, capsys):
+        def refused(*argv):
+            return refusal(capsys, "pcnas", *ARGV[:4], *argv, "--data-dir", truth, "--workdir", tmp_path)
+
+        assert "no architecture meets macs <= 1; the smallest possible is " in refused("--limit", "macs:1")
+        assert "a latency needs a measured table" in refused("--limit", "latency_ms:3")
+        assert "sampler is 'fair', expected 'pool'" in refused("--sampler", "fair")
+        assert "num_steps is 5 and num_warm_up_steps 2" in refused("--num-steps", "5")
+        assert "num_retrained must be at least 1, got 0" in refused("--num-retrained", "0")
+        assert "pool_size must be at least 1" in refused("--pool-size", "0")
+        missing = refusal(capsys, "pcnas", *ARGV[:4], "--data-dir", tmp_path, "--workdir", tmp_path)
+        assert "no table of stand-alone accuracies" in missing
+        assert not list(tmp_path.rglob("pool.json"))
+
+
+class TestSearchCompare:
+    def test_result_and_cost(self, compared):
+        result = result_of(compared)
+        names = ("pcnas", "spos", "evolution", "random")
+        assert all(0 <= result[f"{name}_regret"] <= 1 for name in names)
+        assert result["num_seeds"] == 2 and result["num_feasible"] == 12
+        # 12 steps of 16 images, three passes each; every network that PC-NAS scored saw 100 images
+        with (compared / "seeds.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        scored = np.mean([int(row["num_scored"]) for row in rows])
+        assert result["total_cost_image_archs"] == 12 * 16 * 3 + 100 * scored
+        gaps = [float(row["pcnas"]) - float(row["spos"]) for row in rows]
+        assert result["pcnas_minus_spos"] == pytest.approx(np.mean(gaps))
+        low, high = scipy.stats.t.interval(0.95, 1, np.mean(gaps), max(scipy.stats.sem(gaps), 1e-300))
+        assert result["pcnas_minus_spos_low"] == pytest.approx(low, abs=1e-9)
+        assert result["pcnas_minus_spos_high"] == pytest.approx(high, abs=1e-9)
+
+    def test_searches_that_score_everything_agree(self, compared, truth):
+        """The budget covers the twelve feasible networks: all three find the best of the uniform super-net's scores."""
+        seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"].astype(np.float64)
+        feasible = np.flatnonzero(MACS <= LIMIT)
+        with (compared / "seeds.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            assert int(row["num_scored"]) >= 12
+            paths = sorted((compared / f"seed{row['seed']}" / "uniform").glob("scores_*.npz"))
+            scores = np.concatenate([tables.read_table(path, SMALL).columns["accuracy"] for path in paths])
+            kth = np.sort(scores)[-2]  # the best two are retrained; equals are taken in the order of asking
+            possible = [place for place, score in zip(feasible, scores, strict=True) if score >= kth]
+            judged = seeds[:, 1:].mean(axis=1)
+            regrets = {float(judged[feasible].max() - judged[place]) for place in possible}
+            for name in ("spos", "evolution", "random"):
+                assert min(abs(float(row[name]) - regret) for regret in regrets) < 1e-6
+
+    def test_killed_between_the_searches(self, compared, truth, tmp_path):
+        argv = ["search_compare", *ARGV, "--data-dir", truth, "--workdir", tmp_path]
+        with interrupted_at("seed1/narrowed/03/pool.json"), pytest.raises(SystemExit) as stop:
+            start(*argv)
+        assert stop.value.code == 130
+        start(*argv)
+        assert outcome(tmp_path) == outcome(compared)
+
+    def test_curves_are_held_until_the_next_point(self):
+        curve = [(10, 0.5), (20, 0.25)]
+        np.testing.assert_array_equal(
+            search_compare.held(curve, np.array([5, 10, 15, 20, 90])), [np.nan, 0.5, 0.5, 0.25, 0.25]
+        )
+
+    def test_too_many_to_list(self, truth, tmp_path, capsys):
+        argv = [*ARGV, "--max-listed", "11", "--data-dir", truth, "--workdir", tmp_path]
+        assert "12 architectures are feasible, max_listed is 11" in refusal(capsys, "search_compare", *argv)
+
+
+class TestJudge:
+    def test_validation_accuracy_chooses_where_the_table_has_it(self):
+        archs = enumerate_archs(SMALL)
+        columns = {"test_accuracy": np.linspace(0, 0.9, 16), "valid_accuracy": np.linspace(0.9, 0, 16)}
+        units = dict.fromkeys(columns, "fraction")
+        of_table = judge.make_judge(
+            make_region(SMALL), tables.make_table(SMALL, archs, columns, units=units, provenance={})
+        )
+        assert of_table.outcome(archs[[3, 9, 5]]).tolist() == archs[3].tolist()
+        assert of_table.regret(archs[3]) == pytest.approx(0.9 * 12 / 15) and of_table.rank(archs[3]) == 13
+
+    def test_a_single_seed_chooses_nothing(self):
+        archs = enumerate_archs(SMALL)[:6]
+        columns = {"test_accuracy": np.array([0.1, 0.5, 0.2, 0.4, 0.3, 0.6])}
+        table = tables.make_table(SMALL, archs, columns, units={"test_accuracy": "fraction"}, provenance={})
+        of_table = judge.make_judge(make_region(SMALL), table)
+        assert of_table.choose_by is None and of_table.outcome(archs[[2, 5]]).tolist() == archs[2].tolist()
+        assert of_table.rank(archs[2]) == 5 and of_table.regret(archs[2]) == pytest.approx(0.4)
+
+    def test_intervals_are_students(self):
+        mean, low, high = judge.mean_interval([1.0, 2.0, 4.0])
+        assert mean == pytest.approx(7 / 3)
+        assert high - mean == pytest.approx(4.302653 * np.sqrt(7 / 9), rel=1e-6) == pytest.approx(mean - low)
+        assert judge.mean_interval([0.5]) == (0.5, None, None)
