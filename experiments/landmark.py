@@ -83,7 +83,7 @@ class Config(SupernetConfig):
     beta: float | None = None  # of softplus; None: the hinge
     tolerance: float = 0.0  # accuracies that differ by no more are ties, which are dropped
     reduction: Literal["mean", "sum"] = "mean"  # over the pairs of a step
-    coefficient: float = 10.0
+    coefficient: float = 30.0
     schedule: Literal["constant", "cosine_increase", "published_increase", "stepped"] = "cosine_increase"
     warmup_share: float = 0.5  # of the steps, with a coefficient of zero
 
@@ -113,7 +113,8 @@ PRESETS = {
         num_steps=400 * (25_000 // 256), learning_rate=0.025, final_learning_rate=0.001, crop=4, affine=True,
         sampler="uniform", num_archs=1, idle="rest", num_eval_archs=1100, num_eval_images=10_000, images_per_call=256,
         checkpoint_every=2000, num_curve_points=0, num_seeds=3, landmark_batch_size=256, pairs="biased", tile=1,
-        num_landmarks_per_step=None, margin=0.0, reduction="sum", schedule="published_increase", warmup_share=150 / 400,
+        num_landmarks_per_step=None, margin=0.0, reduction="sum", coefficient=10.0,
+        schedule="published_increase", warmup_share=150 / 400,
     ),
 }  # fmt: skip
 

@@ -71,14 +71,14 @@ print("gradient:    ", jax.grad(ranking_loss)(losses, order))
 
 # %%
 figure = Figure(figsize=(9, 3), dpi=80, layout="constrained")
-for axes, margin in zip(figure.subplots(1, 2, sharey=True), (0.0, 0.15)):
+for axes, margin in zip(figure.subplots(1, 2, sharey=True), (0.0, 0.3)):
     track = [losses]
     for _ in range(60):
         track.append(track[-1] - 0.1 * jax.grad(ranking_loss)(track[-1], order, margin=margin))
     for values, accuracy in zip(np.array(track).T, np.array(order)):
         axes.plot(values, label=f"accuracy {accuracy:.2f}")
     axes.set(title=f"margin {margin} nats", xlabel="step of gradient descent", ylabel="loss (nats)")
-axes.legend(frameon=False)
+figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
 figure
 
 # %% [markdown]

@@ -183,7 +183,7 @@ def test_a_coefficient_that_overflows_names_the_term(truth, tmp_path, capsys):
     [("constant", 10.0), ("cosine_increase", 10.0), ("stepped", 10.0), ("published_increase", 5.0)],
 )
 def test_the_coefficient_is_zero_through_the_warm_up(schedule, last):
-    config = dataclasses.replace(CONFIG, schedule=schedule, num_steps=40, warmup_share=0.5)
+    config = dataclasses.replace(CONFIG, coefficient=10.0, schedule=schedule, num_steps=40, warmup_share=0.5)
     of_step = landmark.make_schedule(config, 1)
     assert [float(of_step(step)) for step in range(20)] == [0.0] * 20
     assert float(of_step(39)) == pytest.approx(last)  # the published one divides by all epochs: half of its cosine
