@@ -100,8 +100,8 @@ PRESETS = {
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        NASBENCH201, width=8, cells_per_stage=1, image_size=16, num_steps=700, learning_rate=0.05, num_archs=5,
-        num_eval_archs=1000, num_eval_images=250, checkpoint_every=350, archs_per_save=1000,
+        NASBENCH201, width=8, cells_per_stage=1, image_size=16, num_steps=600, learning_rate=0.05, num_archs=5,
+        num_eval_archs=1000, num_eval_images=250, checkpoint_every=300, archs_per_save=1000,
         factors=(
             "affine=true", "learning_rate=0.0125,0.2", "weight_decay=0,5e-3", "sampler=uniform,distinct", "op_on=node",
         ),
