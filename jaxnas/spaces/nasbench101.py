@@ -5,8 +5,8 @@ has one bit for each pair of vertices, (0, 1), (0, 2) ... (1, 2) ..., 1 for an e
 vertex between. Vertices that are not on a way from input to output count for nothing, so that one space of seven
 vertices has the smaller cells too; a code exists where input and output are connected by at most nine edges that count.
 
-A quarter of random codes do not exist, and many are the same cell: draw from `enumerate_cells`, or by the samplers, not by
-`arch.sample`.
+A quarter of random codes do not exist, and many are the same cell: draw from `enumerate_cells`, or by the samplers, not
+by `arch.sample`.
 """
 
 import functools
