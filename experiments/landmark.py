@@ -47,12 +47,13 @@ from experiments.supernet_run import (
     evaluation_archs,
     evaluator,
     load_problem,
+    macs_of,
     make_recipe,
     score_all,
     settle,
     train,
 )
-from jaxnas import arch, costs, landmarks, metrics, plotting, tables
+from jaxnas import arch, landmarks, metrics, plotting, tables
 from jaxnas.datasets import Dataset
 from jaxnas.files import replace_file
 from jaxnas.schedules import SCHEDULES
@@ -134,7 +135,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
             f"outside the landmarks there are {len(archs)} architectures, expected 2; raise num_eval_archs."
         )
     test = over_seeds(tables.lookup(truth, archs, "test_accuracy"))
-    macs = {"landmarks": costs.arch_costs(published, codes).macs, "archs": costs.arch_costs(published, archs).macs}
+    macs = {"landmarks": macs_of(published, codes), "archs": macs_of(published, archs)}
 
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
     once = dataclasses.replace(config, num_resamples=min(config.num_resamples, 1))

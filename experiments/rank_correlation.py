@@ -30,11 +30,12 @@ from experiments.supernet_run import (
     evaluation_archs,
     evaluator,
     load_problem,
+    macs_of,
     score_all,
     settle,
     train,
 )
-from jaxnas import arch, costs, metrics, plotting, tables
+from jaxnas import arch, metrics, plotting, tables
 from jaxnas.arch import SearchSpace
 from jaxnas.files import replace_file
 
@@ -92,7 +93,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     archs = evaluation_archs(config, space)
     test = tables.lookup(truth, archs, "test_accuracy")
     mean_test = over_seeds(test)
-    macs = costs.arch_costs(published, archs).macs
+    macs = macs_of(published, archs)
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
     once = dataclasses.replace(config, num_resamples=min(config.num_resamples, 1))
     ranking_figures(once, macs[None], macs[None], test, macs, truth, archs)

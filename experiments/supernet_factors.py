@@ -40,19 +40,21 @@ from experiments.supernet_run import (
     evaluation_archs,
     evaluator,
     load_problem,
+    macs_of,
     make_recipe,
     resize,
     score_all,
     settle,
     train,
 )
-from jaxnas import arch, costs, metrics, plotting, tables
+from jaxnas import arch, metrics, plotting, tables
 from jaxnas.files import replace_file
 from jaxnas.spaces import get_space
 
 # Field of Config -> the factor's name. Those of the mapping to shared weights, of low fidelity, of the protocol.
 FACTORS = {
     "kernels": "shared (OFA) kernel",
+    "channels": "dynamic channels",
     "batch_norm": "weight-sharing batch norm",
     "path_dropout": "path dropout",
     "global_dropout": "global dropout",
@@ -150,7 +152,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     problem = load_problem(config)
     archs = evaluation_archs(config, problem.space)
     test = over_seeds(tables.lookup(problem.truth, archs, "test_accuracy"))
-    macs = costs.arch_costs(problem.published, archs).macs
+    macs = macs_of(problem.published, archs)
     metrics.top_k_mean(macs, test, k=config.top_k)  # a k of no use ends the run before the training, and so do settings
     for variant in variants:
         prepare(variant, problem)
@@ -181,6 +183,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
 def make_variants(config: Config) -> list[Variant]:
     """The base and one variant for each other value; a ValueError for a factor or value that makes no sense."""
+    layout = get_space(config.space).layout
     variants = {"base": Variant("base", config)}
     for text in config.factors:
         name, _, values = text.partition("=")
@@ -189,11 +192,13 @@ def make_variants(config: Config) -> list[Variant]:
                 f"factor {text!r} is not NAME=VALUE,VALUE with a name among {', '.join(FACTORS)}; for instance"
                 " learning_rate=0.05,0.1."
             )
-        if name == "cells_per_stage" and not isinstance(get_space(config.space).layout, arch.CellLayout):
+        if name == "cells_per_stage" and isinstance(layout, arch.ChainLayout):
             raise ValueError(f"factor {text!r}: {config.space} is no space of cells; its layers are all searched.")
         for word in values.split(","):
             value = read_value(name, word)
             changes = {name: value} | IMPLIED.get((name, value), {})
+            if isinstance(layout, arch.DagLayout):
+                changes.pop("op_on", None)  # its operations are on nodes anyway
             if value != getattr(config, name):
                 variants[f"{name}={word}"] = Variant(f"{name}={word}", dataclasses.replace(config, **changes))
     return list(variants.values())

@@ -14,12 +14,14 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxnas import arch, checkpoint, datasets, tables
-from jaxnas.arch import CellLayout, SearchSpace
+from jaxnas import arch, checkpoint, costs, datasets, tables
+from jaxnas.arch import CellLayout, ChainLayout, DagLayout, SearchSpace
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
+from jaxnas.ops import Channels
 from jaxnas.samplers import SAMPLERS, Sampler
 from jaxnas.spaces import get_space
+from jaxnas.spaces.nasbench101 import network_costs
 from jaxnas.supernets import BatchNorm, Kernels, OpOn, Policy, Supernet, make_supernet
 from jaxnas.training import (
     LossFn,
@@ -50,10 +52,9 @@ class SupernetConfig:
     affine: bool | None = None  # batch normalisation learns scale and shift; None: in chains, but not in cells
     kernels: Kernels = "separate"  # or the large ones serve the small ones, see jaxnas.supernets.make_supernet
     op_on: OpOn = "edge"  # of cells; node: the edges into a node share their operations
-    batch_norm: BatchNorm = "shared"  # per_input: with op_on node, scale and shift for each edge
-    path_dropout: float = (
-        0.0  # in the last cell or layer at the end of training, growing linearly from the first of each
-    )
+    channels: Channels = "fixed"  # of nasbench101: what an operation's widths have in common
+    batch_norm: BatchNorm = "shared"  # per_input: with op_on node for each edge, of nasbench101 for each set of inputs
+    path_dropout: float = 0.0  # in the last cell or layer at the end of training, growing linearly with both
     global_dropout: float = 0.0  # of the classifier's inputs
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -90,6 +91,7 @@ class SupernetConfig:
     progress: bool = dataclasses.field(default=True, compare=False)
 
 
+MOST_TRIED = 2**20  # codes of a space in which not all exist
 ConfigType = TypeVar("ConfigType", bound=SupernetConfig)
 
 
@@ -155,7 +157,7 @@ def load_problem(config: SupernetConfig) -> Problem:
 
 def resize(config: SupernetConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
     """The space with the sizes of the config and of the images."""
-    is_cells = isinstance(published.layout, CellLayout)
+    is_cells = not isinstance(published.layout, ChainLayout)
     return published.resized(
         width=config.width,
         image_size=data.train_images.shape[1],
@@ -173,6 +175,7 @@ def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
         policy=Policy(compute=config.compute_dtype),
         kernels=config.kernels,
         op_on=config.op_on,
+        channels=config.channels,
         batch_norm=config.batch_norm,
         path_dropout=config.path_dropout,
         global_dropout=config.global_dropout,
@@ -180,13 +183,38 @@ def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
 
 
 def evaluation_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
-    """The codes to score: the whole space, or a sample that depends on the space and its number alone."""
+    """The codes to score: the whole space, or a sample that depends on the space and its number alone. Where not every
+    code exists, each distinct network once."""
+    if not space.has_all_codes:
+        return _existing_archs(config, space)
     if config.num_eval_archs is None or config.num_eval_archs >= space.size:
         return arch.enumerate_archs(space)
     if config.num_eval_archs < 2:
         raise ValueError(f"num_eval_archs must be at least 2, got {config.num_eval_archs}.")
     order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
     return arch.from_index(space, np.sort(order[: config.num_eval_archs]))
+
+
+def _existing_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
+    """Of codes tried in a fixed order, the first networks that are new."""
+    wanted = space.size if config.num_eval_archs is None else config.num_eval_archs
+    most = min(space.size, 20 * wanted)
+    if most > MOST_TRIED:
+        raise ValueError(
+            f"{space.name}: num_eval_archs must be at most {MOST_TRIED // 20}, got {config.num_eval_archs}."
+        )
+    tried = np.random.Generator(np.random.Philox(0)).choice(space.size, most, replace=False, shuffle=True)
+    archs = arch.from_index(space, tried)
+    archs = space.isomorphs(archs[np.asarray(space.is_valid(archs))])
+    _, first = np.unique(archs, axis=0, return_index=True)
+    return archs[np.sort(first)[:wanted]]
+
+
+def macs_of(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
+    """MACs for one image of each network, float64 [num_archs]."""
+    if isinstance(space.layout, DagLayout):
+        return np.asarray(network_costs(space, archs)[0], np.float64)
+    return costs.arch_costs(space, archs).macs
 
 
 def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Callable[..., Scores]:
@@ -345,6 +373,7 @@ def train(
 
         marks = curve_at | {n for n in range(1, until + 1) if n % config.checkpoint_every == 0}
         train_at = batches(batch_key, data.train_images, data.train_labels, config.batch_size)
+        bar.set_postfix_str("the first step compiles")
         state = fit(
             step,
             state,

@@ -173,7 +173,7 @@ class Gate(Layer):
         here = arch[self.choice]
         if jnp.ndim(here) == 1:
             return super().__call__(params, arch, x, stats, mask, groups, keep)
-        return jnp.where(here > 0, x, jnp.zeros_like(x)), jnp.zeros((2, 0), self.stats_dtype)
+        return jnp.where(here > 0, x, jnp.zeros_like(x)), jnp.zeros((2, self.stats_size), self.stats_dtype)
 
 
 class ScaleShiftByInputs(Layer):
@@ -186,7 +186,7 @@ class ScaleShiftByInputs(Layer):
             return super().__call__(params, arch, x, stats, mask, groups, keep)
         own = [params[self.name][name] for name in list(self.modules)[1:]]
         scale, bias = (jnp.stack([each[leaf] for each in own])[here - 1].astype(x.dtype) for leaf in ("scale", "bias"))
-        return jnp.where(here > 0, relu(x * scale + bias), x), jnp.zeros((2, 0), self.stats_dtype)
+        return jnp.where(here > 0, relu(x * scale + bias), x), jnp.zeros((2, self.stats_size), self.stats_dtype)
 
 
 def _check(space: SearchSpace, layout: DagLayout, affine: bool, channels: str, batch_norm: str, kernels: str) -> None:

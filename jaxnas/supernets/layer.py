@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     modules: Mapping[str, nn.Module]  # candidate name -> module, in code order
     in_shape: tuple[int, ...]  # [height, width, channels]
     out_shape: tuple[int, ...]
-    stats_size: int  # the largest candidate's number of normalised channels
+    stats_size: int  # the largest candidate's number of normalised channels, at least 1
     stats_dtype: str = "float32"
     shared_input: bool = False  # its input is the stem's output, the same for every architecture
     is_edge: bool = False  # path dropout takes away all that it returns; else what stands beside a shortcut
@@ -137,7 +137,7 @@ def make_layer(
         raise ValueError(
             f"layer {name}: candidates must return one shape, got {shapes}; give them one width and stride."
         )
-    stats_size = max(size for *_, size in outlines.values())
+    stats_size = max(1, *(size for *_, size in outlines.values()))  # files of checkpoints have no empty arrays
     out_shape = next(iter(shapes.values()))
     return Layer(name, choice, modules, in_shape, out_shape, stats_size, stats_dtype, shared_input, is_edge)
 
