@@ -18,13 +18,11 @@ import csv
 import dataclasses
 import io
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import workdir as cli
@@ -47,6 +45,7 @@ from experiments.supernet_run import load_scores, save_scores, settle
 from jaxnas import costs, limits, metrics, plotting, tables
 from jaxnas.files import replace_file
 from jaxnas.latency import LATENCY_MS, read_operations_table, setting_of
+from jaxnas.measuring import measure_networks
 from jaxnas.standalone import Recipe, make_standalone
 from jaxnas.supernets import make_supernet
 
@@ -201,26 +200,12 @@ def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:
     if limit.name == LATENCY_MS and config.latency_table is not None:
         setting = setting_of(read_operations_table(config.latency_table, task.published))
         result["predicted_latency_ms"] = value
-        if setting.device == jax.devices()[0].device_kind and setting.dtype == "float32":
-            result["measured_latency_ms"] = measure_ms(task, code, setting.batch_size)
+        if setting.device == jax.devices()[0].device_kind:
+            rounds = measure_networks(task.published, code[None], batch_size=setting.batch_size, dtype=setting.dtype)
+            result["measured_latency_ms"] = float(np.median(rounds))
     elif limit.name.startswith(LATENCY_MS):
         result["measured_latency_ms"] = value  # a table of whole networks
     return result
-
-
-def measure_ms(task: Task, code: np.ndarray, batch_size: int, num_rounds: int = 30) -> float:
-    """Median time of one forward pass of the network at its published size, on this device."""
-    supernet = make_supernet(task.published)
-    layout = task.published.layout
-    images = jnp.zeros((batch_size, layout.image_size, layout.image_size, layout.in_channels))
-    params = supernet.init(jax.random.key(0))
-    forward = jax.jit(lambda params, images: supernet.apply(params, code.tolist(), images, groups=None)[0])
-    times = []
-    for _ in range(num_rounds + 3):
-        begin = time.perf_counter()
-        forward(params, images).block_until_ready()
-        times.append(time.perf_counter() - begin)
-    return 1000 * float(np.median(times[3:]))  # the first ones compile and warm up
 
 
 def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
