@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from experiments import workdir as cli
 from jaxnas import arch, costs, latency, metrics, plotting, tables
-from jaxnas.arch import CellLayout, SearchSpace
+from jaxnas.arch import CellLayout, DagLayout, SearchSpace
 from jaxnas.files import replace_file
 from jaxnas.limits import table_costs
 from jaxnas.measuring import Measured, measure, num_programs, spread
@@ -72,6 +72,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         if (value := getattr(config, name)) < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     published = get_space(config.space)
+    if isinstance(published.layout, DagLayout):
+        raise ValueError(f"{config.space}: what an operation costs depends on the whole cell; take another space.")
     is_cells = isinstance(published.layout, CellLayout)
     sizes = {"cells_per_stage": config.cells_per_stage} if is_cells else {}
     space = published.resized(width=config.width, image_size=config.image_size, **sizes)

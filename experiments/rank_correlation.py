@@ -2,8 +2,9 @@
 
 Any space, any image set, any table: the validation images are held out of training, the truth is the table's
 `test_accuracy`. The headline `kendall_tau` is that of the validation loss (lower is better), with a 95 % bootstrap
-interval over architectures, and over super-nets too where num_seeds is at least 2; accuracy's stands beside it, and
-beside both what they must beat: counting FLOPs, and the agreement of the truth's own training seeds.
+interval over architectures, and over super-nets too where num_seeds is at least 2; `ensemble_kendall_tau` is that of
+the mean loss over super-nets. Accuracy's stands beside it, and beside all what they must beat: counting FLOPs, and the
+agreement of the truth's own training seeds.
 
     D="--dataset cifar10 --data-dir DIR"
     python -m experiments.rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
@@ -69,7 +70,7 @@ PRESETS = {
         DIGITS, width=4, num_train=128, num_valid=100, num_steps=6, batch_size=16, report_every=2, checkpoint_every=3,
         num_eval_archs=27, archs_per_save=9, num_curve_points=2, num_curve_archs=9, num_resamples=50,
     ),
-    "quick": DIGITS,
+    "quick": dataclasses.replace(DIGITS, num_seeds=4),
     "cpu": dataclasses.replace(
         CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=None, learning_rate=None, num_eval_archs=6561,
         num_eval_images=500, num_curve_points=8,
@@ -117,7 +118,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     figures = ranking_figures(config, -np.stack(losses), np.stack(accuracies), test, macs, truth, archs)
     num_images = config.num_eval_images or len(data.valid_images)
     write_csv(workdir / "scores.csv", space, archs, np.stack(losses), np.stack(accuracies), mean_test, macs)
-    draw(config, workdir, -np.mean(losses, axis=0), mean_test, macs, figures, curves, truth)
+    draw(config, workdir, -np.stack(losses), mean_test, macs, figures, curves, truth)
     return {
         "space": space.name,
         "dataset": config.dataset,
@@ -143,6 +144,8 @@ def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dic
         low, high = metrics.bootstrap_interval(metrics.kendall_tau, scores[0], mean_test, **options)
     else:
         low, high = metrics.bootstrap_seeds_interval(metrics.kendall_tau, scores, mean_test, **options)
+    together = scores.mean(axis=0)
+    together_low, together_high = metrics.bootstrap_interval(metrics.kendall_tau, together, mean_test, **options)
     flops_low, flops_high = metrics.bootstrap_interval(metrics.kendall_tau, macs, mean_test, **options)
 
     def mean(statistic, of=scores) -> float:
@@ -169,6 +172,9 @@ def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dic
         "kendall_tau_high": high,
         "kendall_tau_loss": tau,
         "kendall_tau_accuracy": mean(metrics.kendall_tau, accuracies),
+        "ensemble_kendall_tau": metrics.kendall_tau(together, mean_test),
+        "ensemble_kendall_tau_low": together_low,
+        "ensemble_kendall_tau_high": together_high,
         "kendall_tau_between_supernets": metrics.seed_kendall_tau(scores.T) if len(scores) > 1 else None,
         "spearman": mean(metrics.spearman),
         "sparse_kendall_tau": mean(metrics.sparse_kendall_tau),
@@ -206,31 +212,35 @@ def write_csv(path: Path, space: SearchSpace, archs, losses, accuracies, test, m
 
 
 def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, truth) -> None:
-    """scatter.png, training.png, tau_over_training.png (of the first super-net)."""
-    name = f"{config.space} on {config.dataset}"
-    interval = dict(tau=figures["kendall_tau"], low=figures["kendall_tau_low"], high=figures["kendall_tau_high"])
+    """scatter.png (the mean score over super-nets), training.png, tau_over_training.png (of the first one)."""
+    name, several = f"{config.space} on {config.dataset}", len(scores) > 1
+    ends = ("", "_low", "_high")
+    tau, low, high = (figures[f"ensemble_kendall_tau{end}"] for end in ends)
     figure = plotting.rank_scatter(
-        scores,
+        scores.mean(axis=0),
         test,
-        title=name,
-        score_label="super-net score (minus validation loss, nats)",
+        title=f"{name}, {len(scores)} super-nets together" if several else name,
+        score_label=f"{'mean ' if several else ''}super-net score (minus validation loss, nats)",
         truth_label="stand-alone test accuracy",
         macs=macs,
-        **interval,
+        tau=tau,
+        low=low,
+        high=high,
     )
     plotting.save_figure(figure, workdir / "scatter.png")
     rows = curves[0].curve
     columns = {"loss (nats)": [row["loss"] for row in rows], "accuracy (fraction)": [row["accuracy"] for row in rows]}
     figure = plotting.training_curve([row["step"] for row in rows], columns, title=f"Super-net training, {name}")
     plotting.save_figure(figure, workdir / "training.png")
-    points = []
+    points, options = [], {"num_resamples": config.num_resamples}
     for steps, table in curves[0].scored:
         given = over_seeds(tables.lookup(truth, table.archs, "test_accuracy"))
         of_point = -table.columns["loss"]
-        options = {"num_resamples": config.num_resamples}
         interval_of_point = metrics.bootstrap_interval(metrics.kendall_tau, of_point, given, **options)
         points.append((steps, metrics.kendall_tau(of_point, given), *interval_of_point))
-    points.append((config.num_steps, *interval.values()))
+    first = scores[0], test
+    end = metrics.bootstrap_interval(metrics.kendall_tau, *first, **options)
+    points.append((config.num_steps, metrics.kendall_tau(*first), *end))
     references = {"FLOPs only": figures["flops_kendall_tau"]}
     if figures["seed_kendall_tau"] is not None:
         references["between training seeds of the truth"] = figures["seed_kendall_tau"]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.arch import SearchSpace, check
+from jaxnas.arch import DagLayout, SearchSpace, check
 from jaxnas.latency import Setting, operations_table
 from jaxnas.ops import Tape, algebra
 from jaxnas.standalone import only
@@ -67,9 +67,11 @@ def measure(
       on_program, on_round: called when one of `num_programs` is compiled, or a round is over.
 
     Raises:
-      ValueError: a count below 1, a type that is none, or codes not of the space.
+      ValueError: a count below 1, a type that is none, codes not of the space, or a space whose wiring is searched.
     """
     _check_counts(batch_size, dtype, num_rounds, num_runs)
+    if isinstance(space.layout, DagLayout):
+        raise ValueError(f"{space.name}: what an operation costs depends on the whole cell; measure whole networks.")
     archs = check(space, archs) if len(archs) else np.zeros((0, space.num_choices), np.int32)
     supernet, params, stats = _prepare(space, dtype)
     layers = distinct_operations(supernet)

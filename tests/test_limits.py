@@ -34,7 +34,10 @@ def test_a_cost_is_the_sum_over_choices_and_the_fixed_part():
 def test_counted_quantities_are_those_of_arch_costs_to_the_last_digit(name, quantity):
     space = SPACES[name]
     limit = parse(f"{quantity}:1e6", space)
-    archs = enumerate_archs(space)[:: space.size // 200]
+    if space.size > 1e6:
+        archs = np.random.default_rng(0).integers(space.num_ops, size=(200, space.num_choices))
+    else:
+        archs = enumerate_archs(space)[:: space.size // 200]
     np.testing.assert_array_equal(limit.costs(archs), getattr(arch_costs(space, archs), quantity))
     assert (limit.name, limit.value) == (quantity, 1_000_000) and str(limit) == f"{quantity} <= 1000000"
 

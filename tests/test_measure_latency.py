@@ -82,7 +82,7 @@ def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
         (functools.partial(made_up, device="TPU v9"), (), "measured with device TPU v9, expected"),
         (made_up, ("--num-archs", "2"), "num_archs must be at least 3, got 2."),
         (made_up, ("--num-archs", "241"), "digits_chain: 244 distinct networks are wanted, it has 243"),
-        (made_up, ("--space", "nasbench101"), "no super-net for cells whose wiring is searched"),
+        (made_up, ("--space", "nasbench101"), "what an operation costs depends on the whole cell"),
     ],
 )
 def test_what_ends_in_one_line(monkeypatch, tmp_path, capsys, measure, argv, message):
