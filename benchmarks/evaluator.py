@@ -51,6 +51,9 @@ class Config:
     num_archs: int = 1000  # architectures of the random population
     num_images: int = 32
     images_per_call: int = 256
+    num_calibration_images: int = (
+        0  # that each architecture takes its statistics from first; 0: from each call's images
+    )
     archs_per_call: int | None = None  # None: as the evaluator plans
     memory_budget: int = 2**30  # bytes that activations may take
     groups: int | None = None  # tile of the dispatch route; None: as the evaluator plans
@@ -89,10 +92,12 @@ def run(config: Config) -> list[dict[str, Any]]:
         params = supernet.init(jax.random.key(0))
         shape = (config.num_images, *supernet.all_layers["stem"].in_shape)
         images = np.asarray(jax.random.normal(jax.random.key(1), shape))
+        more = (config.num_calibration_images, *shape[1:])
+        given = {"calibration_images": np.asarray(jax.random.normal(jax.random.key(3), more))} if more[0] else {}
         labels = np.arange(config.num_images) % space.layout.num_classes
         for kind, archs in populations.items():
             print(f"{space.name}, {kind} population: {', '.join(routes)} ...", file=sys.stderr, flush=True)
-            compared = compare(routes, config.repetitions, params, archs, images, labels)
+            compared = compare(routes, config.repetitions, params, archs, images, labels, **given)
             serial = compared["serial"]["ms"] if "serial" in compared else None
             for route, figures in compared.items():
                 plan = plans[kind, route]
@@ -118,6 +123,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                         "loss_difference": figures["loss_difference"],
                         "archs_per_call": plan.archs_per_call,
                         "images_per_call": plan.images_per_call,
+                        "num_calibration_images": config.num_calibration_images,
                         "groups": plan.groups if plan.strategy == "dispatch" else None,
                         "workers": plan.workers,
                         "memory_budget": config.memory_budget,
@@ -141,6 +147,7 @@ def make_route(config: Config, supernet, route: str):
     return make_evaluator(
         supernet,
         strategy=route,  # type: ignore[arg-type]
+        bn_mode="calibrated" if config.num_calibration_images else "batch",
         archs_per_call=config.archs_per_call,
         images_per_call=config.images_per_call,
         memory_budget=config.memory_budget,
@@ -156,8 +163,8 @@ def population(config: Config, space: SearchSpace, kind: str) -> np.ndarray:
     return np.asarray(arch.sample(key, space, config.num_archs)) if kind == "random" else arch.enumerate_archs(space)
 
 
-def compare(routes, repetitions: int, params, archs, images, labels) -> dict[str, dict[str, float]]:
-    """Time all routes in turns; a RuntimeError if their losses differ.
+def compare(routes, repetitions: int, params, archs, images, labels, **given) -> dict[str, dict[str, float]]:
+    """Time all routes in turns; a RuntimeError if their losses differ. `given` is what else `evaluate` takes.
 
     Returns:
       by route: `ms`, the median time of the whole population; `compile_s`, what the first call took longer than the
@@ -167,13 +174,13 @@ def compare(routes, repetitions: int, params, archs, images, labels) -> dict[str
     compile_s = {}
     for route, evaluate in routes.items():
         one_call = archs[: evaluate.plan(len(archs), len(images)).archs_per_call]
-        (first, _), (second, _) = (timed(evaluate, params, one_call, images, labels) for _ in range(2))
+        (first, _), (second, _) = (timed(evaluate, params, one_call, images, labels, **given) for _ in range(2))
         compile_s[route] = max(0.0, first - second)
     seconds: dict[str, list[float]] = {route: [] for route in routes}
     loss = {}
     for _ in range(repetitions):
         for route, evaluate in routes.items():
-            took, scores = timed(evaluate, params, archs, images, labels)
+            took, scores = timed(evaluate, params, archs, images, labels, **given)
             seconds[route].append(took)
             loss[route] = scores.loss
     reference = next(iter(routes))
@@ -194,10 +201,10 @@ def compare(routes, repetitions: int, params, archs, images, labels) -> dict[str
     }
 
 
-def timed(evaluate, *args) -> tuple[float, Any]:
+def timed(evaluate, *args, **given) -> tuple[float, Any]:
     """Seconds, and what came out; the scores are NumPy arrays, hence finished."""
     start = time.perf_counter()
-    scores = evaluate(*args)
+    scores = evaluate(*args, **given)
     return time.perf_counter() - start, scores
 
 

@@ -25,7 +25,7 @@ KEYS = {
         "loss_difference",
         "archs_per_call",
     ),
-    *("images_per_call", "groups", "workers", "memory_budget", "repetitions", "versions"),
+    *("images_per_call", "num_calibration_images", "groups", "workers", "memory_budget", "repetitions", "versions"),
 }
 TOY = ["--spaces", "toy", "--width", "2", "--image-size", "4", "--num-balanced", "4", "--num-archs", "4"]
 TOY += ["--num-images", "6", "--images-per-call", "4", "--groups", "2", "--repetitions", "1"]
