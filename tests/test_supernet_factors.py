@@ -14,7 +14,8 @@ from test_experiments import SMALL, killed, refusal, result_of, rows_of, start
 from experiments import supernet_factors
 from jaxnas import tables
 from jaxnas.arch import enumerate_archs
-from jaxnas.spaces import get_space
+from jaxnas.spaces import SPACES, get_space, nasbench101_space
+from jaxnas.spaces.nasbench101 import enumerate_cells, network_costs
 from jaxnas.supernets import make_supernet
 
 ARGV = ["supernet_factors", "tiny", "--space", "small", "--factors", "learning_rate=0.2,1e30", "--no-progress"]
@@ -198,3 +199,24 @@ def test_t_interval():
     """1, 2, 3: standard error 1 / sqrt(3), and 4.3027 of it from the table for two degrees of freedom."""
     assert supernet_factors.t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
     assert all(math.isnan(end) for end in supernet_factors.t_interval([1.0]))
+
+
+def test_cells_whose_wiring_is_searched(tmp_path, monkeypatch):
+    """NAS-Bench-101 of four vertices, one cell: distinct cells are scored once each, and MACs are those of cells."""
+    space = nasbench101_space(4).resized(width=8, image_size=8, cells_per_stage=1)
+    space = dataclasses.replace(space, layout=space.layout._replace(num_stages=1))
+    monkeypatch.setitem(SPACES, "nasbench101_v4", space)
+    cells = enumerate_cells(space)
+    accuracy = np.random.default_rng(0).uniform(0.5, 0.9, (len(cells), 2)).astype(np.float32)
+    units = {"test_accuracy": "fraction"}
+    table = tables.make_table(space, cells, {"test_accuracy": accuracy}, units=units, provenance={})
+    tables.write_table(tmp_path / "nasbench101_v4_digits.npz", table)
+    argv = ["supernet_factors", "tiny", "--space", "nasbench101_v4", "--sampler", "uniform", "--num-archs", "1"]
+    argv += ["--num-seeds", "1", "--factors", "channels=fixed", "--num-eval-archs", "12", "--width", "8"]
+    run = tmp_path / "run"
+    start(*argv, "--image-size", "8", "--no-progress", "--data-dir", tmp_path, "--workdir", run)
+    scores = tables.read_table(run / "base" / "seed0" / "scores_000000.npz", space)
+    assert len(scores.archs) == len({code.tobytes() for code in space.isomorphs(scores.archs)}) == 12
+    macs, _ = network_costs(space, scores.archs)
+    mean = tables.lookup(table, scores.archs, "test_accuracy").mean(axis=1)
+    assert result_of(run)["flops_kendall_tau"] == pytest.approx(scipy.stats.kendalltau(macs, mean).statistic)
