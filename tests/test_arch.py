@@ -131,7 +131,7 @@ def test_crossover_takes_each_gene_from_either_parent_half_the_time():
     assert len(counts) == 8 and ((counts - 500) ** 2 / 500).sum() < 24.3  # 7 degrees of freedom, p = 0.001
 
 
-@pytest.mark.parametrize("space", [UNEQUAL, EVEN_SUM, make_space(1)], ids=str)
+@pytest.mark.parametrize("space", [UNEQUAL, EVEN_SUM, make_space(1)], ids=["unequal", "even sum", "one choice"])
 def test_neighbours_are_the_valid_codes_at_distance_one(space):
     everything = [code for code in brute_force(space) if space.is_valid(np.array([code]))[0]]
     for code in everything:
