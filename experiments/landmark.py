@@ -36,23 +36,9 @@ import optax
 from experiments import rank_correlation
 from experiments import workdir as cli
 from experiments.predictor import predict_ranking
+from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, macs_of, settle
 from experiments.rank_correlation import compile_clock, over_seeds
-from experiments.supernet_run import (
-    Problem,
-    Recipe,
-    SupernetConfig,
-    batches,
-    build,
-    check,
-    evaluation_archs,
-    evaluator,
-    load_problem,
-    macs_of,
-    make_recipe,
-    score_all,
-    settle,
-    train,
-)
+from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
 from jaxnas import arch, landmarks, metrics, plotting, tables
 from jaxnas.datasets import Dataset
 from jaxnas.files import replace_file

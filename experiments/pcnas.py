@@ -40,8 +40,9 @@ from experiments.pcnas_run import (
     uniform,
     values,
 )
+from experiments.problem import settle
 from experiments.rank_correlation import compile_clock
-from experiments.supernet_run import load_scores, save_scores, settle
+from experiments.supernet_run import load_scores, save_scores
 from jaxnas import costs, limits, metrics, plotting, tables
 from jaxnas.files import replace_file
 from jaxnas.latency import LATENCY_MS, read_operations_table, setting_of

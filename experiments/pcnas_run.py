@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.supernet_run import SupernetConfig, batches, build, check, evaluator, save_scores
+from experiments.problem import SupernetConfig, check
+from experiments.supernet_run import batches, build, evaluator, save_scores
 from jaxnas import arch, checkpoint, datasets, latency, limits, tables
 from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.datasets import Dataset

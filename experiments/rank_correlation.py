@@ -24,18 +24,8 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.supernet_run import (
-    SupernetConfig,
-    build,
-    check,
-    evaluation_archs,
-    evaluator,
-    load_problem,
-    macs_of,
-    score_all,
-    settle,
-    train,
-)
+from experiments.problem import SupernetConfig, check, evaluation_archs, load_problem, macs_of, settle
+from experiments.supernet_run import build, evaluator, score_all, train
 from jaxnas import arch, metrics, plotting, tables
 from jaxnas.arch import SearchSpace
 from jaxnas.files import replace_file

@@ -31,8 +31,9 @@ from experiments import pcnas, pcnas_run
 from experiments import workdir as cli
 from experiments.judge import Judge, make_judge, mean_interval
 from experiments.pcnas_run import Run, SearchConfig, Task, image_archs, midway, prepare, top
+from experiments.problem import settle
 from experiments.rank_correlation import compile_clock
-from experiments.supernet_run import score_all, settle
+from experiments.supernet_run import score_all
 from jaxnas import costs, plotting, tables
 from jaxnas.files import replace_file
 from jaxnas.search import SEARCHES

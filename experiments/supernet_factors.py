@@ -31,22 +31,9 @@ import scipy.stats
 
 from experiments import rank_correlation
 from experiments import workdir as cli
+from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, macs_of, resize, settle
 from experiments.rank_correlation import over_seeds
-from experiments.supernet_run import (
-    Problem,
-    SupernetConfig,
-    build,
-    check,
-    evaluation_archs,
-    evaluator,
-    load_problem,
-    macs_of,
-    make_recipe,
-    resize,
-    score_all,
-    settle,
-    train,
-)
+from experiments.supernet_run import build, evaluator, make_recipe, score_all, train
 from jaxnas import arch, metrics, plotting, tables
 from jaxnas.files import replace_file
 from jaxnas.spaces import get_space

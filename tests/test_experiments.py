@@ -24,8 +24,9 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from experiments import build_table, landmark, quickstart, rank_correlation, supernet_factors, supernet_run
+from experiments import build_table, landmark, quickstart, rank_correlation, supernet_factors
 from experiments import workdir as cli
+from experiments.problem import settle
 from jaxnas import tables
 from jaxnas.arch import ChainLayout, enumerate_archs, to_text
 from jaxnas.costs import arch_costs
@@ -194,9 +195,7 @@ def test_presets_are_sound(name, preset):
     if name != "build_table":
         SAMPLERS[config.sampler](space, **({} if config.num_archs is None else {"num_archs": config.num_archs}))
         assert (config.num_eval_images or config.num_valid) <= config.num_valid
-        assert (
-            config.checkpoint_every < supernet_run.settle(config).num_steps
-        )  # else a killed run has nothing to go on from
+        assert config.checkpoint_every < settle(config).num_steps  # else a killed run has nothing to go on from
 
 
 @pytest.mark.parametrize("name", ["rank_correlation", "landmark", "supernet_factors", "build_table"])

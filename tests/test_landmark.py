@@ -13,6 +13,7 @@ from test_experiments import SMALL, killed, refusal, remove, result_of, rows_of,
 
 from experiments import landmark, supernet_run
 from experiments.predictor import predict_ranking
+from experiments.problem import load_problem, settle
 from jaxnas import tables
 from jaxnas.arch import enumerate_archs, to_text
 from jaxnas.costs import arch_costs
@@ -109,8 +110,8 @@ FOLDERS = ("warmup", *landmark.TRAINED)
 def test_a_fork_is_what_an_uninterrupted_run_would_be(ran, truth, tmp_path, name, monkeypatch):
     """The recipe of each variant from step 0: the same program gives the same bits, one without the term the same."""
     monkeypatch.setitem(SPACES, "small", SMALL)
-    config = supernet_run.settle(dataclasses.replace(CONFIG, data_dir=str(truth)))
-    problem = supernet_run.load_problem(config)
+    config = settle(dataclasses.replace(CONFIG, data_dir=str(truth)))
+    problem = load_problem(config)
     supernet = supernet_run.build(config, problem.space)
     codes, accuracy = landmark.choose_landmarks(config, problem)
     recipes = landmark.make_recipes(config, problem, supernet, codes, {"landmark": accuracy})
@@ -193,7 +194,7 @@ def test_the_coefficient_is_zero_through_the_warm_up(schedule, last):
 def test_selections(selection, truth, monkeypatch):
     monkeypatch.setitem(SPACES, "small", SMALL)
     config = dataclasses.replace(CONFIG, data_dir=str(truth), selection=selection, min_distance=2, num_landmarks=4)
-    problem = supernet_run.load_problem(config)
+    problem = load_problem(config)
     codes, accuracy = landmark.choose_landmarks(config, problem)
     everything = problem.truth.columns["test_accuracy"].mean(axis=1)
     assert len(np.unique(codes, axis=0)) == 4 and set(accuracy) <= set(everything)

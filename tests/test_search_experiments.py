@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments import judge, pcnas, pcnas_run, search_compare
 from experiments import workdir as cli
-from experiments.supernet_run import settle
+from experiments.problem import settle
 from jaxnas import tables
 from jaxnas.arch import ChainLayout, enumerate_archs, to_text
 from jaxnas.costs import arch_costs, op_costs
