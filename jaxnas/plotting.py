@@ -346,7 +346,7 @@ def forest(
         is_clear = low > 0 or high < 0
         axes.plot(effect, row, color=BLUE, marker="D", markersize=6, markerfacecolor=BLUE if is_clear else "white")
     axes.set_yticks(range(len(effects)), list(effects))
-    axes.set_ylim(len(effects) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(effects)) - 0.5, -0.5)
     note = f"{100 * level:g} % intervals, filled where without zero" + ("; | single seeds" if points else "")
     lines = [textwrap.fill(line, width=78) for line in (title, note)]  # over the rows' names too, which may be long
     figure.suptitle("\n".join(lines), x=0.01, horizontalalignment="left", fontsize=10)
