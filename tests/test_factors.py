@@ -13,7 +13,7 @@ from conftest import random_params
 from jaxnas import arch
 from jaxnas.arch import CellLayout, ChainLayout, SearchSpace
 from jaxnas.evaluation import make_evaluator
-from jaxnas.ops import OPS, Policy, Tape
+from jaxnas.ops import OPS, Policy, Tape, has_shortcut
 from jaxnas.samplers import Sampler
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.standalone import Recipe, make_standalone
@@ -241,8 +241,10 @@ class TestDropout:
         with_key, without = (run(params, skips, images, stats=stats, key=key)[0] for key in (jax.random.key(0), None))
         np.testing.assert_allclose(with_key, without, rtol=1e-6)
 
-    def test_a_block_keeps_its_shortcut(self):
-        module = OPS["mb2_k3"](2, 1, True, Policy())
+    @pytest.mark.parametrize("op", ["mb2_k3", "nconv2_k3", "rconv_k3", "dconv_k3"])
+    def test_a_block_keeps_its_shortcut(self, op):
+        module = OPS[op](2, 1, True, Policy())
+        assert has_shortcut(module, 2) and not has_shortcut(module, 3)
         x = RNG.normal(size=(3, 4, 4, 2)).astype(np.float32)
         variables = module.init(jax.random.key(0), x, Tape(None, None))
         whole = module.apply(variables, x, Tape(None, None))

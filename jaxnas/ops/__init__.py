@@ -11,7 +11,14 @@ import flax.linen as nn
 
 from jaxnas.ops.convolution import Classifier, ConvBN, Head, Stem
 from jaxnas.ops.dynamic import DYNAMIC_OPS, Channels, DynamicConvBN, MaxPool, Place, ScaleShift
-from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, NormalBottleneck, ResidualPair
+from jaxnas.ops.mobile import (
+    BLOCKS_WITH_SHORTCUT,
+    DoubleDepthwise,
+    Identity,
+    InvertedResidual,
+    NormalBottleneck,
+    ResidualPair,
+)
 from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
 
@@ -93,7 +100,7 @@ def kernel_of(module: nn.Module) -> Kernel | None:
 
 def has_shortcut(module: nn.Module, in_channels: int) -> bool:
     """Whether `module` adds its input to what it makes of it, so that path dropout can take the latter away."""
-    return isinstance(module, InvertedResidual) and module.stride == 1 and module.channels == in_channels
+    return isinstance(module, BLOCKS_WITH_SHORTCUT) and module.stride == 1 and module.channels == in_channels
 
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Candidates of mobile-style chain spaces: inverted residuals, and three families of ordinary and depthwise blocks.
 
-Each has a shortcut where stride is 1 and widths agree, and nothing after the sum.
+Each has a shortcut where stride is 1 and widths agree, and nothing after the sum; path dropout takes away what stands
+beside it.
 """
 
 import chex
@@ -10,10 +11,13 @@ from jaxnas.ops.convolution import Conv, ConvBN, Depthwise
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
 
 
+def _beside_shortcut(x: chex.Array, y: chex.Array, tape: Tape) -> chex.Array:
+    return x + tape.drop(y) if x.shape == y.shape else y
+
+
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise, 1x1 projection, each with batch normalisation, ReLU after the first two; a shortcut
-    where stride is 1 and widths agree (NAS-Bench-Macro, its authors' train/model.py). Path dropout takes away what
-    stands beside the shortcut."""
+    where stride is 1 and widths agree (NAS-Bench-Macro, its authors' train/model.py)."""
 
     channels: int
     stride: int
@@ -31,7 +35,7 @@ class InvertedResidual(nn.Module):
         y = relu(BatchNorm(self.affine, self.policy, name="depthwise_bn")(y, tape))
         y = Conv(self.channels, 1, 1, self.policy, name="project")(y)
         y = BatchNorm(self.affine, self.policy, name="project_bn")(y, tape)
-        return x + tape.drop(y) if x.shape == y.shape else y
+        return _beside_shortcut(x, y, tape)
 
 
 class NormalBottleneck(nn.Module):
@@ -51,7 +55,7 @@ class NormalBottleneck(nn.Module):
         y = relu(ConvBN(hidden, 1, affine=self.affine, policy=self.policy, name="reduce")(x, tape))
         y = ConvBN(hidden, self.kernel, self.stride, affine=self.affine, policy=self.policy, name="convolve")(y, tape)
         y = ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name="expand")(relu(y), tape)
-        return x + y if x.shape == y.shape else y
+        return _beside_shortcut(x, y, tape)
 
 
 class ResidualPair(nn.Module):
@@ -70,7 +74,7 @@ class ResidualPair(nn.Module):
             x, tape
         )
         y = ConvBN(self.channels, self.kernel, affine=self.affine, policy=self.policy, name="second")(relu(y), tape)
-        return x + y if x.shape == y.shape else y
+        return _beside_shortcut(x, y, tape)
 
 
 class DoubleDepthwise(nn.Module):
@@ -90,7 +94,7 @@ class DoubleDepthwise(nn.Module):
             y = relu(BatchNorm(self.affine, self.policy, name=f"{half}_depthwise_bn")(y, tape))
             y = ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name=f"{half}_project")(y, tape)
             y = relu(y) if half == "first" else y
-        return x + y if x.shape == y.shape else y
+        return _beside_shortcut(x, y, tape)
 
 
 class Identity(nn.Module):
@@ -110,3 +114,6 @@ class Identity(nn.Module):
     def is_nothing(self, in_channels: int) -> bool:
         """Whether it returns its input."""
         return self.stride == 1 and in_channels == self.channels
+
+
+BLOCKS_WITH_SHORTCUT = (InvertedResidual, NormalBottleneck, ResidualPair, DoubleDepthwise)

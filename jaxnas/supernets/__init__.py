@@ -38,8 +38,8 @@ def make_supernet(
       ops: candidate name -> factory; your own operations are `OPS | {"mine": factory}`. Not for NAS-Bench-101.
       kernels: "separate", or one for all candidates of a choice that differ in kernel size (Once-for-All, arXiv
         1908.09791): the smaller ones take its "centre", or a learned linear "transform" of the centre. Dense kernels
-        in cells (3x3 and 1x1; not with channels="expanded"), depthwise ones in mobile blocks, where fewer channels are
-        the first ones.
+        in cells (3x3 and 1x1; not with channels="expanded"), depthwise ones in inverted residuals, where fewer channels
+        are the first ones.
       op_on: for cells. "edge": each edge has operations of its own. "node": the edges into a node share one instance of
         each operation. What is shared is the parameters: each edge still applies its own operation to its own input,
         since summing the inputs first would merge two convolutions into one, and codes would stand for other networks
