@@ -6,7 +6,6 @@ as it began. Weights, batches and schedule are the same, so that the pool is all
 folder of its own with its pool, its checkpoint and its CSV; a killed run walks through the finished ones and goes on.
 """
 
-import csv
 import dataclasses
 import json
 import time
@@ -20,25 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.problem import SupernetConfig, check
-from experiments.supernet_run import batches, build, evaluator, save_scores
-from jaxnas import arch, checkpoint, datasets, latency, limits, tables
-from jaxnas.arch import CellLayout, SearchSpace
+from experiments.problem import SupernetConfig, check, load_images, resize
+from experiments.supernet_run import batches, build, evaluator, make_recipe, read_rows, save_scores
+from jaxnas import arch, checkpoint, latency, limits, tables
+from jaxnas.arch import SearchSpace
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores
 from jaxnas.files import replace_file
 from jaxnas.search import Pcnas, PcnasState, drawn, drawn_sampler, pcnas
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Supernet
-from jaxnas.training import (
-    TrainState,
-    fit,
-    init_train_state,
-    make_cross_entropy_loss,
-    make_preprocess,
-    make_train_step,
-    sgd,
-)
+from jaxnas.training import TrainState, fit, init_train_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,42 +111,17 @@ def prepare(config: SearchConfig) -> Task:
         )
     ends = [config.num_warm_up_steps + round(trained * i / num_choices) for i in range(num_choices + 1)]
     populations = max(np.diff(ends, prepend=0).tolist())
-    data = datasets.load(
-        config.dataset,
-        num_train=config.num_train,
-        num_valid=config.num_valid,
-        image_size=published.layout.image_size if config.image_size is None else config.image_size,
-        data_dir=config.data_dir,
-    )
-    is_cells = isinstance(published.layout, CellLayout)
-    space = published.resized(
-        width=config.width,
-        image_size=data.train_images.shape[1],
-        in_channels=data.train_images.shape[-1],
-        num_classes=data.num_classes,
-        **({"cells_per_stage": config.cells_per_stage} if is_cells else {}),
-    )
+    data = load_images(config, published)
+    space = resize(config, published, data)
     supernet = build(config, space)
     sampler = drawn_sampler(space, num_archs=config.num_archs, num_steps=populations)
-    tx = sgd(
-        config.learning_rate,
-        num_steps=config.num_steps,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        final_learning_rate=config.final_learning_rate,
-    )
-    preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
-    loss_fn = make_cross_entropy_loss(
-        supernet, groups=sampler.groups, preprocess=preprocess, label_smoothing=config.label_smoothing
-    )
-    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
+    recipe = make_recipe(config, supernet, data, sampler=sampler)
 
     def start(key: chex.PRNGKey) -> TrainState:
-        return init_train_state(supernet, sampler, tx, key)
+        return init_train_state(supernet, sampler, recipe.tx, key)
 
     score = evaluator(config, supernet, data)
-    return Task(published, space, data, search, supernet, score, step, start, ends, populations)
+    return Task(published, space, data, search, supernet, score, recipe.step, start, ends, populations)
 
 
 def read_limit(config: SearchConfig, space: SearchSpace) -> limits.Limit | None:
@@ -338,11 +304,6 @@ def image_archs(config: SearchConfig, num_steps: int, num_scored: int, num_image
     """
     assert config.num_archs is not None
     return 3 * num_steps * config.num_archs * config.batch_size + num_scored * num_images
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def text_of(task: Task, code: np.ndarray) -> str:

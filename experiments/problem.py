@@ -106,14 +106,19 @@ def load_problem(config: SupernetConfig) -> Problem:
     """Space, images and table of a config; a ValueError or OSError where one of them isn't there."""
     published = get_space(config.space)
     truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
-    data = datasets.load(
+    data = load_images(config, published)
+    return Problem(published, resize(config, published, data), data, truth)
+
+
+def load_images(config: SupernetConfig, published: SearchSpace) -> Dataset:
+    """The images of a config, at its size or else at the space's own."""
+    return datasets.load(
         config.dataset,
         num_train=config.num_train,
         num_valid=config.num_valid,
         image_size=published.layout.image_size if config.image_size is None else config.image_size,
         data_dir=config.data_dir,
     )
-    return Problem(published, resize(config, published, data), data, truth)
 
 
 def resize(config: SupernetConfig, published: SearchSpace, data: Dataset) -> SearchSpace:

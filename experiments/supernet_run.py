@@ -134,14 +134,16 @@ def make_recipe(
     supernet: Supernet,
     data: Dataset,
     terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
+    sampler: Sampler | None = None,
 ) -> Recipe:
-    """Sampler, optimiser and step of a settled config. `terms`, as `add_losses` takes them, are added to the
-    cross-entropy; an empty mapping draws as any other does, None as a cross-entropy alone."""
+    """Sampler (None: the config's), optimiser and step of a settled config. `terms`, as `add_losses` takes them, are
+    added to the cross-entropy; an empty mapping draws as any other does, None as a cross-entropy alone."""
     assert config.num_steps is not None and config.learning_rate is not None
-    if config.sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {config.sampler!r}; choose one of {', '.join(SAMPLERS)}.")
-    options = {} if config.num_archs is None else {"num_archs": config.num_archs}
-    sampler = SAMPLERS[config.sampler](supernet.space, **options)
+    if sampler is None:
+        if config.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {config.sampler!r}; choose one of {', '.join(SAMPLERS)}.")
+        options = {} if config.num_archs is None else {"num_archs": config.num_archs}
+        sampler = SAMPLERS[config.sampler](supernet.space, **options)
     tx = sgd(
         config.learning_rate,
         num_steps=config.num_steps,
@@ -196,7 +198,7 @@ def train(
         restored = checkpoint.restore_latest(start / "checkpoints", state, fingerprint=space.fingerprint)
     done, state = restored if restored is not None else (0, state)
     write = checkpoint.csv_metrics(folder / "training.csv", resume_step=done + 1)
-    before = float(_rows(folder / "training.csv")[-1]["seconds"]) if is_resumed else 0.0
+    before = float(read_rows(folder / "training.csv")[-1]["seconds"]) if is_resumed else 0.0
 
     num_points = min(config.num_curve_points, config.num_steps)
     curve_at = {round(config.num_steps * (i + 1) / num_points) for i in range(num_points)}
@@ -233,7 +235,7 @@ def train(
     paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {until})}
     # One that was damaged and had to be deleted is missed in a picture only.
     scored = [(steps, load_scores(path, space)) for steps, path in paths.items() if path.exists()]
-    rows = [{name: float(value) for name, value in row.items()} for row in _rows(folder / "training.csv")]
+    rows = [{name: float(value) for name, value in row.items()} for row in read_rows(folder / "training.csv")]
     return Trained(state, rows, scored)
 
 
@@ -268,6 +270,7 @@ def load_scores(path: Path, space: SearchSpace) -> tables.Table:
     return tables.read_table(path, space)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a training.csv."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
