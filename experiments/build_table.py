@@ -23,26 +23,19 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import workdir as cli
-from jaxnas import arch, costs, datasets, metrics, tables
+from experiments.problem import ProblemConfig, load_images, resize
+from jaxnas import arch, costs, metrics, tables
 from jaxnas.spaces import get_space
 from jaxnas.standalone import Recipe, make_standalone
 from jaxnas.supernets import make_supernet
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ProblemConfig):
     """Which networks are trained, on what, and how."""
 
-    space: str = "digits_chain"
-    dataset: str = "digits"
-    data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
     num_archs: int | None = None  # the first so many codes; None: the whole space
     num_seeds: int = 5
-    seed: int = 0
-    width: int | None = None  # channels of the stem; None: the space's own
-    image_size: int | None = None
-    num_train: int = 600
-    num_valid: int = 300  # kept out of training, so that super-nets can be scored on them
     num_epochs: int = 24
     batch_size: int = 50
     learning_rate: float = 0.1
@@ -52,7 +45,6 @@ class Config:
     flip: bool = False
     compiled: Literal["once", "each"] = "once"
     archs_per_save: int = 9
-    progress: bool = dataclasses.field(default=True, compare=False)
 
 
 PRESETS = {
@@ -72,15 +64,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         if (value := getattr(config, name)) is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     space = get_space(config.space)
-    data = datasets.load(
-        config.dataset,
-        num_train=config.num_train,
-        num_valid=config.num_valid,
-        image_size=space.layout.image_size if config.image_size is None else config.image_size,
-        data_dir=config.data_dir,
-    )
-    sizes = {"in_channels": data.train_images.shape[-1], "num_classes": data.num_classes}
-    space = space.resized(width=config.width, image_size=data.train_images.shape[1], **sizes)
+    data = load_images(config, space)
+    space = resize(config, space, data)
     recipe = Recipe(
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,

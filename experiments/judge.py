@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 from jaxnas import tables
 from jaxnas.regions import Region
@@ -54,12 +53,3 @@ def make_judge(region: Region, truth: tables.Table) -> Judge:
     if not len(archs):
         raise ValueError(f"the table of {truth.space} has no architecture that meets {region.limit}.")
     return Judge(truth, accuracy, choose_by, np.sort(accuracy(archs))[::-1])
-
-
-def mean_interval(figures: list[float], level: float = 0.95) -> tuple[float, float | None, float | None]:
-    """(mean, low, high): Student's t interval over seeds; without ends for one seed."""
-    mean = float(np.mean(figures))
-    if len(figures) < 2:
-        return mean, None, None
-    reach = float(scipy.stats.t.ppf((1 + level) / 2, len(figures) - 1) * scipy.stats.sem(figures))
-    return mean, mean - reach, mean + reach

@@ -21,9 +21,7 @@ with landmarks less that without; its 95 % interval is a bootstrap over seeds an
 Minutes and figures are in experiments/README.md.
 """
 
-import csv
 import dataclasses
-import io
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,12 +34,20 @@ import optax
 from experiments import rank_correlation
 from experiments import workdir as cli
 from experiments.predictor import predict_ranking
-from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, macs_of, settle
+from experiments.problem import (
+    Problem,
+    SupernetConfig,
+    arch_rows,
+    check,
+    evaluation_archs,
+    load_problem,
+    macs_of,
+    settle,
+)
 from experiments.rank_correlation import compile_clock, over_seeds
 from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
 from jaxnas import arch, landmarks, metrics, plotting, tables
 from jaxnas.datasets import Dataset
-from jaxnas.files import replace_file
 from jaxnas.schedules import SCHEDULES
 from jaxnas.supernets import Supernet
 from jaxnas.training import make_preprocess
@@ -172,7 +178,12 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     scores["equal_budget"] = np.stack(corrected)
     figures = compare(config, scores, test, macs["archs"])
     draw(workdir, config, scores, test, figures)
-    write_csv(workdir / "scores.csv", space, everything, len(codes), losses, np.concatenate([accuracy, test]))
+    columns = {
+        "is_landmark": (np.arange(len(everything)) < len(codes)).astype(int),
+        **{f"{name}_{number}": row for name, rows in losses.items() for number, row in enumerate(rows)},
+        "test_accuracy": np.concatenate([accuracy, test]),
+    }
+    cli.write_rows(workdir / "scores.csv", arch_rows(space, everything, columns))
     return {
         "space": space.name,
         "dataset": config.dataset,
@@ -317,18 +328,6 @@ def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, 
         low, high = metrics.bootstrap_paired_interval(metrics.kendall_tau, *pair, test, **options)
         figures |= {f"{label}_low": low, f"{label}_high": high}
     return figures | {"flops_kendall_tau": metrics.kendall_tau(macs, test)}
-
-
-def write_csv(path: Path, space, archs, num_landmarks: int, losses: Mapping[str, list[np.ndarray]], test) -> None:
-    """One row an architecture, the landmarks first: its code, every super-net's loss, its truth."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = {f"{name}_{number}": row for name, rows in losses.items() for number, row in enumerate(rows)}
-    writer.writerow(["arch", "is_landmark", *columns, "test_accuracy"])
-    for number, (code, *row) in enumerate(zip(archs, *columns.values(), test)):
-        is_landmark = int(number < num_landmarks)
-        writer.writerow([arch.to_text(space, code), is_landmark, *(f"{value:.8g}" for value in row)])
-    replace_file(path, text.getvalue().encode())
 
 
 def draw(workdir: Path, config: Config, scores: Mapping[str, np.ndarray], test, figures: Mapping[str, float]) -> None:

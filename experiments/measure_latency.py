@@ -17,9 +17,7 @@ Times of a machine that does other work say little; see whether `between_rounds`
 little again, but measures from the start: half of a measurement under other circumstances would be none.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +27,9 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import workdir as cli
+from experiments.problem import arch_rows
 from jaxnas import arch, costs, latency, metrics, plotting, tables
 from jaxnas.arch import CellLayout, DagLayout, SearchSpace
-from jaxnas.files import replace_file
 from jaxnas.limits import table_costs
 from jaxnas.measuring import Measured, measure, num_programs, spread
 from jaxnas.spaces import get_space
@@ -92,7 +90,10 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     by_macs = latency.agreement(offset + slope * macs[judged], whole[judged])
     halves = [np.median(measured.networks_ms[judged, start::2], axis=1) for start in (0, 1)]
     found = latency.agreement(calibrated[judged], whole[judged])
-    write_csv(workdir / "networks.csv", space, archs, calibrated, measured.networks_ms, macs, config.num_calibration)
+    rounds = {f"round{number}_ms": column for number, column in enumerate(measured.networks_ms.T)}
+    used_for = np.repeat(["calibration", "judgement"], [config.num_calibration, len(archs) - config.num_calibration])
+    columns = {"used_for": used_for, "predicted_ms": calibrated, **rounds, "macs": macs}
+    cli.write_rows(workdir / "networks.csv", arch_rows(space, archs, columns))
     figure = plotting.latency_scatter(
         calibrated[judged],
         whole[judged],
@@ -167,19 +168,6 @@ def measured_or_read(config: Config, space: SearchSpace, archs: np.ndarray, work
     )
     networks_ms = tables.lookup(tables.read_table(networks_path, space), archs, latency.LATENCY_MS)
     return Measured(table, networks_ms)
-
-
-def write_csv(path: Path, space: SearchSpace, archs, calibrated, networks_ms, macs, num_calibration: int) -> None:
-    """One row a network: its code, what it was for, predicted and measured latency in ms, MACs."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    rounds = [f"round{number}_ms" for number in range(networks_ms.shape[1])]
-    writer.writerow(["arch", "used_for", "predicted_ms", *rounds, "macs"])
-    for row, code in enumerate(archs):
-        used_for = "calibration" if row < num_calibration else "judgement"
-        figures = (calibrated[row], *networks_ms[row], macs[row])
-        writer.writerow([arch.to_text(space, code), used_for, *(f"{value:.8g}" for value in figures)])
-    replace_file(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

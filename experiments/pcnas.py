@@ -14,9 +14,7 @@ network at its published size.
 Minutes and figures are in experiments/README.md.
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +24,7 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.judge import Judge, make_judge, mean_interval
+from experiments.judge import Judge, make_judge
 from experiments.pcnas_run import (
     Run,
     SearchConfig,
@@ -96,7 +94,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         compared = uniform(own, task, folder, np.array(found.steps[midway(task) - 1].pool))
         searches.append(found)
         rows.append({"seed": seed, **figures_of(own, task, judge, found, compared, folder)})
-    write_csv(workdir / "seeds.csv", rows)
+    cli.write_rows(workdir / "seeds.csv", [{name: row[name] for name in row if name != "codes"} for row in rows])
     draw(config, task, workdir, searches[0].steps)
 
     code = np.array(json.loads(rows[0]["codes"]), np.int32)
@@ -184,10 +182,9 @@ def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[s
         return {}
     if any(figure is None for figure in given):
         return {name: None}
-    mean, low, high = mean_interval(given)
-    if len(rows) == 1:
-        low, high = rows[0].get(f"{column}_low"), rows[0].get(f"{column}_high")
-    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+    one = rows[0].get(f"{column}_low"), rows[0].get(f"{column}_high")
+    low, high = one if len(rows) == 1 else metrics.t_interval(given)
+    return {name: float(np.mean(given)), f"{name}_low": low, f"{name}_high": high}
 
 
 def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:
@@ -236,15 +233,6 @@ def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[
         replace_file(path, (json.dumps(content) + "\n").encode())
     content = json.loads(path.read_text())
     return np.array(content["arch"], np.int32), content["test_accuracy"]
-
-
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """One row a seed."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [name for name in rows[0] if name != "codes"], extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
 
 
 def draw(config: Config, task: Task, workdir: Path, steps: list[Step]) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.problem import SupernetConfig, check, load_images, resize
-from experiments.supernet_run import batches, build, evaluator, make_recipe, read_rows, save_scores
+from experiments.supernet_run import batches, build, evaluator, make_recipe, save_scores
+from experiments.workdir import read_rows
 from jaxnas import arch, checkpoint, latency, limits, tables
 from jaxnas.arch import SearchSpace
 from jaxnas.datasets import Dataset

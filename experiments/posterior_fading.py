@@ -23,10 +23,8 @@ paper's argument gives for as many equal Gaussian posteriors of one parameter (`
 a file in WORKDIR/cells, and a killed run goes on after the last one.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -39,11 +37,11 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import workdir as cli
+from experiments.problem import ProblemConfig, load_images, resize
 from experiments.supernet_run import batches
-from jaxnas import datasets, metrics, plotting, tables
+from jaxnas import metrics, plotting, tables
 from jaxnas.arch import SearchSpace, to_text
 from jaxnas.datasets import Dataset
-from jaxnas.files import replace_file
 from jaxnas.losses import cross_entropy
 from jaxnas.samplers import restricted
 from jaxnas.spaces import get_space
@@ -64,21 +62,13 @@ UNITS = {"loss": "nats", "accuracy": "fraction", "predictions": "class"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The parts of the space, and how all are trained."""
+class Config(ProblemConfig):
+    """The parts of the space, and how all are trained; `seed` draws the probes and the order of growth."""
 
-    space: str = "digits_chain"
-    dataset: str = "digits"
-    data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
-    seed: int = 0  # of the probes and of the order in which operations are added
     num_open: int = 4  # choices at which probes differ: 2^num_open probes
     num_sizes: int = 4
     num_seeds: int = 3  # super-nets of each size
     num_alone_seeds: int = 2  # trainings of each probe alone
-    width: int | None = None  # channels of the stem; None: the space's own
-    image_size: int | None = None
-    num_train: int | None = 600
-    num_valid: int = 300
     num_steps: int = 500
     batch_size: int = 50
     learning_rate: float = 0.1
@@ -86,7 +76,6 @@ class Config:
     crop: int = 1
     flip: bool = False
     num_resamples: int = 1000  # of the bootstrap
-    progress: bool = dataclasses.field(default=True, compare=False)
 
 
 PRESETS = {
@@ -118,19 +107,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         if (value := getattr(config, name)) < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     published = get_space(config.space)
-    data = datasets.load(
-        config.dataset,
-        num_train=config.num_train,
-        num_valid=config.num_valid,
-        image_size=published.layout.image_size if config.image_size is None else config.image_size,
-        data_dir=config.data_dir,
-    )
-    space = published.resized(
-        width=config.width,
-        image_size=data.train_images.shape[1],
-        in_channels=data.train_images.shape[-1],
-        num_classes=data.num_classes,
-    )
+    data = load_images(config, published)
+    space = resize(config, published, data)
     parts = growing_parts(config, space)
     probes = np.array(list(itertools.product(*(np.flatnonzero(row) for row in parts[0]))), np.int32)
     plan = list(cells(config, parts, probes))
@@ -154,8 +132,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         kl = 0.5 * (size - 1 - math.log(size))
         rows.append({"arm": arm, "num_archs": size, **compare(config, shared, alone), "gaussian_kl": kl})
     references = between_alone(alone)
-    write_csv(workdir / "fading.csv", rows)
-    write_csv(workdir / "probes.csv", probe_rows(space, probes, arms, results, alone, config.num_seeds))
+    cli.write_rows(workdir / "fading.csv", rows)
+    cli.write_rows(workdir / "probes.csv", probe_rows(space, probes, arms, results, alone, config.num_seeds))
     draw(config, workdir, rows, references)
     named = {"smallest": rows[0], "whole": rows[-2], "shrinking": rows[-1]}
     return {
@@ -312,16 +290,6 @@ def probe_rows(
         }
         rows.append({"arch": to_text(space, probe), "alone_loss": alone.loss[:, row].mean(), **losses})
     return rows
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
-    )
-    replace_file(path, text.getvalue().encode())
 
 
 def draw(config: Config, workdir: Path, rows: list[dict[str, Any]], references: Mapping[str, float]) -> None:

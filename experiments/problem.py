@@ -1,7 +1,8 @@
 """What an experiment on super-nets is about: the config that all share, and the networks, images and truth it names."""
 
 import dataclasses
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,17 +16,25 @@ from jaxnas.supernets import BatchNorm, Kernels, OpOn
 
 
 @dataclasses.dataclass(frozen=True)
-class SupernetConfig:
-    """What is trained, how, and how its sub-networks are scored."""
+class ProblemConfig:
+    """Which networks, at which size, on which images."""
 
     space: str = "digits_chain"
     dataset: str = "digits"
     data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
-    seed: int = 0  # of weights, batches and sampled architectures
-
+    seed: int = 0  # of all that is drawn
     width: int | None = None  # channels of the stem; all widths scale with it; None: the space's own
     cells_per_stage: int | None = None  # for spaces of cells; chains have none
     image_size: int | None = None  # pixels; images are resized to it
+    num_train: int | None = 600  # training images; None: all
+    num_valid: int = 300  # images held out of training; scores are taken on them
+    progress: bool = dataclasses.field(default=True, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetConfig(ProblemConfig):
+    """What is trained, how, and how its sub-networks are scored."""
+
     affine: bool | None = None  # batch normalisation learns scale and shift; None: in chains, but not in cells
     kernels: Kernels = "separate"  # or the large ones serve the small ones, see jaxnas.supernets.make_supernet
     op_on: OpOn = "edge"  # of cells; node: the edges into a node share their operations
@@ -35,8 +44,6 @@ class SupernetConfig:
     global_dropout: float = 0.0  # of the classifier's inputs
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
-    num_train: int | None = 600  # training images; None: all
-    num_valid: int = 300  # images held out of training; scores are taken on them
     sampler: str = "fair"
     num_archs: int | None = None  # architectures per step; None: the sampler's default
     batch_size: int = 64
@@ -65,7 +72,6 @@ class SupernetConfig:
     archs_per_save: int = 729  # scores are saved after so many architectures
     num_curve_points: int = 4  # evaluations along the training, for tau over training
     num_curve_archs: int = 243
-    progress: bool = dataclasses.field(default=True, compare=False)
 
 
 MOST_TRIED = 2**20  # codes of a space in which not all exist
@@ -110,7 +116,7 @@ def load_problem(config: SupernetConfig) -> Problem:
     return Problem(published, resize(config, published, data), data, truth)
 
 
-def load_images(config: SupernetConfig, published: SearchSpace) -> Dataset:
+def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
     """The images of a config, at its size or else at the space's own."""
     return datasets.load(
         config.dataset,
@@ -121,7 +127,7 @@ def load_images(config: SupernetConfig, published: SearchSpace) -> Dataset:
     )
 
 
-def resize(config: SupernetConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
+def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
     """The space with the sizes of the config and of the images."""
     is_cells = not isinstance(published.layout, ChainLayout)
     return published.resized(
@@ -166,3 +172,11 @@ def macs_of(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
     if isinstance(space.layout, DagLayout):
         return np.asarray(network_costs(space, archs)[0], np.float64)
     return costs.arch_costs(space, archs).macs
+
+
+def arch_rows(space: SearchSpace, archs: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Rows of a CSV file: the code of each architecture, and its entry of each column [num_archs]."""
+    return [
+        {"arch": arch.to_text(space, code)} | dict(zip(columns, row, strict=True))
+        for code, row in zip(archs, zip(*columns.values(), strict=True), strict=True)
+    ]

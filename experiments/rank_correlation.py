@@ -13,9 +13,7 @@ agreement of the truth's own training seeds.
 DIR holds the published tables, and the image sets in DIR/tfds. Minutes and figures are in experiments/README.md.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,9 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.problem import SupernetConfig, check, evaluation_archs, load_problem, macs_of, settle
+from experiments.problem import SupernetConfig, arch_rows, check, evaluation_archs, load_problem, macs_of, settle
 from experiments.supernet_run import build, evaluator, score_all, train
-from jaxnas import arch, metrics, plotting, tables
-from jaxnas.arch import SearchSpace
-from jaxnas.files import replace_file
+from jaxnas import metrics, plotting, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +103,10 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     figures = ranking_figures(config, -np.stack(losses), np.stack(accuracies), test, macs, truth, archs)
     num_images = config.num_eval_images or len(data.valid_images)
-    write_csv(workdir / "scores.csv", space, archs, np.stack(losses), np.stack(accuracies), mean_test, macs)
+    given = {"loss": losses, "accuracy": accuracies}
+    columns = {f"{name}_{seed}": row for name, rows in given.items() for seed, row in enumerate(rows)}
+    columns |= {"test_accuracy": mean_test, "macs": macs}
+    cli.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
     draw(config, workdir, -np.stack(losses), mean_test, macs, figures, curves, truth)
     return {
         "space": space.name,
@@ -187,18 +186,6 @@ def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dic
 def over_seeds(test: np.ndarray) -> np.ndarray:
     """Mean over seeds of test accuracy [num_archs(, seeds)]: float64 [num_archs]."""
     return test.reshape(len(test), -1).mean(axis=1, dtype=np.float64)
-
-
-def write_csv(path: Path, space: SearchSpace, archs, losses, accuracies, test, macs) -> None:
-    """One row an architecture: its code, what each super-net gave it, its truth and its MACs."""
-    seeds = range(len(losses))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    header = [f"{name}_{seed}" for name in ("loss", "accuracy") for seed in seeds]
-    writer.writerow(["arch", *header, "test_accuracy", "macs"])
-    for code, *row in zip(archs, *losses, *accuracies, test, macs):
-        writer.writerow([arch.to_text(space, code), *(f"{value:.8g}" for value in row)])
-    replace_file(path, text.getvalue().encode())
 
 
 def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, truth) -> None:

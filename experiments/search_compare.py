@@ -17,9 +17,7 @@ random and of the feasible networks with most MACs, which cost no super-net at a
 Minutes and figures are in experiments/README.md.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,13 +27,12 @@ import numpy as np
 
 from experiments import pcnas, pcnas_run
 from experiments import workdir as cli
-from experiments.judge import Judge, make_judge, mean_interval
+from experiments.judge import Judge, make_judge
 from experiments.pcnas_run import Run, SearchConfig, Task, image_archs, midway, prepare, top
 from experiments.problem import settle
 from experiments.rank_correlation import compile_clock
 from experiments.supernet_run import score_all
-from jaxnas import costs, plotting, tables
-from jaxnas.files import replace_file
+from jaxnas import costs, metrics, plotting, tables
 from jaxnas.search import SEARCHES
 
 
@@ -88,7 +85,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         curves.append(of_seed)
         totals.append(of_seed["pcnas"][-1][0])
         rows.append({"seed": seed, **{name: curve[-1][1] for name, curve in of_seed.items()}, "num_scored": budget})
-    write_csv(workdir / "seeds.csv", rows)
+    cli.write_rows(workdir / "seeds.csv", rows)
     by_lot, by_macs = drawn_regret(config, judge, archs), largest_regret(config, task, judge, archs)
     number = config.num_retrained
     references = {f"drawn at random, best of {number} (mean)": by_lot, f"most MACs, best of {number}": by_macs}
@@ -96,11 +93,9 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     figures: dict[str, Any] = {}
     for name in curves[0]:
-        mean, low, high = mean_interval([row[name] for row in rows])
-        figures |= {f"{name}_regret": mean, f"{name}_regret_low": low, f"{name}_regret_high": high}
+        figures |= mean_with_interval(f"{name}_regret", [row[name] for row in rows])
     for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
-        mean, low, high = mean_interval([row["pcnas"] - row[name] for row in rows])
-        figures |= {f"pcnas_minus_{name}": mean, f"pcnas_minus_{name}_low": low, f"pcnas_minus_{name}_high": high}
+        figures |= mean_with_interval(f"pcnas_minus_{name}", [row["pcnas"] - row[name] for row in rows])
     limit = task.search.region.limit
     return {
         "space": task.published.name,
@@ -116,6 +111,12 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         "total_cost_image_archs": float(np.mean(totals)),
         "compile_seconds": compile_seconds(),
     }
+
+
+def mean_with_interval(name: str, values: list[float]) -> dict[str, float]:
+    """A figure's mean over seeds, and its 95 % interval over them."""
+    low, high = metrics.t_interval(values)
+    return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
 
 
 def num_images(config: Config, task: Task) -> int:
@@ -169,15 +170,6 @@ def largest_regret(config: Config, task: Task, judge: Judge, archs: np.ndarray) 
     return judge.regret(judge.outcome(archs[top(macs, config.num_retrained)]))
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    """One row a seed: each search's final regret, and how many architectures each might score."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
-
-
 def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve]], references: dict) -> None:
     """regret.png: the mean over seeds at each cost; a search has found nothing before its super-net is trained."""
     costs_of_all = np.unique([cost for of_seed in curves for curve in of_seed.values() for cost, _ in curve])
@@ -185,9 +177,8 @@ def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve
     for name in curves[0]:
         at = np.array([held(of_seed[name], costs_of_all) for of_seed in curves])  # [num_seeds, num_costs]
         known = np.isfinite(at).all(axis=0)
-        intervals = [mean_interval(column.tolist()) for column in at[:, known].T]
-        columns = np.array([[np.nan if end is None else end for end in interval] for interval in intervals]).T
-        shown[name] = (costs_of_all[known], columns[0], np.maximum(columns[1], 0), columns[2])
+        low, high = np.array([metrics.t_interval(column) for column in at[:, known].T]).T
+        shown[name] = (costs_of_all[known], at[:, known].mean(axis=0), np.maximum(low, 0), high)
     limit = task.search.region.limit
     figure = plotting.regret_over_cost(
         shown,

@@ -16,9 +16,7 @@ few seeds. A super-net that diverges is counted in its row and left out of its f
 experiments/README.md.
 """
 
-import csv
 import dataclasses
-import io
 import math
 import types
 import typing
@@ -27,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
 
 from experiments import rank_correlation
 from experiments import workdir as cli
@@ -150,7 +147,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         if all(cell is None for cell in cells["base"]):
             raise ValueError(f"the base setting diverged with every seed, see {workdir / 'base'}; lower learning_rate.")
     rows = [compare(config, name, cells, test) for name in cells]
-    write_csv(workdir / "factors.csv", rows)
+    cli.write_rows(workdir / "factors.csv", rows)
     draw(config, workdir, rows, cells, test)
     figures: dict[str, Any] = {
         "space": config.space,
@@ -261,8 +258,7 @@ def run_seeds(variant: Variant, problem: Problem, archs: np.ndarray, workdir: Pa
 def train_seconds(path: Path) -> float:
     """Seconds of the training that a training.csv tells of. The first report's are left out, in which the step is
     compiled, and made up for by the mean of the others."""
-    with path.open(newline="") as file:
-        rows = [(float(row["step"]), float(row["seconds"])) for row in csv.DictReader(file)]
+    rows = [(float(row["step"]), float(row["seconds"])) for row in cli.read_rows(path)]
     (first, begin), (last, end) = rows[0], rows[-1]
     return (end - begin) * last / (last - first) if last > first else end
 
@@ -286,7 +282,7 @@ def compare(config: Config, name: str, cells: Mapping[str, list[Cell | None]], t
         ("top_k_accuracy", [metrics.top_k_mean(each, test, k=config.top_k) for each in scores]),
         ("train_seconds", [cell.seconds for cell, _ in pairs]),
     ):
-        low, high = t_interval(values)
+        low, high = metrics.t_interval(values)
         row |= {column: mean(values), f"{column}_low": low, f"{column}_high": high}
     both = [(-cell.loss, -base.loss) for cell, base in pairs if base is not None]
     delta, low, high = 0.0, 0.0, 0.0
@@ -309,23 +305,6 @@ def difference(pair: np.ndarray, test: np.ndarray) -> float:
 def mean(values: list) -> float:
     """nan, without a warning, where there are none."""
     return float(np.mean(values)) if values else math.nan
-
-
-def t_interval(values: list, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean over seeds; nan for fewer than two."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    reach = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return float(np.mean(values) - reach), float(np.mean(values) + reach)
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-    replace_file(path, text.getvalue().encode())
 
 
 def draw(config: Config, workdir: Path, rows, cells: Mapping[str, list[Cell | None]], test: np.ndarray) -> None:

@@ -1,6 +1,5 @@
 """Training and scoring one super-net inside a workdir: what the experiments on ranking share. Both resume exactly."""
 
-import csv
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import optax
 from tqdm import tqdm
 
 from experiments.problem import SupernetConfig, evaluation_archs
+from experiments.workdir import read_rows
 from jaxnas import checkpoint, tables
 from jaxnas.arch import SearchSpace
 from jaxnas.datasets import Dataset
@@ -268,9 +268,3 @@ def save_scores(path: Path, space: SearchSpace, scores: Scores, *, seconds: floa
 
 def load_scores(path: Path, space: SearchSpace) -> tables.Table:
     return tables.read_table(path, space)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a training.csv."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

@@ -10,6 +10,7 @@ environment the traceback is shown as well.
 """
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import fcntl
@@ -210,6 +211,22 @@ def show(workdir: Path) -> None:
         print(f"  {key:{width}}  {value:.4g}" if isinstance(value, float) else f"  {key:{width}}  {value}")
     files = sorted(path.name for path in workdir.iterdir() if path.is_file() and not path.name.startswith("."))
     print(f"in {workdir}: {', '.join(files)}")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV file of rows that have the first one's keys; floats to eight digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
+    replace_file(path, text.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, all values as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _describe(presets: Mapping[str, Any]) -> str:

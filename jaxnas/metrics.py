@@ -228,6 +228,15 @@ def bootstrap_paired_interval(
     return _bootstrap(_mean_over_seeds(difference), (pairs, *arrays), num_resamples, level, seed)
 
 
+def t_interval(values: ArrayLike, *, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of `values` [num_seeds], one a seed; (nan, nan) for fewer than two."""
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    reach = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * scipy.stats.sem(values)
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
 def _mean_over_seeds(statistic: Callable[..., float]) -> Callable[..., float]:
     """The mean of `statistic(scores[:, i], *arrays)` over as many seeds i as there are, drawn with replacement."""
 

@@ -382,6 +382,15 @@ def test_paired_bootstrap_tells_a_better_ranking():
 TWENTY = np.arange(20.0)
 
 
+def test_t_interval():
+    """By hand, with 4.302653 of the standard error from the table for two degrees of freedom."""
+    assert metrics.t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    low, high = metrics.t_interval([1.0, 2.0, 4.0])
+    assert high - 7 / 3 == pytest.approx(4.302653 * math.sqrt(7 / 9), rel=1e-6) == pytest.approx(7 / 3 - low)
+    assert metrics.t_interval([0.3, 0.3]) == (0.3, 0.3)
+    assert all(math.isnan(end) for end in metrics.t_interval([1.0]) + metrics.t_interval([]))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -372,9 +372,3 @@ class TestJudge:
         of_table = judge.make_judge(make_region(SMALL), table)
         assert of_table.choose_by is None and of_table.outcome(archs[[2, 5]]).tolist() == archs[2].tolist()
         assert of_table.rank(archs[2]) == 5 and of_table.regret(archs[2]) == pytest.approx(0.4)
-
-    def test_intervals_are_students(self):
-        mean, low, high = judge.mean_interval([1.0, 2.0, 4.0])
-        assert mean == pytest.approx(7 / 3)
-        assert high - mean == pytest.approx(4.302653 * np.sqrt(7 / 9), rel=1e-6) == pytest.approx(mean - low)
-        assert judge.mean_interval([0.5]) == (0.5, None, None)

@@ -195,12 +195,6 @@ def test_seconds_leave_out_the_first_report(tmp_path):
     assert supernet_factors.train_seconds(path) == 30
 
 
-def test_t_interval():
-    """1, 2, 3: standard error 1 / sqrt(3), and 4.3027 of it from the table for two degrees of freedom."""
-    assert supernet_factors.t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
-    assert all(math.isnan(end) for end in supernet_factors.t_interval([1.0]))
-
-
 def test_cells_whose_wiring_is_searched(tmp_path, monkeypatch):
     """NAS-Bench-101 of four vertices, one cell: distinct cells are scored once each, and MACs are those of cells."""
     space = nasbench101_space(4).resized(width=8, image_size=8, cells_per_stage=1)

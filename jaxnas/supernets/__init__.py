@@ -1,7 +1,7 @@
 """From a search space to a super-net."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from jaxnas.arch import ChainLayout, DagLayout, SearchSpace
 from jaxnas.ops import OPS, Channels, OpFactory, Policy
@@ -70,21 +70,20 @@ def make_supernet(
     ):
         if value not in get_args(known):
             raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(get_args(known))}.")
+    settings: dict[str, Any] = {
+        "affine": affine,
+        "policy": policy,
+        "kernels": kernels,
+        "batch_norm": batch_norm,
+        "path_dropout": path_dropout,
+        "global_dropout": global_dropout,
+    }
     if isinstance(space.layout, DagLayout):
         if ops is not OPS:
             raise ValueError(f"{space.name}: its operations have several widths, those in `ops` one; leave it out.")
         if op_on != "edge":
             raise ValueError(f"{space.name}: its operations are on its vertices anyway; leave op_on 'edge'.")
-        return dag_supernet(
-            space,
-            affine=affine,
-            policy=policy,
-            kernels=kernels,
-            channels=channels,
-            batch_norm=batch_norm,
-            path_dropout=path_dropout,
-            global_dropout=global_dropout,
-        )
+        return dag_supernet(space, channels=channels, **settings)
     if channels != "fixed":
         raise ValueError(
             f"{space.name}: channels={channels!r} is for cells whose wiring is searched; leave it 'fixed'."
@@ -93,17 +92,7 @@ def make_supernet(
     if unknown:
         raise ValueError(f"{space.name}: no operation named {', '.join(unknown)}; known: {', '.join(ops)}.")
     build = chain_supernet if isinstance(space.layout, ChainLayout) else cell_supernet
-    return build(
-        space,
-        affine=affine,
-        policy=policy,
-        ops=ops,
-        kernels=kernels,
-        op_on=op_on,
-        batch_norm=batch_norm,
-        path_dropout=path_dropout,
-        global_dropout=global_dropout,
-    )
+    return build(space, ops=ops, op_on=op_on, **settings)
 
 
 __all__ = [

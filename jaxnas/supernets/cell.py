@@ -15,11 +15,11 @@ def cell_supernet(
     affine: bool,
     policy: Policy,
     ops: Mapping[str, OpFactory],
-    kernels: str = "separate",
-    op_on: str = "edge",
-    batch_norm: str = "shared",
-    path_dropout: float = 0.0,
-    global_dropout: float = 0.0,
+    kernels: str,
+    op_on: str,
+    batch_norm: str,
+    path_dropout: float,
+    global_dropout: float,
 ) -> Supernet:
     """A super-net over `space.layout`, a CellLayout; see `make_supernet`. Every cell has its own parameters."""
     layout = space.layout

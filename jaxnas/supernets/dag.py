@@ -42,11 +42,11 @@ def dag_supernet(
     *,
     affine: bool,
     policy: Policy,
-    kernels: str = "separate",
-    channels: Channels = "fixed",
-    batch_norm: Literal["shared", "per_input"] = "shared",
-    path_dropout: float = 0.0,
-    global_dropout: float = 0.0,
+    kernels: str,
+    channels: Channels,
+    batch_norm: Literal["shared", "per_input"],
+    path_dropout: float,
+    global_dropout: float,
 ) -> Supernet:
     """A super-net over `space.layout`, a DagLayout; see `make_supernet`. Every cell has its own parameters."""
     layout = space.layout
