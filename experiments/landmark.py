@@ -96,7 +96,7 @@ PRESETS = {
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=900, learning_rate=None, num_eval_archs=1100,
+        CIFAR, width=8, cells_per_stage=1, image_size="small", num_steps=900, learning_rate=None, num_eval_archs=1100,
         num_eval_images=500, num_curve_points=0, num_seeds=6, warmup_share=0.6, checkpoint_every=180,
     ),
     # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, 150 of them

@@ -25,7 +25,7 @@ class ProblemConfig:
     seed: int = 0  # of all that is drawn
     width: int | None = None  # channels of the stem; all widths scale with it; None: the space's own
     cells_per_stage: int | None = None  # for spaces of cells; chains have none
-    image_size: int | None = None  # pixels; images are resized to it
+    image_size: int | Literal["small"] | None = None  # pixels; small: 8 for cells, 16 for chains; None: the space's own
     num_train: int | None = 600  # training images; None: all
     num_valid: int = 300  # images held out of training; scores are taken on them
     progress: bool = dataclasses.field(default=True, compare=False)
@@ -47,8 +47,8 @@ class SupernetConfig(ProblemConfig):
     sampler: str = "fair"
     num_archs: int | None = None  # architectures per step; None: the sampler's default
     batch_size: int = 64
-    num_steps: int | None = 600  # None: what experiments/README.md says was enough: 12,000 for cells, 2,500 for chains
-    learning_rate: float | None = 0.1  # None: 0.05 for cells, 0.1 for chains
+    num_steps: int | None = 600  # None: what experiments/README.md says was enough: 2,400 for cells, 2,500 for chains
+    learning_rate: float | None = 0.1  # None: 0.5 for cells, 0.1 for chains
     final_learning_rate: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -93,8 +93,8 @@ def settle(config: ConfigType) -> ConfigType:
     return dataclasses.replace(
         config,
         affine=not is_cells if config.affine is None else config.affine,
-        num_steps=(12_000 if is_cells else 2_500) if config.num_steps is None else config.num_steps,
-        learning_rate=(0.05 if is_cells else 0.1) if config.learning_rate is None else config.learning_rate,
+        num_steps=(2_400 if is_cells else 2_500) if config.num_steps is None else config.num_steps,
+        learning_rate=(0.5 if is_cells else 0.1) if config.learning_rate is None else config.learning_rate,
     )
 
 
@@ -118,11 +118,14 @@ def load_problem(config: SupernetConfig) -> Problem:
 
 def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
     """The images of a config, at its size or else at the space's own."""
+    image_size = published.layout.image_size if config.image_size is None else config.image_size
+    if image_size == "small":
+        image_size = 8 if isinstance(published.layout, CellLayout) else 16
     return datasets.load(
         config.dataset,
         num_train=config.num_train,
         num_valid=config.num_valid,
-        image_size=published.layout.image_size if config.image_size is None else config.image_size,
+        image_size=image_size,
         data_dir=config.data_dir,
     )
 

@@ -3,8 +3,10 @@
 Any space, any image set, any table: the validation images are held out of training, the truth is the table's
 `test_accuracy`. The headline `kendall_tau` is that of the validation loss (lower is better), with a 95 % bootstrap
 interval over architectures, and over super-nets too where num_seeds is at least 2; `ensemble_kendall_tau` is that of
-the mean loss over super-nets. Accuracy's stands beside it, and beside all what they must beat: counting FLOPs, and the
-agreement of the truth's own training seeds.
+the mean loss over super-nets. With num_snapshots an architecture's loss is its mean over so many moments of the
+training, a measure of how fast it gets better (Ru et al., "Speedy Performance Estimation", arXiv 2006.04492), and
+`last_snapshot_kendall_tau` is that of the last one. Accuracy's stands beside it, and beside all what they must beat:
+counting FLOPs, and the agreement of the truth's own training seeds.
 
     D="--dataset cifar10 --data-dir DIR"
     python -m experiments.rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
@@ -23,8 +25,10 @@ import numpy as np
 
 from experiments import workdir as cli
 from experiments.problem import SupernetConfig, arch_rows, check, evaluation_archs, load_problem, macs_of, settle
-from experiments.supernet_run import build, evaluator, score_all, train
+from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
 from jaxnas import metrics, plotting, tables
+from jaxnas.arch import CellLayout
+from jaxnas.spaces import get_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Config(SupernetConfig):
     """A super-net run, how often it is repeated, and how its ranking is judged."""
 
     num_seeds: int = 1  # super-nets trained, from seeds seed, seed + 1, ...
+    num_snapshots: int | None = 1  # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
     num_resamples: int = 1000  # of the bootstrap
     top_k: int = 10
 
@@ -58,8 +63,8 @@ PRESETS = {
     ),
     "quick": dataclasses.replace(DIGITS, num_seeds=4),
     "cpu": dataclasses.replace(
-        CIFAR, width=8, cells_per_stage=1, image_size=16, num_steps=None, learning_rate=None, num_eval_archs=6561,
-        num_eval_images=500, num_curve_points=8,
+        CIFAR, width=8, cells_per_stage=1, image_size="small", num_steps=None, learning_rate=None, num_eval_archs=6561,
+        num_eval_images=500, num_snapshots=None, num_curve_points=8,
     ),
     # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, batch 256.
     "paper": dataclasses.replace(
@@ -73,9 +78,13 @@ PRESETS = {
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, pictures."""
     config = settle(config)
+    if config.num_snapshots is None:
+        is_cells = isinstance(get_space(config.space).layout, CellLayout)
+        config = dataclasses.replace(config, num_snapshots=8 if is_cells else 1)
     check(config)
-    if config.num_seeds < 1:
-        raise ValueError(f"num_seeds must be at least 1, got {config.num_seeds}.")
+    for name in ("num_seeds", "num_snapshots"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
     published, space, data, truth = load_problem(config)
     archs = evaluation_archs(config, space)
     test = tables.lookup(truth, archs, "test_accuracy")
@@ -88,21 +97,34 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     compile_seconds = compile_clock()
     supernet = build(config, space)
     score = evaluator(config, supernet, data)
-    losses, accuracies, curves, seconds = [], [], [], {"train_seconds": 0.0, "evaluate_seconds": 0.0}
+    recipe = make_recipe(config, supernet, data)
+    losses, accuracies, last, curves = [], [], [], []
+    seconds = {"train_seconds": 0.0, "evaluate_seconds": 0.0}
     for number in range(config.num_seeds):
         folder = workdir / f"seed{config.seed + number}"
-        folder.mkdir(exist_ok=True)
         own = dataclasses.replace(config, seed=config.seed + number)
-        trained = train(own, supernet, data, score, folder)
-        columns, evaluate_seconds = score_all(own, trained.state, archs, score, space, folder)
-        losses.append(columns["loss"])
-        accuracies.append(columns["accuracy"])
+        loss, accuracy = [], []
+        for step in snapshot_steps(config):
+            place = folder / f"step{step}" if config.num_snapshots != 1 else folder
+            place.mkdir(parents=True, exist_ok=True)
+            state = None  # of a snapshot with all its scores, the weights may be gone
+            if step == config.num_steps or not all(path.exists() for path in score_blocks(own, archs, place)):
+                trained = train(own, supernet, data, score, folder, recipe=recipe, until=step)
+                state = trained.state
+            snapshot, evaluate_seconds = score_all(own, state, archs, score, space, place)
+            loss.append(snapshot["loss"])
+            accuracy.append(snapshot["accuracy"])
+            seconds["evaluate_seconds"] += evaluate_seconds
+        losses.append(np.mean(loss, axis=0))
+        accuracies.append(np.mean(accuracy, axis=0))
+        last.append(loss[-1])
         curves.append(trained)
         seconds["train_seconds"] += trained.curve[-1]["seconds"]
-        seconds["evaluate_seconds"] += evaluate_seconds
 
     figures = ranking_figures(config, -np.stack(losses), np.stack(accuracies), test, macs, truth, archs)
+    figures["last_snapshot_kendall_tau"] = float(np.mean([metrics.kendall_tau(-row, mean_test) for row in last]))
     num_images = config.num_eval_images or len(data.valid_images)
+    num_scored = config.num_seeds * len(snapshot_steps(config)) * len(archs)
     given = {"loss": losses, "accuracy": accuracies}
     columns = {f"{name}_{seed}": row for name, rows in given.items() for seed, row in enumerate(rows)}
     columns |= {"test_accuracy": mean_test, "macs": macs}
@@ -116,13 +138,21 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         "num_images": num_images,
         "bn_mode": config.bn_mode + (f" ({config.num_calibration_images})" if config.bn_mode == "calibrated" else ""),
         "num_seeds": config.num_seeds,
+        "num_snapshots": config.num_snapshots,
         **figures,
         "supernet_accuracy": float(np.mean(accuracies)),
         "final_train_loss": curves[0].curve[-1]["loss"],
-        "evaluate_image_archs_per_s": config.num_seeds * len(archs) * num_images / seconds["evaluate_seconds"],
+        "evaluate_image_archs_per_s": num_scored * num_images / seconds["evaluate_seconds"],
         **seconds,
         "compile_seconds": compile_seconds(),
     }
+
+
+def snapshot_steps(config: Config) -> list[int]:
+    """The steps after which a super-net is scored, the last one at the end of training."""
+    assert config.num_steps is not None and config.num_snapshots is not None
+    number = min(config.num_snapshots, config.num_steps)
+    return [round(config.num_steps * (n + 1) / number) for n in range(number)]
 
 
 def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dict[str, float | None]:

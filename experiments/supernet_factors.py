@@ -30,7 +30,7 @@ from experiments import rank_correlation
 from experiments import workdir as cli
 from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, macs_of, resize, settle
 from experiments.rank_correlation import over_seeds
-from experiments.supernet_run import build, evaluator, make_recipe, score_all, train
+from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
 from jaxnas import arch, metrics, plotting, tables
 from jaxnas.files import replace_file
 from jaxnas.spaces import get_space
@@ -86,10 +86,10 @@ PRESETS = {
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        NASBENCH201, width=8, cells_per_stage=1, image_size=16, num_steps=600, learning_rate=0.05, num_archs=5,
+        NASBENCH201, width=8, cells_per_stage=1, image_size=8, num_steps=1200, learning_rate=0.2, num_archs=5,
         num_eval_archs=1000, num_eval_images=250, checkpoint_every=300, archs_per_save=1000,
         factors=(
-            "affine=true", "learning_rate=0.0125,0.2", "weight_decay=0,5e-3", "sampler=uniform,distinct", "op_on=node",
+            "affine=true", "learning_rate=0.05,0.5", "weight_decay=0,5e-3", "sampler=uniform,distinct", "op_on=node",
         ),
     ),
     # The settings of nas-landmarkreg on NAS-Bench-201: 400 epochs on half of the training images, batch 256. Its grids
@@ -233,7 +233,7 @@ def run_seeds(variant: Variant, problem: Problem, archs: np.ndarray, workdir: Pa
         config = dataclasses.replace(variant.config, seed=variant.config.seed + number)
         folder = workdir / variant.name / f"seed{config.seed}"
         diverged = folder / "diverged.txt"
-        blocks = [folder / f"scores_{start:06d}.npz" for start in range(0, len(archs), config.archs_per_save)]
+        blocks = score_blocks(config, archs, folder)
         if not (diverged.exists() or all(block.exists() for block in blocks)):
             if config.progress:
                 print(f"{variant.name}, seed {config.seed}")

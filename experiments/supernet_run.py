@@ -186,8 +186,9 @@ def train(
       start: another run's folder, at whose last checkpoint this one begins; None: at fresh weights.
       until: the step to stop at, on the way to `config.num_steps`, which the schedules span; None: the end.
     """
-    assert config.num_steps is not None
-    until = config.num_steps if until is None else until
+    num_steps = config.num_steps
+    assert num_steps is not None
+    until = num_steps if until is None else until
     space = supernet.space
     sampler, tx, step = make_recipe(config, supernet, data) if recipe is None else recipe
     init_key, batch_key = jax.random.split(jax.random.key(config.seed))
@@ -200,8 +201,8 @@ def train(
     write = checkpoint.csv_metrics(folder / "training.csv", resume_step=done + 1)
     before = float(read_rows(folder / "training.csv")[-1]["seconds"]) if is_resumed else 0.0
 
-    num_points = min(config.num_curve_points, config.num_steps)
-    curve_at = {round(config.num_steps * (i + 1) / num_points) for i in range(num_points)}
+    num_points = min(config.num_curve_points, num_steps)
+    curve_at = {round(num_steps * (i + 1) / num_points) for i in range(num_points)}
     curve_archs = evaluation_archs(config, space)
     curve_archs = curve_archs[:: -(-len(curve_archs) // config.num_curve_archs)]
     begin, scoring = time.perf_counter(), 0.0
@@ -213,7 +214,7 @@ def train(
             write({"step": steps, **metrics, "seconds": seconds})
             bar.update(steps - bar.n)
             bar.set_postfix_str(f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}")
-            if steps in curve_at and steps < until:
+            if steps in curve_at and steps < num_steps:
                 start_scoring = time.perf_counter()
                 scores = score(state, curve_archs, first=config.images_per_call)
                 save_scores(folder / f"curve_{steps}.npz", space, scores)
@@ -232,20 +233,26 @@ def train(
             report_at=lambda n: n in marks or n % config.report_every == 0,
             callbacks=[report],
         )
-    paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {until})}
+    paths = {steps: folder / f"curve_{steps}.npz" for steps in sorted(curve_at - {num_steps})}
     # One that was damaged and had to be deleted is missed in a picture only.
     scored = [(steps, load_scores(path, space)) for steps, path in paths.items() if path.exists()]
     rows = [{name: float(value) for name, value in row.items()} for row in read_rows(folder / "training.csv")]
     return Trained(state, rows, scored)
 
 
-def score_all(config: SupernetConfig, state: TrainState, archs: np.ndarray, score: Callable, space, folder: Path):
+def score_blocks(config: SupernetConfig, archs: np.ndarray, folder: Path) -> list[Path]:
+    """The files in which `score_all` saves the scores of `archs`."""
+    return [folder / f"scores_{start:06d}.npz" for start in range(0, len(archs), config.archs_per_save)]
+
+
+def score_all(
+    config: SupernetConfig, state: TrainState | None, archs: np.ndarray, score: Callable, space, folder: Path
+):
     """Score `archs`, saving every `archs_per_save`; what an earlier process saved is read. -> (columns, seconds)."""
     parts, seconds = [], 0.0
     with tqdm(total=len(archs), unit="arch", desc="score", disable=not config.progress) as bar:
-        for start in range(0, len(archs), config.archs_per_save):
-            path = folder / f"scores_{start:06d}.npz"
-            codes = archs[start : start + config.archs_per_save]
+        for number, path in enumerate(score_blocks(config, archs, folder)):
+            codes = archs[number * config.archs_per_save :][: config.archs_per_save]
             if path.exists():
                 bar.update(len(codes))
             else:

@@ -296,6 +296,25 @@ class TestRankCorrelation:
         taus = [scipy.stats.kendalltau(-row, accuracy).statistic for row in losses]
         assert result["kendall_tau"] == pytest.approx(np.mean(taus), abs=1e-12)
 
+    def test_snapshots(self, ranked, truth, tmp_path, capsys):
+        """Two are the mean of the loss half way, which the curve has too, and at the end; a full disk in between."""
+        argv = ["rank_correlation", *RANKED, "--num-snapshots", "2", "--data-dir", truth, "--workdir", tmp_path]
+        with struck("step6/scores_000003.npz", fail(errno.ENOSPC)):
+            assert os.strerror(errno.ENOSPC) in refusal(capsys, *argv)
+        start(*argv)
+        seed, alone = tmp_path / "seed0", [float(row["loss_0"]) for row in rows_of(ranked / "scores.csv")]
+        first = np.concatenate(
+            [tables.read_table(path, SMALL).columns["loss"] for path in sorted((seed / "step3").glob("scores_*"))]
+        )
+        curve = tables.read_table(ranked / "seed0" / "curve_3.npz", SMALL)
+        np.testing.assert_allclose(first[:: len(first) // len(curve.archs)], curve.columns["loss"], rtol=1e-6)
+        losses = [float(row["loss_0"]) for row in rows_of(tmp_path / "scores.csv")]
+        np.testing.assert_allclose(losses, (first + alone) / 2, rtol=1e-6)
+        result, expected = result_of(tmp_path), result_of(ranked)
+        assert result["last_snapshot_kendall_tau"] == pytest.approx(expected["kendall_tau"], abs=1e-12)
+        rows = [[untimed(row) for row in rows_of(folder / "seed0/training.csv")] for folder in (tmp_path, ranked)]
+        assert rows[0] == rows[1]
+
     def test_killed_in_training_and_in_evaluation(self, ranked, truth, tmp_path):
         argv = ["rank_correlation", *RANKED, "--data-dir", truth, "--workdir", tmp_path]
         killed("checkpoints/.new_step_00000004/manifest.json", *argv)
