@@ -6,11 +6,12 @@
 
 Random architectures of one space, from ten to ten thousand, by our evaluator and by the serial switch; images at a
 fixed population; and, where there are several devices, the same work on one, two, four ... of them. Each point is the
-median of `repetitions` runs after one that compiles. `exponent` is the slope on logarithmic axes: 1 where cost is
-proportional.
+median of `repetitions` runs after one that compiles; `peak_gib` is what the process has had resident on the host at
+most until then. `exponent` is the slope on logarithmic axes: 1 where cost is proportional.
 """
 
 import dataclasses
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                 "num_devices": 1 if mesh is None else mesh.size,
                 "ms": 1000 * float(np.median(times)),
                 "image_archs_per_s": len(archs) * num_images / float(np.median(times)),
+                "peak_gib": peak_gib(),
                 **{name: getattr(config, name) for name in ("width", "image_size", "cells", "images_per_call")},
                 "device": command.device_name(),
                 "versions": command.versions(),
@@ -99,6 +101,12 @@ def run(config: Config) -> list[dict[str, Any]]:
     return records
 
 
+def peak_gib() -> float:
+    """The most memory that the process has had resident so far."""
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
 COUNTS = {"architectures": "num_archs", "images": "num_images", "devices": "num_devices"}
 
 
@@ -118,13 +126,13 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     lines = [
         f"{first['device']}; {first['versions']}",
         f"{first['space']}, width {first['width']}, {first['image_size']} px",
-        f"{'growing':14}{'route':8}{'archs':>8}{'images':>8}{'devices':>8}{'ms':>11}{'image·arch/s':>14}{'slope':>7}",
+        f"{'growing':14}{'route':8}{'archs':>8}{'images':>8}{'devices':>8}{'ms':>11}{'image·arch/s':>14}{'GiB':>6}{'slope':>7}",
     ]
     for record in records:
         slope = "-" if record["exponent"] is None else f"{record['exponent']:.2f}"
         lines.append(
             f"{record['what']:14}{record['route']:8}{record['num_archs']:8}{record['num_images']:8}"
-            f"{record['num_devices']:8}{record['ms']:11,.0f}{record['image_archs_per_s']:14,.0f}{slope:>7}"
+            f"{record['num_devices']:8}{record['ms']:11,.0f}{record['image_archs_per_s']:14,.0f}{record['peak_gib']:6.2f}{slope:>7}"
         )
     return "\n".join(lines)
 
