@@ -47,8 +47,10 @@ from experiments.problem import (
 from experiments.rank_correlation import compile_clock, over_seeds
 from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
 from jaxnas import arch, landmarks, metrics, plotting, tables
+from jaxnas.arch import CellLayout
 from jaxnas.datasets import Dataset
 from jaxnas.schedules import SCHEDULES
+from jaxnas.spaces import get_space
 from jaxnas.supernets import Supernet
 from jaxnas.training import make_preprocess
 
@@ -58,7 +60,8 @@ VARIANTS = (*TRAINED, "equal_budget")
 
 @dataclasses.dataclass(frozen=True)
 class Config(SupernetConfig):
-    """A super-net run, the regulariser, and how often the comparison is repeated."""
+    """A super-net run, the regulariser, and how often the comparison is repeated. num_steps None: 2,000 for cells, 900
+    for chains, less than elsewhere since each seed trains three."""
 
     num_seeds: int = 3  # super-nets of each kind, from seeds seed, seed + 1, ...
     num_resamples: int = 1000  # of the bootstrap
@@ -96,7 +99,7 @@ PRESETS = {
     ),
     "quick": DIGITS,
     "cpu": dataclasses.replace(
-        CIFAR, width=8, cells_per_stage=1, image_size="small", num_steps=900, learning_rate=None, num_eval_archs=1100,
+        CIFAR, width=8, cells_per_stage=1, image_size="small", num_steps=None, learning_rate=None, num_eval_archs=1100,
         num_eval_images=500, num_curve_points=0, num_seeds=6, warmup_share=0.6, checkpoint_every=180,
     ),
     # NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training images, 150 of them
@@ -114,6 +117,9 @@ PRESETS = {
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: a folder for each seed, scores.csv, variants.png."""
+    if config.num_steps is None:
+        is_cells = isinstance(get_space(config.space).layout, CellLayout)
+        config = dataclasses.replace(config, num_steps=2000 if is_cells else 900)
     config = settle(config)
     check(config)
     _check(config)

@@ -50,6 +50,22 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def no_data_dir():
+    """For tests that name their data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAXNAS_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def truth(tmp_path_factory) -> Path:
+    """A data folder with a table of the small space of `experiment_runs`, drawn by lot."""
+    from experiment_runs import write_truth
+
+    return write_truth(tmp_path_factory.mktemp("data"), np.random.default_rng(0).random((16, 3)))
+
+
 @pytest.fixture(scope="session")
 def small_space() -> Callable[[str], SearchSpace]:
     """name -> the space on a small network."""

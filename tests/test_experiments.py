@@ -4,15 +4,12 @@ The generic part of the command line has its tests in test_workdir.py. Most runs
 space of the test's own, with a table of its own: 16 chains that are traced in a second.
 """
 
-import contextlib
-import csv
 import errno
 import itertools
 import json
 import os
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,83 +19,34 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
+from experiment_runs import (
+    EXPERIMENTS,
+    ROOT,
+    SMALL,
+    fail,
+    killed,
+    refusal,
+    remove,
+    result_of,
+    rows_of,
+    start,
+    struck,
+    untimed,
+)
 from PIL import Image
 
-from experiments import build_table, landmark, quickstart, rank_correlation, supernet_factors
+from experiments import build_table
 from experiments import workdir as cli
 from experiments.problem import settle
 from jaxnas import tables
-from jaxnas.arch import ChainLayout, enumerate_archs, to_text
+from jaxnas.arch import to_text
 from jaxnas.costs import arch_costs
 from jaxnas.samplers import SAMPLERS
-from jaxnas.spaces import SPACES, chain_space, get_space
+from jaxnas.spaces import SPACES, get_space
 
-ROOT = Path(__file__).parents[1]
-EXPERIMENTS = {
-    "quickstart": quickstart,
-    "rank_correlation": rank_correlation,
-    "landmark": landmark,
-    "supernet_factors": supernet_factors,
-    "build_table": build_table,
-}
-SMALL = chain_space(
-    "small",
-    ChainLayout(stem_width=4, widths=(4, 8, 8, 8), strides=(1, 2, 1, 1), head_width=8, image_size=4, in_channels=1),
-    [("identity", "nor_conv_3x3")] * 2 + [("identity", "nor_conv_1x1")] * 2,
-)
+pytestmark = pytest.mark.usefixtures("no_data_dir")
 RANKED = ["tiny", "--space", "small", "--archs-per-save", "3", "--checkpoint-every", "2", "--no-progress"]
 TABLED = ["tiny", "--space", "small", "--no-progress"]
-
-
-def start(name: str, *argv: str | Path) -> None:
-    """`python -m experiments.NAME ARGV` in this process, the small space being known to it."""
-    experiment = EXPERIMENTS[name]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "small", SMALL)
-        cli.main(name, experiment.run, experiment.PRESETS, [str(argument) for argument in argv])
-
-
-@contextlib.contextmanager
-def struck(place: str, strike: Callable[[], None]):
-    """Have `strike` called when the file whose path ends in `place` is written and about to get its name."""
-    replace = os.replace
-
-    def replace_or_strike(source, target):
-        if str(target).endswith(place):
-            strike()
-        replace(source, target)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", replace_or_strike)
-        yield
-
-
-def fail(code: int) -> Callable[[], None]:
-    def strike():
-        raise OSError(code, os.strerror(code))
-
-    return strike
-
-
-def killed(place: str, *argv: str | Path) -> None:
-    """The experiment in a process of its own, which dies by SIGKILL when the file at `place` is about to be whole."""
-    command = [sys.executable, __file__, place, *map(str, argv)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
-
-def result_of(workdir: Path) -> dict:
-    return json.loads((workdir / "result.json").read_text())
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def untimed(row: dict) -> dict:
-    """What does not measure time; a commit may be made between two starts."""
-    return {key: row[key] for key in row if not f"_{key}".endswith(("_seconds", "_per_s", "_commit"))}
 
 
 def assert_same_outcome(workdir: Path, expected: Path) -> None:
@@ -110,25 +58,6 @@ def assert_same_outcome(workdir: Path, expected: Path) -> None:
         assert (workdir / name).read_bytes() == (expected / name).read_bytes()
     rows = [[untimed(row) for row in rows_of(folder / "seed0/training.csv")] for folder in (workdir, expected)]
     assert rows[0] == rows[1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_data_dir():
-    """These tests name their data."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("JAXNAS_DATA", raising=False)
-        yield
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory) -> Path:
-    """A data folder with a table of the small space, drawn by lot."""
-    folder = tmp_path_factory.mktemp("data")
-    archs = enumerate_archs(SMALL)
-    columns = {"test_accuracy": np.random.default_rng(0).random((len(archs), 3))}
-    table = tables.make_table(SMALL, archs, columns, units={"test_accuracy": "fraction"}, provenance={})
-    tables.write_table(folder / "small_digits.npz", table)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -162,24 +91,6 @@ def rerun(ranked, truth, tmp_path, capsys) -> Callable[[], str | None]:
         return refusal(capsys, "rank_correlation", *RANKED, "--data-dir", truth, "--workdir", tmp_path / "run")
 
     return again
-
-
-def refusal(capsys, name: str, *argv: str | Path) -> str | None:
-    """The one line on stderr that a run ends in with exit code 2; None of a run that finishes."""
-    capsys.readouterr()
-    try:
-        start(name, *argv)
-    except SystemExit as stop:
-        assert stop.code == 2
-        line = capsys.readouterr().err.strip()
-        assert line.startswith(f"python -m experiments.{name}: ") and "\n" not in line
-        return line
-    return None
-
-
-def remove(workdir: Path, *patterns: str) -> None:
-    for path in itertools.chain.from_iterable(workdir.glob(pattern) for pattern in patterns):
-        path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -497,8 +408,3 @@ def test_embedded_table():
     assert f"num_seeds={num_seeds}," in table.provenance["config"] and "num_train=" in table.provenance["config"]
     assert all(f"{package} " in table.provenance["versions"] for package in ("python", "jax", "flax", "jaxnas"))
     assert (Path(tables.__file__).parent / "digits_chain.npz").stat().st_size < 50_000
-
-
-if __name__ == "__main__":  # the processes of `killed`
-    with struck(sys.argv[1], lambda: os.kill(os.getpid(), signal.SIGKILL)):
-        start(*sys.argv[2:])

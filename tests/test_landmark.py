@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
+from experiment_runs import SMALL, killed, refusal, remove, result_of, rows_of, start, untimed, write_truth
 from PIL import Image
-from test_experiments import SMALL, killed, refusal, remove, result_of, rows_of, start, untimed
 
 from experiments import landmark, supernet_run
 from experiments.predictor import predict_ranking
@@ -22,20 +22,6 @@ from jaxnas.spaces import SPACES
 ARGV = ["landmark", "tiny", "--space", "small", "--no-progress"]
 CODES = enumerate_archs(SMALL)
 CONFIG = dataclasses.replace(landmark.PRESETS["tiny"], space="small", progress=False)
-
-
-def write_truth(folder: Path, accuracy: np.ndarray, archs: np.ndarray = CODES) -> Path:
-    table = tables.make_table(
-        SMALL, archs, {"test_accuracy": accuracy}, units={"test_accuracy": "fraction"}, provenance={}
-    )
-    tables.write_table(folder / "small_digits.npz", table)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory) -> Path:
-    """A data folder with a table of the small space, drawn by lot."""
-    return write_truth(tmp_path_factory.mktemp("data"), np.random.default_rng(0).random((16, 3)))
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from experiment_runs import SMALL, killed, refusal, result_of, rows_of, start
 from PIL import Image
-from test_experiments import SMALL, killed, refusal, result_of, rows_of, start
 
 from experiments import supernet_factors
 from jaxnas import tables
-from jaxnas.arch import enumerate_archs
 from jaxnas.spaces import SPACES, get_space, nasbench101_space
 from jaxnas.spaces.nasbench101 import enumerate_cells, network_costs
 from jaxnas.supernets import make_supernet
@@ -21,16 +20,6 @@ from jaxnas.supernets import make_supernet
 ARGV = ["supernet_factors", "tiny", "--space", "small", "--factors", "learning_rate=0.2,1e30", "--no-progress"]
 SETTINGS = ["base", "learning_rate=0.2", "learning_rate=1e30"]
 SEEDS = ["seed0", "seed1"]
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory) -> Path:
-    """A data folder with a table of the small space, drawn by lot."""
-    folder, archs = tmp_path_factory.mktemp("data"), enumerate_archs(SMALL)
-    columns = {"test_accuracy": np.random.default_rng(0).random((len(archs), 3))}
-    table = tables.make_table(SMALL, archs, columns, units={"test_accuracy": "fraction"}, provenance={})
-    tables.write_table(folder / "small_digits.npz", table)
-    return folder
 
 
 @pytest.fixture(scope="module")
