@@ -4,9 +4,9 @@ which part of the space besides."""
 from jaxnas.samplers.distinct import distinct
 from jaxnas.samplers.fair import fair
 from jaxnas.samplers.restricted import check_allowed, restricted
-from jaxnas.samplers.sampler import Sampler
+from jaxnas.samplers.sampler import Sampler, tile_of
 from jaxnas.samplers.uniform import listed, uniform
 
 SAMPLERS = {"uniform": uniform, "fair": fair, "distinct": distinct}
 
-__all__ = ["SAMPLERS", "Sampler", "check_allowed", "distinct", "fair", "listed", "restricted", "uniform"]
+__all__ = ["SAMPLERS", "Sampler", "check_allowed", "distinct", "fair", "listed", "restricted", "tile_of", "uniform"]

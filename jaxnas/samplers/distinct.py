@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas import arch
-from jaxnas.samplers.sampler import Sampler
+from jaxnas.samplers.sampler import Sampler, tile_of
 
 
 def distinct(space: arch.SearchSpace, *, num_archs: int = 1) -> Sampler:
@@ -40,5 +40,5 @@ def distinct(space: arch.SearchSpace, *, num_archs: int = 1) -> Sampler:
         init=lambda key: (),
         sample=sample,
         update=lambda state, archs, losses: state,
-        groups=max(1, min(4, num_archs // max(space.num_ops))),  # a larger tile would be padding for the most part
+        groups=tile_of(space, num_archs),
     )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.arch import SearchSpace
-from jaxnas.samplers.sampler import Sampler
+from jaxnas.samplers.sampler import Sampler, tile_of
 
 
 def restricted(space: SearchSpace, allowed: chex.ArrayNumpy, *, num_archs: int = 1) -> Sampler:
@@ -34,7 +34,7 @@ def restricted(space: SearchSpace, allowed: chex.ArrayNumpy, *, num_archs: int =
         init=lambda key: jnp.asarray(begin),
         sample=sample,
         update=lambda state, archs, losses: state,
-        groups=min(4, num_archs),
+        groups=tile_of(space, num_archs),
     )
 
 

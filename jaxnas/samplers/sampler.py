@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import chex
 
+from jaxnas.arch import SearchSpace
 from jaxnas.choice import Groups
 
 
@@ -23,3 +24,10 @@ class Sampler(NamedTuple):
     sample: Callable[[chex.PRNGKey, Any], chex.Array]
     update: Callable[[Any, chex.Array, chex.Array], Any]
     groups: Groups
+
+
+def tile_of(space: SearchSpace, num_archs: int) -> int:
+    """Tile size for a population whose operations are drawn independently: as many as a choice gives each operation on
+    average, at least 1, at most 4. With five architectures and five operations, tiles of four would be padding for the
+    most part."""
+    return max(1, min(4, num_archs // max(space.num_ops)))

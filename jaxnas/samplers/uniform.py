@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas import arch
-from jaxnas.samplers.sampler import Sampler
+from jaxnas.samplers.sampler import Sampler, tile_of
 
 
 def uniform(space: arch.SearchSpace, *, num_archs: int = 1) -> Sampler:
@@ -44,7 +44,7 @@ def uniform(space: arch.SearchSpace, *, num_archs: int = 1) -> Sampler:
         init=lambda key: (),
         sample=sample,
         update=lambda state, archs, losses: state,
-        groups=min(4, num_archs),
+        groups=tile_of(space, num_archs),
     )
 
 
@@ -68,5 +68,5 @@ def listed(space: arch.SearchSpace, archs: chex.ArrayNumpy, *, num_archs: int = 
         init=lambda key: (),
         sample=lambda key, state: codes[jax.random.randint(key, (num_archs,), 0, len(codes))],
         update=lambda state, archs, losses: state,
-        groups=max(1, min(4, num_archs // max(space.num_ops))),  # a larger tile would be padding for the most part
+        groups=tile_of(space, num_archs),
     )

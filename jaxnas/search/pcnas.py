@@ -33,7 +33,7 @@ import numpy as np
 from jaxnas.arch import SearchSpace
 from jaxnas.limits import Limit
 from jaxnas.regions import MAX_MEMBERS, OPEN, Region, make_region
-from jaxnas.samplers import Sampler
+from jaxnas.samplers import Sampler, tile_of
 from jaxnas.search.search import host_rng
 
 
@@ -214,7 +214,7 @@ def drawn_sampler(space: SearchSpace, *, num_archs: int, num_steps: int) -> Samp
         init=lambda key: Drawn(jnp.zeros(shape, jnp.int32), jnp.zeros((), jnp.int32)),
         sample=lambda key, state: state.archs[state.next % num_steps],
         update=lambda state, archs, losses: state._replace(next=state.next + 1),
-        groups=min(4, num_archs),
+        groups=tile_of(space, num_archs),
     )
 
 
