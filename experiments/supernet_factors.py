@@ -89,7 +89,7 @@ PRESETS = {
         NASBENCH201, width=8, cells_per_stage=1, image_size=8, num_steps=1000, learning_rate=0.2, num_archs=5,
         num_eval_archs=1000, num_eval_images=250, checkpoint_every=300, archs_per_save=1000,
         factors=(
-            "affine=true", "learning_rate=0.05,0.5", "weight_decay=0,5e-3", "sampler=uniform,distinct", "op_on=node",
+            "affine=true", "learning_rate=0.05,0.5", "weight_decay=0,5e-3", "op_on=node", "sampler=uniform,distinct",
         ),
     ),
     # The settings of nas-landmarkreg on NAS-Bench-201: 400 epochs on half of the training images, batch 256. Its grids
