@@ -75,7 +75,7 @@ class Config(SupernetConfig):
     num_pairs: int | None = None  # drawn in each step; None: every pair, of biased one
     num_landmarks_per_step: int | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
     tile: int | None = None  # see jaxnas.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
-    margin: float = 0.1  # nats by which the better landmark's loss has to be lower
+    margin: float = 0.03  # nats by which the better landmark's loss has to be lower
     beta: float | None = None  # of softplus; None: the hinge
     tolerance: float = 0.0  # accuracies that differ by no more are ties, which are dropped
     reduction: Literal["mean", "sum"] = "mean"  # over the pairs of a step
