@@ -129,7 +129,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     columns = {f"{name}_{seed}": row for name, rows in given.items() for seed, row in enumerate(rows)}
     columns |= {"test_accuracy": mean_test, "macs": macs}
     cli.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
-    draw(config, workdir, -np.stack(losses), mean_test, macs, figures, curves, truth)
+    draw(config, workdir, -np.stack(losses), mean_test, macs, figures, curves, -last[0], truth)
     return {
         "space": space.name,
         "dataset": config.dataset,
@@ -218,16 +218,18 @@ def over_seeds(test: np.ndarray) -> np.ndarray:
     return test.reshape(len(test), -1).mean(axis=1, dtype=np.float64)
 
 
-def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, truth) -> None:
-    """scatter.png (the mean score over super-nets), training.png, tau_over_training.png (of the first one)."""
+def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, last, truth) -> None:
+    """scatter.png (the mean score over super-nets and snapshots), training.png, tau_over_training.png (of the first
+    super-net, up to its `last` scores)."""
     name, several = f"{config.space} on {config.dataset}", len(scores) > 1
+    is_mean = several or config.num_snapshots != 1
     ends = ("", "_low", "_high")
     tau, low, high = (figures[f"ensemble_kendall_tau{end}"] for end in ends)
     figure = plotting.rank_scatter(
         scores.mean(axis=0),
         test,
         title=f"{name}, {len(scores)} super-nets together" if several else name,
-        score_label=f"{'mean ' if several else ''}super-net score (minus validation loss, nats)",
+        score_label=f"{'mean ' if is_mean else ''}super-net score (minus validation loss, nats)",
         truth_label="stand-alone test accuracy",
         macs=macs,
         tau=tau,
@@ -245,9 +247,8 @@ def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, tru
         of_point = -table.columns["loss"]
         interval_of_point = metrics.bootstrap_interval(metrics.kendall_tau, of_point, given, **options)
         points.append((steps, metrics.kendall_tau(of_point, given), *interval_of_point))
-    first = scores[0], test
-    end = metrics.bootstrap_interval(metrics.kendall_tau, *first, **options)
-    points.append((config.num_steps, metrics.kendall_tau(*first), *end))
+    end = metrics.bootstrap_interval(metrics.kendall_tau, last, test, **options)
+    points.append((config.num_steps, metrics.kendall_tau(last, test), *end))
     references = {"FLOPs only": figures["flops_kendall_tau"]}
     if figures["seed_kendall_tau"] is not None:
         references["between training seeds of the truth"] = figures["seed_kendall_tau"]
