@@ -38,6 +38,7 @@ from experiments.problem import (
     Problem,
     SupernetConfig,
     arch_rows,
+    by_kind,
     check,
     evaluation_archs,
     load_problem,
@@ -47,7 +48,6 @@ from experiments.problem import (
 from experiments.rank_correlation import compile_clock, over_seeds
 from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
 from jaxnas import arch, landmarks, metrics, plotting, tables
-from jaxnas.arch import CellLayout
 from jaxnas.datasets import Dataset
 from jaxnas.schedules import SCHEDULES
 from jaxnas.spaces import get_space
@@ -118,8 +118,8 @@ PRESETS = {
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: a folder for each seed, scores.csv, variants.png."""
     if config.num_steps is None:
-        is_cells = isinstance(get_space(config.space).layout, CellLayout)
-        config = dataclasses.replace(config, num_steps=2000 if is_cells else 900)
+        num_steps = by_kind(get_space(config.space), cells=2000, others=900)
+        config = dataclasses.replace(config, num_steps=num_steps)
     config = settle(config)
     check(config)
     _check(config)

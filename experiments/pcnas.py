@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.judge import Judge, make_judge
+from experiments.judge import Judge, make_judge, mean_with_interval
 from experiments.pcnas_run import (
     Run,
     SearchConfig,
@@ -182,9 +182,8 @@ def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[s
         return {}
     if any(figure is None for figure in given):
         return {name: None}
-    one = rows[0].get(f"{column}_low"), rows[0].get(f"{column}_high")
-    low, high = one if len(rows) == 1 else metrics.t_interval(given)
-    return {name: float(np.mean(given)), f"{name}_low": low, f"{name}_high": high}
+    own = {f"{name}{end}": rows[0].get(f"{column}{end}") for end in ("_low", "_high")} if len(rows) == 1 else {}
+    return mean_with_interval(name, given) | own
 
 
 def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:

@@ -37,10 +37,10 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import workdir as cli
-from experiments.problem import ProblemConfig, load_images, resize
+from experiments.problem import ProblemConfig, arch_rows, load_images, resize
 from experiments.supernet_run import batches
 from jaxnas import metrics, plotting, tables
-from jaxnas.arch import SearchSpace, to_text
+from jaxnas.arch import SearchSpace
 from jaxnas.datasets import Dataset
 from jaxnas.losses import cross_entropy
 from jaxnas.samplers import restricted
@@ -133,7 +133,12 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         rows.append({"arm": arm, "num_archs": size, **compare(config, shared, alone), "gaussian_kl": kl})
     references = between_alone(alone)
     cli.write_rows(workdir / "fading.csv", rows)
-    cli.write_rows(workdir / "probes.csv", probe_rows(space, probes, arms, results, alone, config.num_seeds))
+    columns = {"alone_loss": alone.loss.mean(axis=0)}
+    for arm in arms:
+        columns[f"{arm}_loss"] = np.mean(
+            [results[f"{arm}_{seed}"].columns["loss"] for seed in range(config.num_seeds)], 0
+        )
+    cli.write_rows(workdir / "probes.csv", arch_rows(space, probes, columns))
     draw(config, workdir, rows, references)
     named = {"smallest": rows[0], "whole": rows[-2], "shrinking": rows[-1]}
     return {
@@ -276,20 +281,6 @@ def between_alone(alone: Scored) -> dict[str, float]:
         for seed, loss in enumerate(alone.loss)
     ]
     return {"agreement_alone": float(agreement), "tau_alone": float(np.mean(taus))}
-
-
-def probe_rows(
-    space: SearchSpace, probes: np.ndarray, arms: list[str], results: Mapping[str, Table], alone: Scored, num_seeds: int
-) -> list[dict[str, Any]]:
-    """A row for each probe: its code, its own mean loss, and its mean loss in each arm."""
-    rows = []
-    for row, probe in enumerate(probes):
-        losses = {
-            f"{arm}_loss": np.mean([results[f"{arm}_{seed}"].columns["loss"][row] for seed in range(num_seeds)])
-            for arm in arms
-        }
-        rows.append({"arch": to_text(space, probe), "alone_loss": alone.loss[:, row].mean(), **losses})
-    return rows
 
 
 def draw(config: Config, workdir: Path, rows: list[dict[str, Any]], references: Mapping[str, float]) -> None:

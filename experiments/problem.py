@@ -76,6 +76,7 @@ class SupernetConfig(ProblemConfig):
 
 MOST_TRIED = 2**20  # codes of a space in which not all exist
 ConfigType = TypeVar("ConfigType", bound=SupernetConfig)
+Value = TypeVar("Value")
 
 
 class Problem(NamedTuple):
@@ -89,13 +90,18 @@ class Problem(NamedTuple):
 
 def settle(config: ConfigType) -> ConfigType:
     """The config with what is None because it depends on the kind of space."""
-    is_cells = isinstance(get_space(config.space).layout, CellLayout)
+    space = get_space(config.space)
     return dataclasses.replace(
         config,
-        affine=not is_cells if config.affine is None else config.affine,
-        num_steps=(2_400 if is_cells else 2_500) if config.num_steps is None else config.num_steps,
-        learning_rate=(0.5 if is_cells else 0.1) if config.learning_rate is None else config.learning_rate,
+        affine=by_kind(space, cells=False, others=True) if config.affine is None else config.affine,
+        num_steps=by_kind(space, cells=2_400, others=2_500) if config.num_steps is None else config.num_steps,
+        learning_rate=by_kind(space, cells=0.5, others=0.1) if config.learning_rate is None else config.learning_rate,
     )
+
+
+def by_kind(space: SearchSpace, *, cells: Value, others: Value) -> Value:
+    """`cells` for a space of cells, else `others`."""
+    return cells if isinstance(space.layout, CellLayout) else others
 
 
 def check(config: SupernetConfig) -> None:
@@ -118,14 +124,12 @@ def load_problem(config: SupernetConfig) -> Problem:
 
 def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
     """The images of a config, at its size or else at the space's own."""
-    image_size = published.layout.image_size if config.image_size is None else config.image_size
-    if image_size == "small":
-        image_size = 8 if isinstance(published.layout, CellLayout) else 16
+    image_size = by_kind(published, cells=8, others=16) if config.image_size == "small" else config.image_size
     return datasets.load(
         config.dataset,
         num_train=config.num_train,
         num_valid=config.num_valid,
-        image_size=image_size,
+        image_size=published.layout.image_size if image_size is None else image_size,
         data_dir=config.data_dir,
     )
 

@@ -24,10 +24,18 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.problem import SupernetConfig, arch_rows, check, evaluation_archs, load_problem, macs_of, settle
+from experiments.problem import (
+    SupernetConfig,
+    arch_rows,
+    by_kind,
+    check,
+    evaluation_archs,
+    load_problem,
+    macs_of,
+    settle,
+)
 from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
 from jaxnas import metrics, plotting, tables
-from jaxnas.arch import CellLayout
 from jaxnas.spaces import get_space
 
 
@@ -79,8 +87,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, pictures."""
     config = settle(config)
     if config.num_snapshots is None:
-        is_cells = isinstance(get_space(config.space).layout, CellLayout)
-        config = dataclasses.replace(config, num_snapshots=8 if is_cells else 1)
+        num_snapshots = by_kind(get_space(config.space), cells=8, others=1)
+        config = dataclasses.replace(config, num_snapshots=num_snapshots)
     check(config)
     for name in ("num_seeds", "num_snapshots"):
         if getattr(config, name) < 1:

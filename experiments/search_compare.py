@@ -27,7 +27,7 @@ import numpy as np
 
 from experiments import pcnas, pcnas_run
 from experiments import workdir as cli
-from experiments.judge import Judge, make_judge
+from experiments.judge import Judge, make_judge, mean_with_interval
 from experiments.pcnas_run import Run, SearchConfig, Task, image_archs, midway, prepare, top
 from experiments.problem import settle
 from experiments.rank_correlation import compile_clock
@@ -111,12 +111,6 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         "total_cost_image_archs": float(np.mean(totals)),
         "compile_seconds": compile_seconds(),
     }
-
-
-def mean_with_interval(name: str, values: list[float]) -> dict[str, float]:
-    """A figure's mean over seeds, and its 95 % interval over them."""
-    low, high = metrics.t_interval(values)
-    return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
 
 
 def num_images(config: Config, task: Task) -> int:
