@@ -33,10 +33,9 @@ import numpy as np
 from benchmarks import command
 from benchmarks.evaluator import TOLERANCE
 from benchmarks.peer_torch import make_peer_evaluator
-from jaxnas import arch
-from jaxnas.arch import ChainLayout, SearchSpace
-from jaxnas.evaluation import make_evaluator
-from jaxnas.planning import work
+from jaxnas.codes import enumerate_archs, sample
+from jaxnas.evaluation import make_evaluator, work
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import chain_space, get_space
 from jaxnas.supernets import Policy, make_supernet
 
@@ -97,15 +96,15 @@ def population(config: Config, row: Row) -> tuple[SearchSpace, np.ndarray]:
     key = jax.random.key(2)
     if row == "pcnas_step":
         space = pcnas_space().resized(**sizes)
-        prefixes = arch.sample(key, space, 5)[:, :4]
-        archs = np.array(arch.sample(jax.random.fold_in(key, 1), space, 5 * 5 * 100))
+        prefixes = sample(key, space, 5)[:, :4]
+        archs = np.array(sample(jax.random.fold_in(key, 1), space, 5 * 5 * 100))
         archs[:, :4] = np.repeat(prefixes, 5 * 100, axis=0)
         archs[:, 4] = np.tile(np.repeat(np.arange(5), 100), 5)
     else:
         name = "nasbench_macro" if row == "macro_all" else "nasbench201"
         cells = {} if row == "macro_all" else {"cells_per_stage": config.cells}
         space = get_space(name).resized(**sizes, **cells)
-        archs = np.asarray(arch.sample(key, space, 1000)) if row == "cells_1000" else arch.enumerate_archs(space)
+        archs = np.asarray(sample(key, space, 1000)) if row == "cells_1000" else enumerate_archs(space)
     if config.most_archs is not None and len(archs) > config.most_archs:
         archs = archs[np.linspace(0, len(archs) - 1, config.most_archs).astype(int)]
     return space, archs

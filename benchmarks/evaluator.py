@@ -8,7 +8,7 @@
 One untrained super-net a space, batch statistics, random images. Every route scores the same architectures on the same
 images, in turns, so that other work on the machine disturbs all alike. Compiling is told apart. The losses of all
 routes must agree, or nothing is reported. GFLOP count two per multiply-accumulate and are counted from the plan,
-padding included (`jaxnas.planning.work`); dispatch can execute less than is needed, as the operations of the first
+padding included (`jaxnas.evaluation.work`); dispatch can execute less than is needed, as the operations of the first
 choice run once for all architectures.
 """
 
@@ -23,11 +23,10 @@ import jax
 import numpy as np
 
 from benchmarks import command
-from jaxnas import arch
-from jaxnas.arch import CellLayout, SearchSpace
-from jaxnas.evaluation import make_evaluator
-from jaxnas.planning import work
+from jaxnas import codes
+from jaxnas.evaluation import make_evaluator, work
 from jaxnas.samplers import fair
+from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.supernets import make_supernet
 
@@ -160,7 +159,7 @@ def population(config: Config, space: SearchSpace, kind: str) -> np.ndarray:
     key = jax.random.key(2)
     if kind == "balanced":
         return np.asarray(fair(space, num_archs=config.num_balanced).sample(key, ()))
-    return np.asarray(arch.sample(key, space, config.num_archs)) if kind == "random" else arch.enumerate_archs(space)
+    return np.asarray(codes.sample(key, space, config.num_archs)) if kind == "random" else codes.enumerate_archs(space)
 
 
 def compare(routes, repetitions: int, params, archs, images, labels, **given) -> dict[str, dict[str, float]]:

@@ -30,9 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jaxnas import arch
-from jaxnas.arch import CellLayout
+from jaxnas import codes
 from jaxnas.ops import convolution, mobile, pooling
+from jaxnas.space import CellLayout
 from jaxnas.supernets import Layer, Params, Supernet
 
 ROUTES = ("torch_eager", "torch_best")
@@ -70,7 +70,7 @@ def make_peer_evaluator(
     held: list[Any] = [None, None]  # the params converted last, and their peer
 
     def evaluate(params: Params, archs: chex.ArrayNumpy, images: chex.Array, labels: chex.Array) -> PeerScores:
-        archs = arch.check(supernet.space, archs)
+        archs = codes.check(supernet.space, archs)
         if held[0] is not params:
             held[:] = params, make_peer(supernet, params, channels_last=best, compiled=best, device=device)
         x = to_torch(images, channels_last=best, device=device)

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import command
 from benchmarks.evaluator import make_space, timed
-from jaxnas import arch, plotting
+from jaxnas import codes, plotting
 from jaxnas.evaluation import make_evaluator
 from jaxnas.supernets import make_supernet
 
@@ -60,7 +60,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     shape = (max(config.num_images), *supernet.all_layers["stem"].in_shape)
     images = np.asarray(jax.random.normal(jax.random.key(1), shape))
     labels = np.arange(len(images)) % space.layout.num_classes
-    archs = np.asarray(arch.sample(jax.random.key(2), space, max(*config.num_archs, 100)))
+    archs = np.asarray(codes.sample(jax.random.key(2), space, max(*config.num_archs, 100)))
     records: list[dict[str, Any]] = []
 
     def point(what: str, route: str, archs: np.ndarray, num_images: int, mesh=None) -> None:

@@ -27,10 +27,11 @@ import jax
 import numpy as np
 
 from benchmarks import command
-from jaxnas import arch
+from jaxnas import codes
+from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.standalone import Recipe, make_standalone
 from jaxnas.supernets import make_supernet
+from jaxnas.training import Recipe, make_standalone
 
 Route = Literal["one", "threads", "seeds", "seeds_threads", "archs"]
 ROUTES: tuple[Route, ...] = ("one", "threads", "seeds", "seeds_threads", "archs")
@@ -70,7 +71,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     space = get_space(config.space).resized(width=config.width, image_size=config.image_size)
-    archs = np.asarray(arch.sample(jax.random.key(0), space, config.num_archs))
+    archs = np.asarray(codes.sample(jax.random.key(0), space, config.num_archs))
     keys = jax.random.split(jax.random.key(1), config.num_seeds)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (config.num_images, *make_supernet(space).all_layers["stem"].in_shape), np.uint8)
@@ -117,7 +118,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def make_route(config: Config, space: arch.SearchSpace, route: Route) -> Callable[..., np.ndarray]:
+def make_route(config: Config, space: SearchSpace, route: Route) -> Callable[..., np.ndarray]:
     """(archs, keys, images, labels, test images, test labels) -> test losses [num_archs, num_seeds]."""
     recipe = Recipe(config.num_epochs, config.batch_size, learning_rate=0.05, crop=1)
     make = functools.partial(make_standalone, make_supernet(space), recipe, mean=np.array([0.5]), std=np.array([0.3]))

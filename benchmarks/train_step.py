@@ -31,9 +31,8 @@ import optax
 
 from benchmarks import command
 from benchmarks.evaluator import make_space
-from jaxnas import arch
-from jaxnas.landmarks import biased_pairs, make_ranking_loss_fn
-from jaxnas.losses import cross_entropy, ranking_loss
+from jaxnas.codes import sample, to_text
+from jaxnas.evaluation import cross_entropy
 from jaxnas.samplers import Sampler, fair
 from jaxnas.supernets import Supernet, make_supernet
 from jaxnas.training import (
@@ -43,8 +42,10 @@ from jaxnas.training import (
     init_train_state,
     make_cross_entropy_loss,
     make_train_step,
+    ranking_loss,
     sgd,
 )
+from jaxnas.training.landmarks import biased_pairs, make_ranking_loss_fn
 
 Route = Literal["fixed", "fixed_scan", "single", "fair", "landmarks", "serial_pair"]
 ROUTES: tuple[Route, ...] = ("fixed", "fixed_scan", "single", "fair", "landmarks", "serial_pair")
@@ -84,7 +85,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     for name in config.spaces:
         space = make_space(config, name)  # type: ignore[arg-type]
         supernet = make_supernet(space, affine=config.affine)
-        codes = np.asarray(arch.sample(jax.random.key(3), space, config.num_paths))
+        codes = np.asarray(sample(jax.random.key(3), space, config.num_paths))
         shape = (config.batch_size, *supernet.all_layers["stem"].in_shape)
         images = jax.random.normal(jax.random.key(1), shape)
         batch = {"train": {"images": images, "labels": jnp.arange(config.batch_size) % space.layout.num_classes}}
@@ -93,7 +94,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         ms: dict[Route, list[float]] = {route: [] for route in config.routes}
         compile_s = dict.fromkeys(config.routes, 0.0)
         for code in codes:
-            print(f"{name}: {arch.to_text(space, code)} ...", file=sys.stderr, flush=True)
+            print(f"{name}: {to_text(space, code)} ...", file=sys.stderr, flush=True)
             steps = {route: make_step(supernet, route, code, batch) for route in config.routes}
             for first, (step, _) in steps.items():
                 start = time.perf_counter()
@@ -142,7 +143,7 @@ def ms_per_pair(route: Route, ms: dict[Route, list[float]]) -> float | None:
 
 def make_ranking_term(supernet: Supernet, route: Route) -> LossFn:
     """The ranking loss of random landmarks whose order is that of their codes."""
-    codes = np.asarray(arch.sample(jax.random.key(5), supernet.space, NUM_LANDMARKS))
+    codes = np.asarray(sample(jax.random.key(5), supernet.space, NUM_LANDMARKS))
     order = np.arange(NUM_LANDMARKS)
     if route == "landmarks":
         return make_ranking_loss_fn(supernet, codes, order)

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from experiments import workdir as cli
 from experiments.problem import ProblemConfig, load_images, resize
-from jaxnas import arch, costs, metrics, tables
+from jaxnas import costs, ranking, tables
+from jaxnas.codes import enumerate_archs
 from jaxnas.spaces import get_space
-from jaxnas.standalone import Recipe, make_standalone
 from jaxnas.supernets import make_supernet
+from jaxnas.training import Recipe, make_standalone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         compiled=config.compiled,
         workers=(os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1,
     )
-    archs = arch.enumerate_archs(space)[: config.num_archs]
+    archs = enumerate_archs(space)[: config.num_archs]
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
     units = {"test_accuracy": "fraction", "test_loss": "nats"}
     test_images, test_labels = all_shifts(data.test_images, data.test_labels, data.mean, config.test_shift)
@@ -124,9 +125,9 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         "dataset": config.dataset,
         "num_archs": len(archs),
         "num_seeds": config.num_seeds,
-        "seed_kendall_tau": metrics.seed_kendall_tau(accuracy) if several else math.nan,
-        "reliability_of_mean": metrics.reliability(accuracy) if several else math.nan,
-        "flops_kendall_tau": metrics.kendall_tau(macs, accuracy.mean(axis=1)),
+        "seed_kendall_tau": ranking.seed_kendall_tau(accuracy) if several else math.nan,
+        "reliability_of_mean": ranking.reliability(accuracy) if several else math.nan,
+        "flops_kendall_tau": ranking.kendall_tau(macs, accuracy.mean(axis=1)),
         "lowest_accuracy": float(accuracy.mean(axis=1).min()),
         "highest_accuracy": float(accuracy.mean(axis=1).max()),
         "seconds_per_network": seconds / accuracy.size,

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnas import metrics, tables
-from jaxnas.regions import Region
+from jaxnas import ranking, tables
+from jaxnas.search.regions import Region
 
 
 class Judge(NamedTuple):
@@ -57,5 +57,5 @@ def make_judge(region: Region, truth: tables.Table) -> Judge:
 
 def mean_with_interval(name: str, values: list[float]) -> dict[str, float]:
     """A figure's mean over seeds, and its 95 % interval over them."""
-    low, high = metrics.t_interval(values)
+    low, high = ranking.t_interval(values)
     return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}

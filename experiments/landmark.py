@@ -47,12 +47,13 @@ from experiments.problem import (
 )
 from experiments.rank_correlation import compile_clock, over_seeds
 from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
-from jaxnas import arch, landmarks, metrics, plotting, tables
+from jaxnas import plotting, ranking, tables
+from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
-from jaxnas.schedules import SCHEDULES
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Supernet
-from jaxnas.training import make_preprocess
+from jaxnas.training import landmarks, make_preprocess
+from jaxnas.training.schedules import SCHEDULES
 
 TRAINED = ("baseline", "landmark", "flops_order")
 VARIANTS = (*TRAINED, "equal_budget")
@@ -74,7 +75,7 @@ class Config(SupernetConfig):
     pairs: Literal["all", "adjacent", "biased"] = "all"  # of landmarks; biased: the authors' draw
     num_pairs: int | None = None  # drawn in each step; None: every pair, of biased one
     num_landmarks_per_step: int | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
-    tile: int | None = None  # see jaxnas.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
+    tile: int | None = None  # see jaxnas.training.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
     margin: float = 0.03  # nats by which the better landmark's loss has to be lower
     beta: float | None = None  # of softplus; None: the hinge
     tolerance: float = 0.0  # accuracies that differ by no more are ties, which are dropped
@@ -231,7 +232,7 @@ def _check(config: Config) -> None:
 
 def choose_landmarks(config: Config, problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """Codes int32 [num_landmarks, num_choices] out of the whole space, and their accuracy [num_landmarks]."""
-    pool = arch.enumerate_archs(problem.space)
+    pool = enumerate_archs(problem.space)
     key = jax.random.key(config.landmark_seed)
     if config.selection == "random":
         rows = landmarks.random_landmarks(key, len(pool), config.num_landmarks)
@@ -310,7 +311,7 @@ def _step_seconds(curve: list[dict[str, float]]) -> float:
 
 
 def _mean_tau(scores: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([metrics.kendall_tau(row, truth) for row in scores]))
+    return float(np.mean([ranking.kendall_tau(row, truth) for row in scores]))
 
 
 def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, macs: np.ndarray) -> dict[str, float]:
@@ -319,7 +320,7 @@ def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, 
     options = {"num_resamples": config.num_resamples}
     for name in VARIANTS:
         figures[f"kendall_tau_{name}"] = _mean_tau(scores[name], test)
-        low, high = metrics.bootstrap_seeds_interval(metrics.kendall_tau, scores[name], test, **options)
+        low, high = ranking.bootstrap_seeds_interval(ranking.kendall_tau, scores[name], test, **options)
         figures |= {f"kendall_tau_{name}_low": low, f"kendall_tau_{name}_high": high}
     differences = {
         "delta": ("landmark", "baseline"),
@@ -331,14 +332,14 @@ def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, 
     for label, (one, other) in differences.items():
         figures[label] = figures[f"kendall_tau_{one}"] - figures[f"kendall_tau_{other}"]
         pair = scores[one], scores[other]
-        low, high = metrics.bootstrap_paired_interval(metrics.kendall_tau, *pair, test, **options)
+        low, high = ranking.bootstrap_paired_interval(ranking.kendall_tau, *pair, test, **options)
         figures |= {f"{label}_low": low, f"{label}_high": high}
-    return figures | {"flops_kendall_tau": metrics.kendall_tau(macs, test)}
+    return figures | {"flops_kendall_tau": ranking.kendall_tau(macs, test)}
 
 
 def draw(workdir: Path, config: Config, scores: Mapping[str, np.ndarray], test, figures: Mapping[str, float]) -> None:
     """variants.png: each seed's tau under each variant."""
-    taus = {name: [metrics.kendall_tau(row, test) for row in scores[name]] for name in VARIANTS}
+    taus = {name: [ranking.kendall_tau(row, test) for row in scores[name]] for name in VARIANTS}
     intervals = {name: (figures[f"kendall_tau_{name}_low"], figures[f"kendall_tau_{name}_high"]) for name in VARIANTS}
     delta = "delta {delta:+.3f} [{delta_low:+.3f}, {delta_high:+.3f}]".format(**figures)
     figure = plotting.paired_taus(

@@ -3,8 +3,8 @@
     python -m experiments.measure_latency --workdir runs/latency
 
 Every operation is timed at its shape, and among them whole random networks, each compiled for itself: inference, in
-interleaved rounds (`jaxnas.measuring`). WORKDIR/latency.npz is the table, with device, batch, type and versions;
-`jaxnas.latency.read_operations_table` reads it, and `limits` and `regions` take it as an additive cost. A network is
+interleaved rounds (`jaxnas.costs.measuring`). WORKDIR/latency.npz is the table, with device, batch, type and versions;
+`jaxnas.costs.latency.read_operations_table` reads it; `limits` and `regions` take it as an additive cost. A network is
 predicted by summing medians over rounds. A constant and a scale are fitted on `num_calibration` networks, and all
 figures are of `num_archs` others:
 
@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from experiments import workdir as cli
 from experiments.problem import arch_rows
-from jaxnas import arch, costs, latency, metrics, plotting, tables
-from jaxnas.arch import CellLayout, DagLayout, SearchSpace
-from jaxnas.limits import table_costs
-from jaxnas.measuring import Measured, measure, num_programs, spread
+from jaxnas import codes, costs, plotting, ranking, tables
+from jaxnas.costs import latency, table_costs
+from jaxnas.costs.measuring import Measured, measure, num_programs, spread
+from jaxnas.space import CellLayout, DagLayout, SearchSpace
 from jaxnas.spaces import get_space
 
 
@@ -113,8 +113,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         "num_rounds": config.num_rounds,
         **found._asdict(),
         **{f"between_rounds_{name}": value for name, value in latency.agreement(*halves)._asdict().items()},
-        "macs_spearman": metrics.spearman(macs[judged], whole[judged]),
-        "macs_kendall_tau": metrics.kendall_tau(macs[judged], whole[judged]),
+        "macs_spearman": ranking.spearman(macs[judged], whole[judged]),
+        "macs_kendall_tau": ranking.kendall_tau(macs[judged], whole[judged]),
         "macs_median_relative_error": by_macs.median_relative_error,
         "constant_ms": calibration.constant,
         "scale": calibration.scale,
@@ -132,7 +132,7 @@ def draw_archs(config: Config, space: SearchSpace) -> np.ndarray:
     wanted = config.num_calibration + config.num_archs
     if wanted > space.size:
         raise ValueError(f"{space.name}: {wanted} distinct networks are wanted, it has {space.size}; lower num_archs.")
-    return arch.from_index(space, np.random.default_rng(config.seed).choice(space.size, wanted, replace=False))
+    return codes.from_index(space, np.random.default_rng(config.seed).choice(space.size, wanted, replace=False))
 
 
 def measured_or_read(config: Config, space: SearchSpace, archs: np.ndarray, workdir: Path) -> Measured:

@@ -41,12 +41,13 @@ from experiments.pcnas_run import (
 from experiments.problem import settle
 from experiments.rank_correlation import compile_clock
 from experiments.supernet_run import load_scores, save_scores
-from jaxnas import costs, limits, metrics, plotting, tables
+from jaxnas import costs, plotting, ranking, tables
+from jaxnas.costs import limits
+from jaxnas.costs.latency import LATENCY_MS, read_operations_table, setting_of
+from jaxnas.costs.measuring import measure_networks
 from jaxnas.files import replace_file
-from jaxnas.latency import LATENCY_MS, read_operations_table, setting_of
-from jaxnas.measuring import measure_networks
-from jaxnas.standalone import Recipe, make_standalone
 from jaxnas.supernets import make_supernet
+from jaxnas.training import Recipe, make_standalone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +171,8 @@ def tau(name: str, scores: np.ndarray, truth: np.ndarray, num_resamples: int) ->
     """Kendall's tau of one seed with its interval over architectures; nan for fewer than two."""
     if len(scores) < 2:
         return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
-    low, high = metrics.bootstrap_interval(metrics.kendall_tau, scores, truth, num_resamples=num_resamples)
-    return {name: metrics.kendall_tau(scores, truth), f"{name}_low": low, f"{name}_high": high}
+    low, high = ranking.bootstrap_interval(ranking.kendall_tau, scores, truth, num_resamples=num_resamples)
+    return {name: ranking.kendall_tau(scores, truth), f"{name}_low": low, f"{name}_high": high}
 
 
 def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[str, float | None]:

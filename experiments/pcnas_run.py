@@ -22,12 +22,15 @@ from tqdm import tqdm
 from experiments.problem import SupernetConfig, check, load_images, resize
 from experiments.supernet_run import batches, build, evaluator, make_recipe, save_scores
 from experiments.workdir import read_rows
-from jaxnas import arch, checkpoint, latency, limits, tables
-from jaxnas.arch import SearchSpace
+from jaxnas import tables
+from jaxnas.codes import to_text
+from jaxnas.costs import latency, limits
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores
 from jaxnas.files import replace_file
+from jaxnas.runs import checkpoint
 from jaxnas.search import Pcnas, PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Supernet
 from jaxnas.training import TrainState, fit, init_train_state
@@ -308,7 +311,7 @@ def image_archs(config: SearchConfig, num_steps: int, num_scored: int, num_image
 
 
 def text_of(task: Task, code: np.ndarray) -> str:
-    return arch.to_text(task.published, code)
+    return to_text(task.published, code)
 
 
 def _unbound(restored: TrainState, state: TrainState) -> TrainState:

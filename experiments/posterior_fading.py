@@ -19,8 +19,8 @@ normalised together, with 95 % intervals by a bootstrap over both (few seeds: to
 
 Every training has the same number of steps, so in a larger space a probe and its operations are trained less often: the
 figures hold interference and thinner training together, as the budget of a search does. `gaussian_kl` is what the
-paper's argument gives for as many equal Gaussian posteriors of one parameter (`jaxnas.posterior`). Each training leaves
-a file in WORKDIR/cells, and a killed run goes on after the last one.
+paper's argument gives for as many equal Gaussian posteriors of one parameter (`jaxnas.search.posterior`). Each training
+leaves a file in WORKDIR/cells, and a killed run goes on after the last one.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ from tqdm import tqdm
 from experiments import workdir as cli
 from experiments.problem import ProblemConfig, arch_rows, load_images, resize
 from experiments.supernet_run import batches
-from jaxnas import metrics, plotting, tables
-from jaxnas.arch import SearchSpace
+from jaxnas import plotting, ranking, tables
 from jaxnas.datasets import Dataset
-from jaxnas.losses import cross_entropy
+from jaxnas.evaluation import cross_entropy
 from jaxnas.samplers import restricted
+from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Supernet, make_supernet
 from jaxnas.tables import Table
@@ -262,11 +262,11 @@ def compare(config: Config, shared: Scored, alone: Scored) -> dict[str, float]:
     statistics: dict[str, tuple[Callable[..., float], np.ndarray]] = {
         "gap": (lambda loss, own: float((loss - own).mean()), shared.loss),
         "agreement": (lambda agreement, own: float(agreement.mean()), agreement),
-        "tau": (metrics.kendall_tau, shared.loss),
+        "tau": (ranking.kendall_tau, shared.loss),
     }
     figures: dict[str, float] = {}
     for name, (statistic, values) in statistics.items():
-        low, high = metrics.bootstrap_seeds_interval(statistic, values, own, num_resamples=config.num_resamples)
+        low, high = ranking.bootstrap_seeds_interval(statistic, values, own, num_resamples=config.num_resamples)
         mean = float(np.mean([statistic(row, own) for row in values]))
         figures |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return figures
@@ -277,7 +277,7 @@ def between_alone(alone: Scored) -> dict[str, float]:
     pairs = list(itertools.combinations(range(len(alone.loss)), 2))
     agreement = np.mean([(alone.predictions[first] == alone.predictions[second]).mean() for first, second in pairs])
     taus = [
-        metrics.kendall_tau(loss, np.delete(alone.loss, seed, axis=0).mean(axis=0))
+        ranking.kendall_tau(loss, np.delete(alone.loss, seed, axis=0).mean(axis=0))
         for seed, loss in enumerate(alone.loss)
     ]
     return {"agreement_alone": float(agreement), "tau_alone": float(np.mean(taus))}

@@ -15,7 +15,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
 
-from jaxnas.arch import SearchSpace
+from jaxnas.space import SearchSpace
 
 NUM_FOLDS = 5
 

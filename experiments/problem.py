@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxnas import arch, costs, datasets, tables
-from jaxnas.arch import CellLayout, ChainLayout, DagLayout, SearchSpace
+from jaxnas import codes, costs, datasets, tables
 from jaxnas.datasets import Dataset
 from jaxnas.ops import Channels
+from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.spaces.nasbench101 import network_costs
+from jaxnas.spaces._nasbench101 import network_costs
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
 
 
@@ -152,11 +152,11 @@ def evaluation_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
     if not space.has_all_codes:
         return _existing_archs(config, space)
     if config.num_eval_archs is None or config.num_eval_archs >= space.size:
-        return arch.enumerate_archs(space)
+        return codes.enumerate_archs(space)
     if config.num_eval_archs < 2:
         raise ValueError(f"num_eval_archs must be at least 2, got {config.num_eval_archs}.")
     order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
-    return arch.from_index(space, np.sort(order[: config.num_eval_archs]))
+    return codes.from_index(space, np.sort(order[: config.num_eval_archs]))
 
 
 def _existing_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
@@ -168,7 +168,7 @@ def _existing_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
             f"{space.name}: num_eval_archs must be at most {MOST_TRIED // 20}, got {config.num_eval_archs}."
         )
     tried = np.random.Generator(np.random.Philox(0)).choice(space.size, most, replace=False, shuffle=True)
-    archs = arch.from_index(space, tried)
+    archs = codes.from_index(space, tried)
     archs = space.isomorphs(archs[np.asarray(space.is_valid(archs))])
     _, first = np.unique(archs, axis=0, return_index=True)
     return archs[np.sort(first)[:wanted]]
@@ -184,6 +184,6 @@ def macs_of(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
 def arch_rows(space: SearchSpace, archs: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Rows of a CSV file: the code of each architecture, and its entry of each column [num_archs]."""
     return [
-        {"arch": arch.to_text(space, code)} | dict(zip(columns, row, strict=True))
+        {"arch": codes.to_text(space, code)} | dict(zip(columns, row, strict=True))
         for code, row in zip(archs, zip(*columns.values(), strict=True), strict=True)
     ]

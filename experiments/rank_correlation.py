@@ -35,7 +35,7 @@ from experiments.problem import (
     settle,
 )
 from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
-from jaxnas import metrics, plotting, tables
+from jaxnas import plotting, ranking, tables
 from jaxnas.spaces import get_space
 
 
@@ -130,7 +130,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         seconds["train_seconds"] += trained.curve[-1]["seconds"]
 
     figures = ranking_figures(config, -np.stack(losses), np.stack(accuracies), test, macs, truth, archs)
-    figures["last_snapshot_kendall_tau"] = float(np.mean([metrics.kendall_tau(-row, mean_test) for row in last]))
+    figures["last_snapshot_kendall_tau"] = float(np.mean([ranking.kendall_tau(-row, mean_test) for row in last]))
     num_images = config.num_eval_images or len(data.valid_images)
     num_scored = config.num_seeds * len(snapshot_steps(config)) * len(archs)
     given = {"loss": losses, "accuracy": accuracies}
@@ -168,12 +168,12 @@ def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dic
     mean_test = over_seeds(test)
     options = {"num_resamples": config.num_resamples}
     if len(scores) == 1:
-        low, high = metrics.bootstrap_interval(metrics.kendall_tau, scores[0], mean_test, **options)
+        low, high = ranking.bootstrap_interval(ranking.kendall_tau, scores[0], mean_test, **options)
     else:
-        low, high = metrics.bootstrap_seeds_interval(metrics.kendall_tau, scores, mean_test, **options)
+        low, high = ranking.bootstrap_seeds_interval(ranking.kendall_tau, scores, mean_test, **options)
     together = scores.mean(axis=0)
-    together_low, together_high = metrics.bootstrap_interval(metrics.kendall_tau, together, mean_test, **options)
-    flops_low, flops_high = metrics.bootstrap_interval(metrics.kendall_tau, macs, mean_test, **options)
+    together_low, together_high = ranking.bootstrap_interval(ranking.kendall_tau, together, mean_test, **options)
+    flops_low, flops_high = ranking.bootstrap_interval(ranking.kendall_tau, macs, mean_test, **options)
 
     def mean(statistic, of=scores) -> float:
         return float(np.mean([statistic(row, mean_test) for row in of]))
@@ -188,36 +188,36 @@ def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dic
     def top_decile(of) -> float | None:
         if test.ndim == 1 and choose_by is None:
             return None
-        return float(np.mean([metrics.top_decile_kendall_tau(row, test, **decile) for row in of]))
+        return float(np.mean([ranking.top_decile_kendall_tau(row, test, **decile) for row in of]))
 
     best = int(np.argmax(scores[0]))
     rank = 1 + int((mean_test > mean_test[best]).sum())
-    tau = mean(metrics.kendall_tau)
+    tau = mean(ranking.kendall_tau)
     return {
         "kendall_tau": tau,
         "kendall_tau_low": low,
         "kendall_tau_high": high,
         "kendall_tau_loss": tau,
-        "kendall_tau_accuracy": mean(metrics.kendall_tau, accuracies),
-        "ensemble_kendall_tau": metrics.kendall_tau(together, mean_test),
+        "kendall_tau_accuracy": mean(ranking.kendall_tau, accuracies),
+        "ensemble_kendall_tau": ranking.kendall_tau(together, mean_test),
         "ensemble_kendall_tau_low": together_low,
         "ensemble_kendall_tau_high": together_high,
-        "kendall_tau_between_supernets": metrics.seed_kendall_tau(scores.T) if len(scores) > 1 else None,
-        "spearman": mean(metrics.spearman),
-        "sparse_kendall_tau": mean(metrics.sparse_kendall_tau),
-        "flops_kendall_tau": metrics.kendall_tau(macs, mean_test),
+        "kendall_tau_between_supernets": ranking.seed_kendall_tau(scores.T) if len(scores) > 1 else None,
+        "spearman": mean(ranking.spearman),
+        "sparse_kendall_tau": mean(ranking.sparse_kendall_tau),
+        "flops_kendall_tau": ranking.kendall_tau(macs, mean_test),
         "flops_kendall_tau_low": flops_low,
         "flops_kendall_tau_high": flops_high,
-        "seed_kendall_tau": metrics.seed_kendall_tau(seeds) if seeds is not None else None,
-        "truth_reliability": metrics.reliability(seeds) if seeds is not None else None,
+        "seed_kendall_tau": ranking.seed_kendall_tau(seeds) if seeds is not None else None,
+        "truth_reliability": ranking.reliability(seeds) if seeds is not None else None,
         "top_decile_kendall_tau": top_decile(scores),
         "top_decile_flops_kendall_tau": top_decile([macs]),
-        "precision_at_k": mean(lambda s, t: metrics.precision_at_k(s, t, k=config.top_k)),
-        "best_rank_at_k": mean(lambda s, t: metrics.best_rank_at_k(s, t, k=config.top_k)),
-        "top_k_mean_accuracy": mean(lambda s, t: metrics.top_k_mean(s, t, k=config.top_k)),
+        "precision_at_k": mean(lambda s, t: ranking.precision_at_k(s, t, k=config.top_k)),
+        "best_rank_at_k": mean(lambda s, t: ranking.best_rank_at_k(s, t, k=config.top_k)),
+        "top_k_mean_accuracy": mean(lambda s, t: ranking.top_k_mean(s, t, k=config.top_k)),
         "best_accuracy": float(mean_test.max()),
         "best_found_rank": rank,
-        "prob_surpass_random_10": metrics.prob_surpass_random(rank, num_archs=len(archs), num_draws=10),
+        "prob_surpass_random_10": ranking.prob_surpass_random(rank, num_archs=len(archs), num_draws=10),
     }
 
 
@@ -253,10 +253,10 @@ def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, las
     for steps, table in curves[0].scored:
         given = over_seeds(tables.lookup(truth, table.archs, "test_accuracy"))
         of_point = -table.columns["loss"]
-        interval_of_point = metrics.bootstrap_interval(metrics.kendall_tau, of_point, given, **options)
-        points.append((steps, metrics.kendall_tau(of_point, given), *interval_of_point))
-    end = metrics.bootstrap_interval(metrics.kendall_tau, last, test, **options)
-    points.append((config.num_steps, metrics.kendall_tau(last, test), *end))
+        interval_of_point = ranking.bootstrap_interval(ranking.kendall_tau, of_point, given, **options)
+        points.append((steps, ranking.kendall_tau(of_point, given), *interval_of_point))
+    end = ranking.bootstrap_interval(ranking.kendall_tau, last, test, **options)
+    points.append((config.num_steps, ranking.kendall_tau(last, test), *end))
     references = {"FLOPs only": figures["flops_kendall_tau"]}
     if figures["seed_kendall_tau"] is not None:
         references["between training seeds of the truth"] = figures["seed_kendall_tau"]

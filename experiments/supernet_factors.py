@@ -31,8 +31,9 @@ from experiments import workdir as cli
 from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, macs_of, resize, settle
 from experiments.rank_correlation import over_seeds
 from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
-from jaxnas import arch, metrics, plotting, tables
+from jaxnas import plotting, ranking, tables
 from jaxnas.files import replace_file
+from jaxnas.space import ChainLayout, DagLayout
 from jaxnas.spaces import get_space
 
 # Field of Config -> the factor's name. Those of the mapping to shared weights, of low fidelity, of the protocol.
@@ -137,7 +138,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     archs = evaluation_archs(config, problem.space)
     test = over_seeds(tables.lookup(problem.truth, archs, "test_accuracy"))
     macs = macs_of(problem.published, archs)
-    metrics.top_k_mean(macs, test, k=config.top_k)  # a k of no use ends the run before the training, and so do settings
+    ranking.top_k_mean(macs, test, k=config.top_k)  # a k of no use ends the run before the training, and so do settings
     for variant in variants:
         prepare(variant, problem)
 
@@ -156,7 +157,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         "num_images": config.num_eval_images or len(problem.data.valid_images),
         "num_seeds": config.num_seeds,
         "num_settings": len(variants),
-        "flops_kendall_tau": metrics.kendall_tau(macs, test),
+        "flops_kendall_tau": ranking.kendall_tau(macs, test),
     }
     kept = ("kendall_tau", "sparse_kendall_tau", "supernet_accuracy", "top_k_accuracy", "train_seconds")
     for row in rows:
@@ -176,12 +177,12 @@ def make_variants(config: Config) -> list[Variant]:
                 f"factor {text!r} is not NAME=VALUE,VALUE with a name among {', '.join(FACTORS)}; for instance"
                 " learning_rate=0.05,0.1."
             )
-        if name == "cells_per_stage" and isinstance(layout, arch.ChainLayout):
+        if name == "cells_per_stage" and isinstance(layout, ChainLayout):
             raise ValueError(f"factor {text!r}: {config.space} is no space of cells; its layers are all searched.")
         for word in values.split(","):
             value = read_value(name, word)
             changes = {name: value} | IMPLIED.get((name, value), {})
-            if isinstance(layout, arch.DagLayout):
+            if isinstance(layout, DagLayout):
                 changes.pop("op_on", None)  # its operations are on nodes anyway
             if value != getattr(config, name):
                 variants[f"{name}={word}"] = Variant(f"{name}={word}", dataclasses.replace(config, **changes))
@@ -269,20 +270,20 @@ def compare(config: Config, name: str, cells: Mapping[str, list[Cell | None]], t
     row: dict[str, Any] = {"setting": name, "num_seeds": len(pairs), "num_diverged": len(cells[name]) - len(pairs)}
     options = {"num_resamples": config.num_resamples}
     scores = -np.array([cell.loss for cell, _ in pairs])
-    for column, statistic in (("kendall_tau", metrics.kendall_tau), ("sparse_kendall_tau", metrics.sparse_kendall_tau)):
+    for column, statistic in (("kendall_tau", ranking.kendall_tau), ("sparse_kendall_tau", ranking.sparse_kendall_tau)):
         taus = [statistic(each, test) for each in scores]
         low, high = math.nan, math.nan
         if len(pairs) > 1:
-            low, high = metrics.bootstrap_seeds_interval(statistic, scores, test, **options)
+            low, high = ranking.bootstrap_seeds_interval(statistic, scores, test, **options)
         elif pairs:
-            low, high = metrics.bootstrap_interval(statistic, scores[0], test, **options)
+            low, high = ranking.bootstrap_interval(statistic, scores[0], test, **options)
         row |= {column: mean(taus), f"{column}_low": low, f"{column}_high": high}
     for column, values in (
         ("supernet_accuracy", [cell.accuracy.mean() for cell, _ in pairs]),
-        ("top_k_accuracy", [metrics.top_k_mean(each, test, k=config.top_k) for each in scores]),
+        ("top_k_accuracy", [ranking.top_k_mean(each, test, k=config.top_k) for each in scores]),
         ("train_seconds", [cell.seconds for cell, _ in pairs]),
     ):
-        low, high = metrics.t_interval(values)
+        low, high = ranking.t_interval(values)
         row |= {column: mean(values), f"{column}_low": low, f"{column}_high": high}
     both = [(-cell.loss, -base.loss) for cell, base in pairs if base is not None]
     delta, low, high = 0.0, 0.0, 0.0
@@ -291,15 +292,15 @@ def compare(config: Config, name: str, cells: Mapping[str, list[Cell | None]], t
         low, high = math.nan, math.nan
         if len(both) > 1:
             first, second = (np.array(side) for side in zip(*both))
-            low, high = metrics.bootstrap_paired_interval(metrics.kendall_tau, first, second, test, **options)
+            low, high = ranking.bootstrap_paired_interval(ranking.kendall_tau, first, second, test, **options)
         elif both:
-            low, high = metrics.bootstrap_interval(difference, np.stack(both[0], axis=1), test, **options)
+            low, high = ranking.bootstrap_interval(difference, np.stack(both[0], axis=1), test, **options)
     return row | {"delta": delta, "delta_low": low, "delta_high": high}
 
 
 def difference(pair: np.ndarray, test: np.ndarray) -> float:
     """Kendall's tau of one super-net less that of another: pair [num_archs, 2]."""
-    return metrics.kendall_tau(pair[:, 0], test) - metrics.kendall_tau(pair[:, 1], test)
+    return ranking.kendall_tau(pair[:, 0], test) - ranking.kendall_tau(pair[:, 1], test)
 
 
 def mean(values: list) -> float:

@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from experiments.problem import SupernetConfig, evaluation_archs
 from experiments.workdir import read_rows
-from jaxnas import checkpoint, tables
-from jaxnas.arch import SearchSpace
+from jaxnas import tables
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
+from jaxnas.runs import checkpoint
 from jaxnas.samplers import SAMPLERS, Sampler
+from jaxnas.space import SearchSpace
 from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.training import (
     LossFn,

@@ -1,15 +1,21 @@
 """Weight-sharing neural architecture search in JAX: the names that most programs begin with. The rest is in the rooms:
-`jaxnas.arch`, `metrics`, `costs`, `tables`, `datasets`, `plotting`, `limits`, `regions`, `search` and so on."""
+`jaxnas.codes`, `metrics`, `costs`, `tables`, `datasets`, `plotting`, `limits`, `regions`, `search` and so on."""
 
-from jaxnas.arch import SearchSpace
-from jaxnas.choice import choose
-from jaxnas.evaluation import Scores, make_evaluator
-from jaxnas.losses import cross_entropy, ranking_loss
+from jaxnas.evaluation import Scores, cross_entropy, make_evaluator
 from jaxnas.samplers import Sampler
+from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.standalone import make_standalone
 from jaxnas.supernets import Supernet, make_supernet
-from jaxnas.training import add_losses, fit, init_train_state, make_cross_entropy_loss, make_train_step
+from jaxnas.supernets.choice import choose
+from jaxnas.training import (
+    add_losses,
+    fit,
+    init_train_state,
+    make_cross_entropy_loss,
+    make_standalone,
+    make_train_step,
+    ranking_loss,
+)
 
 __all__ = [
     "Sampler",

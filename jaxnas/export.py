@@ -20,15 +20,15 @@ import chex
 import jax
 import numpy as np
 
-from jaxnas.arch import SearchSpace, check, to_text
-from jaxnas.costs import arch_costs
+from jaxnas.codes import check, to_text
+from jaxnas.costs import Limit, arch_costs
+from jaxnas.costs.latency import LATENCY_MS
+from jaxnas.evaluation import candidate_macs
 from jaxnas.files import replace_file
-from jaxnas.latency import LATENCY_MS
-from jaxnas.limits import Limit
-from jaxnas.planning import candidate_macs
-from jaxnas.standalone import only
+from jaxnas.space import SearchSpace
 from jaxnas.supernets import Params, Stats, Supernet
 from jaxnas.supernets.network import Network, make_network, network_variables, taken
+from jaxnas.training import only
 
 FORMAT = 1
 
@@ -203,7 +203,7 @@ def report(
     Args:
       limit: the limit of the search; `limited` is the cost that it predicts, `meets_limit` whether that is feasible.
       accuracy: of the network retrained alone, a fraction.
-      measured_latency_ms: of the whole network, see `jaxnas.measuring.measure_networks`. Where the limit is one on
+      measured_latency_ms: of the whole network, see `jaxnas.costs.measuring`. Where the limit is one on
         latency, `measured_over_limit` is its share of it: a prediction may hold and the network still be slower.
     """
     (arch,) = check(space, np.asarray(arch)[None])

@@ -51,13 +51,13 @@ NUM_RESAMPLES = 1000  # of the bootstrap behind each interval
 import jax
 import numpy as np
 
-from jaxnas import arch, costs, datasets, metrics, plotting, samplers, tables, training
+from jaxnas import codes, costs, datasets, plotting, ranking, samplers, tables, training
 from jaxnas.evaluation import make_evaluator
 from jaxnas.spaces import digits_chain
 from jaxnas.supernets import make_supernet
 
 data = datasets.load("digits", num_train=600, num_valid=NUM_VALID)
-archs = arch.enumerate_archs(digits_chain)  # int32 [num_archs, num_choices]
+archs = codes.enumerate_archs(digits_chain)  # int32 [num_archs, num_choices]
 print(f"{len(archs)} codes; number 100 is {archs[100]}:")
 print(" -> ".join(names[op] for names, op in zip(digits_chain.op_names, archs[100])))
 
@@ -112,7 +112,7 @@ def logits_of(archs):
 
 logits = logits_of(archs[::60])  # [num_archs, num_images, num_classes]
 for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[:100]).mean(axis=1)):
-    print(arch.to_text(digits_chain, code), f"{share:.2f} of 100 images right")
+    print(codes.to_text(digits_chain, code), f"{share:.2f} of 100 images right")
 
 # %% [markdown]
 # ## Score every one, and compare with the truth
@@ -134,15 +134,15 @@ macs = costs.arch_costs(digits_chain, archs).macs
 
 
 def tau_and_interval(ranking: np.ndarray) -> tuple[float, float, float]:
-    interval = metrics.bootstrap_interval(metrics.kendall_tau, ranking, mean_truth, num_resamples=NUM_RESAMPLES)
-    return metrics.kendall_tau(ranking, mean_truth), *interval
+    interval = ranking.bootstrap_interval(ranking.kendall_tau, ranking, mean_truth, num_resamples=NUM_RESAMPLES)
+    return ranking.kendall_tau(ranking, mean_truth), *interval
 
 
 tau, low, high = tau_and_interval(-scores.loss)  # higher is better, hence the minus
 print(f"super-net, by validation loss:  {tau:.3f} [{low:.3f}, {high:.3f}]")
 print("super-net, by accuracy:         {:.3f} [{:.3f}, {:.3f}]".format(*tau_and_interval(scores.accuracy)))
 print("FLOPs:                          {:.3f} [{:.3f}, {:.3f}]".format(*tau_and_interval(macs)))
-print(f"one training seed with another: {metrics.seed_kendall_tau(truth):.3f}")
+print(f"one training seed with another: {ranking.seed_kendall_tau(truth):.3f}")
 
 # %%
 figure = plotting.rank_scatter(

@@ -57,7 +57,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxnas.losses import ranking_loss
+from jaxnas.training import ranking_loss
 
 losses = jnp.array([1.0, 0.6, 0.8, 0.4])
 order = jnp.array([0.80, 0.85, 0.90, 0.95])  # accuracies of training alone; any unit will do
@@ -89,13 +89,14 @@ figure
 # one the super-net is scored.
 
 # %%
-from jaxnas import arch, costs, datasets, landmarks, metrics, plotting, samplers, schedules, tables, training
+from jaxnas import codes, costs, datasets, plotting, ranking, samplers, tables, training
 from jaxnas.evaluation import make_evaluator
 from jaxnas.spaces import digits_chain
 from jaxnas.supernets import make_supernet
+from jaxnas.training import landmarks, schedules
 
 data = datasets.load("digits", num_train=500, num_valid=400)
-archs = arch.enumerate_archs(digits_chain)
+archs = codes.enumerate_archs(digits_chain)
 truth = tables.lookup(tables.load_truth(digits_chain, "digits"), archs, "test_accuracy").mean(axis=1)
 chosen = landmarks.random_landmarks(jax.random.key(0), len(archs), NUM_LANDMARKS)
 others = np.setdiff1d(np.arange(len(archs)), chosen)
@@ -115,11 +116,11 @@ sampler = samplers.fair(digits_chain)
 tx = training.sgd(0.1, num_steps=NUM_STEPS, weight_decay=5e-4)
 preprocess = training.make_preprocess(data.mean, data.std, crop=1)
 cross_entropy = training.make_cross_entropy_loss(supernet, groups=sampler.groups, preprocess=preprocess)
-ranking = landmarks.make_ranking_loss_fn(
+pull = landmarks.make_ranking_loss_fn(
     supernet, archs[chosen], truth[chosen], num_per_step=8, margin=0.1, preprocess=preprocess
 )
 weight = schedules.cosine_increase(30.0, num_steps=NUM_STEPS, warmup_steps=WARMUP_STEPS)
-terms = {"cross_entropy": (1.0, cross_entropy), "ranking": (weight, ranking)}
+terms = {"cross_entropy": (1.0, cross_entropy), "ranking": (weight, pull)}
 plain_step = training.make_train_step(
     supernet, training.add_losses({"cross_entropy": terms["cross_entropy"]}), sampler, tx
 )
@@ -157,16 +158,16 @@ scores = np.stack(
     [-evaluate(state.params, archs, images, data.valid_labels[:200]).loss for state in (baseline, regularised)]
 )
 for name, row in zip(("without", "with"), scores):
-    known = metrics.kendall_tau(row[chosen], truth[chosen])
-    unknown = metrics.kendall_tau(row[others], truth[others])
+    known = ranking.kendall_tau(row[chosen], truth[chosen])
+    unknown = ranking.kendall_tau(row[others], truth[others])
     print(f"{name:8} landmarks: τ of the landmarks {known:.3f}, of the {len(others)} others {unknown:.3f}")
-flops = metrics.kendall_tau(costs.arch_costs(digits_chain, archs[others]).macs, truth[others])
+flops = ranking.kendall_tau(costs.arch_costs(digits_chain, archs[others]).macs, truth[others])
 print(f"counting FLOPs: {flops:.3f}")
 
 # %%
-tau = metrics.kendall_tau(scores[1][others], truth[others])
-low, high = metrics.bootstrap_interval(
-    metrics.kendall_tau, scores[1][others], truth[others], num_resamples=NUM_RESAMPLES
+tau = ranking.kendall_tau(scores[1][others], truth[others])
+low, high = ranking.bootstrap_interval(
+    ranking.kendall_tau, scores[1][others], truth[others], num_resamples=NUM_RESAMPLES
 )
 figure = plotting.rank_scatter(
     scores[1][others],

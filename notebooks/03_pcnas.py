@@ -54,9 +54,10 @@ NUM_VALID = 300  # images held out of training, on which architectures are score
 import jax
 import numpy as np
 
-from jaxnas import datasets, limits, plotting, regions, tables, training
+from jaxnas import datasets, plotting, tables, training
+from jaxnas.costs import limits
 from jaxnas.evaluation import make_evaluator
-from jaxnas.search import drawn, drawn_sampler, pcnas
+from jaxnas.search import drawn, drawn_sampler, pcnas, regions
 from jaxnas.spaces import digits_chain
 from jaxnas.supernets import make_supernet
 

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnas.arch import ChainLayout, SearchSpace
 from jaxnas.ops import OPS
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import Params, Supernet, make_supernet
 

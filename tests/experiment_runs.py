@@ -25,7 +25,8 @@ from experiments import (
 )
 from experiments import workdir as cli
 from jaxnas import tables
-from jaxnas.arch import ChainLayout, enumerate_archs
+from jaxnas.codes import enumerate_archs
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 
 ROOT = Path(__file__).parents[1]

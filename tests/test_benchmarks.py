@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import evaluator, scaling, standalone, train_step
-from jaxnas.arch import ChainLayout
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
 

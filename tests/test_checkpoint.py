@@ -16,8 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas import checkpoint
-from jaxnas.checkpoint import CheckpointError, csv_metrics, restore_latest, save
+from jaxnas.runs import checkpoint
+from jaxnas.runs.checkpoint import CheckpointError, csv_metrics, restore_latest, save
 
 ROOT = Path(__file__).parents[1]
 SPACE = "0123456789abcdef"

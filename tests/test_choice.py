@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.choice import branch_runs, choose, count_ops, mix
+from jaxnas.supernets.choice import branch_runs, choose, count_ops, mix
 
 SHARED = {"weight": np.array([2.0, -1.0, 0.5], np.float32)}
 

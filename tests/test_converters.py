@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from jaxnas import tables
 from jaxnas.spaces import SPACES, nasbench101, nasbench201
-from jaxnas.spaces.nasbench101 import graph_hash
+from jaxnas.spaces._nasbench101 import graph_hash
 from jaxnas.tables import nasbench101 as converter
 from jaxnas.tables import parts, tfrecord
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxnas import costs
-from jaxnas.arch import ChainLayout, enumerate_archs, sample, to_text
+from jaxnas.codes import enumerate_archs, sample, to_text
 from jaxnas.costs import Place, arch_costs, op_cost, op_costs
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, Stage, chain_space, mobile_small, mobile_space, nasbench201, nasbench_macro
 from jaxnas.spaces.mobile import LARGE_OPS
 from jaxnas.supernets import make_supernet

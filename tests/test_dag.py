@@ -14,18 +14,16 @@ import scipy.special
 import scipy.stats
 from conftest import random_params
 
-from jaxnas import arch
-from jaxnas.evaluation import make_evaluator
+from jaxnas.codes import enumerate_archs, to_index
+from jaxnas.evaluation import make_evaluator, work
 from jaxnas.ops import MaxPool, Place, Tape
 from jaxnas.ops.dynamic import narrow
-from jaxnas.planning import work
 from jaxnas.samplers import fair, listed, uniform
 from jaxnas.spaces import SPACES, nasbench101_space
-from jaxnas.spaces.nasbench101 import OP_NAMES, adjacency, enumerate_cells, network_costs, prune, vertex_channels
-from jaxnas.standalone import only
+from jaxnas.spaces._nasbench101 import OP_NAMES, adjacency, enumerate_cells, network_costs, prune, vertex_channels
 from jaxnas.supernets import make_supernet, select_stats
 from jaxnas.supernets.wiring import Part, make_decode, output_slots, vertex_widths
-from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step
+from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step, only
 
 CONV3, CONV1, POOL = range(3)
 RNG = np.random.default_rng(0)
@@ -462,10 +460,10 @@ def test_a_few_steps_of_training(scores):
 def test_uniform_draws_are_uniform_over_the_codes_that_exist():
     """Chi-square over 20,000 draws against every valid code of four vertices."""
     space = small()
-    codes = arch.enumerate_archs(space)
+    codes = enumerate_archs(space)
     draws = np.asarray(jax.jit(uniform(space, num_archs=20_000).sample)(jax.random.key(0), ()))
-    counts = np.bincount(arch.to_index(space, draws), minlength=space.size)  # which checks that they exist
-    exist = np.isin(np.arange(space.size), arch.to_index(space, codes))
+    counts = np.bincount(to_index(space, draws), minlength=space.size)  # which checks that they exist
+    exist = np.isin(np.arange(space.size), to_index(space, codes))
     assert 91 < exist.sum() < space.size and not counts[~exist].any()
     assert scipy.stats.chisquare(counts[exist]).pvalue > 1e-3
 
@@ -474,7 +472,7 @@ def test_listed_draws_are_uniform_over_the_list():
     space = small()
     cells = enumerate_cells(space)
     draws = np.asarray(listed(space, cells, num_archs=9100).sample(jax.random.key(0), ()))
-    counts = np.bincount(np.searchsorted(arch.to_index(space, cells), arch.to_index(space, draws)), minlength=91)
+    counts = np.bincount(np.searchsorted(to_index(space, cells), to_index(space, draws)), minlength=91)
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from jaxnas import arch
+from jaxnas import codes
 from jaxnas.evaluation import make_evaluator
 from jaxnas.supernets import select_stats
 
@@ -31,7 +31,7 @@ def net(small_supernet):
 @pytest.fixture(scope="module")
 def archs(net):
     """All 27 codes."""
-    return arch.enumerate_archs(net[0].space)
+    return codes.enumerate_archs(net[0].space)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_balanced_population_in_one_call(net, archs, by_batch):
     supernet, params = net
     balanced = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
     evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced", images_per_call=4)
-    assert_scored(evaluate(params, balanced, IMAGES, LABELS), *by_batch, rows=arch.to_index(supernet.space, balanced))
+    assert_scored(evaluate(params, balanced, IMAGES, LABELS), *by_batch, rows=codes.to_index(supernet.space, balanced))
     with pytest.raises(ValueError, match=r"equally often, got \[2 0 1\] at index 1; pass a tile size"):
         evaluate(params, [[0, 0, 2], [1, 0, 0], [2, 2, 1]], IMAGES, LABELS)
 

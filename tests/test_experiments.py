@@ -39,7 +39,7 @@ from experiments import build_table
 from experiments import workdir as cli
 from experiments.problem import settle
 from jaxnas import tables
-from jaxnas.arch import to_text
+from jaxnas.codes import to_text
 from jaxnas.costs import arch_costs
 from jaxnas.samplers import SAMPLERS
 from jaxnas.spaces import SPACES, get_space

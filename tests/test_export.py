@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import export, limits
-from jaxnas.costs import arch_costs
+from jaxnas import export
+from jaxnas.costs import arch_costs, limits
 from jaxnas.spaces import digits_chain, nasbench201
 from jaxnas.supernets import make_supernet
 

@@ -10,16 +10,15 @@ import pytest
 import scipy.stats
 from conftest import random_params
 
-from jaxnas import arch
-from jaxnas.arch import CellLayout, ChainLayout, SearchSpace
+from jaxnas.codes import enumerate_archs
 from jaxnas.evaluation import make_evaluator
 from jaxnas.ops import OPS, Policy, Tape, has_shortcut
 from jaxnas.samplers import Sampler
+from jaxnas.space import CellLayout, ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES, chain_space
-from jaxnas.standalone import Recipe, make_standalone
 from jaxnas.supernets import make_supernet
 from jaxnas.supernets.dropout import draw_keep, make_dropout
-from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step
+from jaxnas.training import Recipe, init_train_state, make_cross_entropy_loss, make_standalone, make_train_step
 
 NONE, SKIP, CONV_1, CONV_3 = range(4)
 EDGES = ["01", "02", "12"]
@@ -184,7 +183,7 @@ def test_routes_agree(space, settings, bn_mode):
     """Serial, masks, dispatch and trie, with everything that is shared; nothing is dropped where nothing is trained."""
     supernet, params = built(space, **settings)
     images = IMAGES if space is CELLS else GREY
-    every = arch.enumerate_archs(space)
+    every = enumerate_archs(space)
     archs = every if len(every) < 6 else np.concatenate([every[[0]], RNG.choice(every, 6)])
     given = {}
     if bn_mode == "tracked":

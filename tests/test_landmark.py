@@ -15,7 +15,7 @@ from experiments import landmark, supernet_run
 from experiments.predictor import predict_ranking
 from experiments.problem import load_problem, settle
 from jaxnas import tables
-from jaxnas.arch import enumerate_archs, to_text
+from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs
 from jaxnas.spaces import SPACES
 

@@ -9,8 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas.arch import ChainLayout, enumerate_archs
-from jaxnas.landmarks import (
+from jaxnas.codes import enumerate_archs
+from jaxnas.evaluation import cross_entropy
+from jaxnas.samplers import uniform
+from jaxnas.space import ChainLayout
+from jaxnas.spaces import chain_space
+from jaxnas.supernets import make_supernet
+from jaxnas.tables import lookup, make_table
+from jaxnas.training import Aux, add_losses, fit, init_train_state, make_cross_entropy_loss, make_train_step, sgd
+from jaxnas.training.landmarks import (
     PAIR_DRAWS,
     Landmarks,
     adjacent_pairs,
@@ -23,13 +30,7 @@ from jaxnas.landmarks import (
     random_landmarks,
     ranked_landmarks,
 )
-from jaxnas.losses import cross_entropy
-from jaxnas.samplers import uniform
-from jaxnas.schedules import constant
-from jaxnas.spaces import chain_space
-from jaxnas.supernets import make_supernet
-from jaxnas.tables import lookup, make_table
-from jaxnas.training import Aux, add_losses, fit, init_train_state, make_cross_entropy_loss, make_train_step, sgd
+from jaxnas.training.schedules import constant
 
 SPACE = chain_space(
     "pair",

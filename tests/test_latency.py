@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxnas import latency, tables
-from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs
-from jaxnas.costs import arch_costs
-from jaxnas.latency import Calibration, Setting
-from jaxnas.limits import make_limit, parse, table_costs
-from jaxnas.regions import make_region
+from jaxnas import tables
+from jaxnas.codes import enumerate_archs
+from jaxnas.costs import arch_costs, latency, make_limit, parse, table_costs
+from jaxnas.costs.latency import Calibration, Setting
+from jaxnas.search.regions import make_region
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
 LAYOUT = ChainLayout(stem_width=4, widths=(4, 8), strides=(1, 2), head_width=0)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxnas.arch import ChainLayout, DagLayout, SearchSpace, enumerate_archs
-from jaxnas.costs import arch_costs
-from jaxnas.limits import cost_table, make_limit, number, parse, table_costs
+from jaxnas.codes import enumerate_archs
+from jaxnas.costs import arch_costs, cost_table, make_limit, number, parse, table_costs
+from jaxnas.space import ChainLayout, DagLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
 # Three choices with 2, 1 and 3 operations; the layout plays no part.

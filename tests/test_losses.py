@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from jaxnas.losses import cross_entropy, is_correct, ranking_loss
+from jaxnas.evaluation import cross_entropy, is_correct
+from jaxnas.training import ranking_loss
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(3, 7, 4)).astype(np.float32) * 3

@@ -14,12 +14,10 @@ from PIL import Image
 
 from experiments import measure_latency
 from experiments import workdir as cli
-from jaxnas import latency
-from jaxnas.arch import from_text
-from jaxnas.costs import arch_costs
-from jaxnas.latency import Setting, operation_costs, operations_table, read_operations_table
-from jaxnas.limits import table_costs
-from jaxnas.measuring import Measured
+from jaxnas.codes import from_text
+from jaxnas.costs import arch_costs, latency, table_costs
+from jaxnas.costs.latency import Setting, operation_costs, operations_table, read_operations_table
+from jaxnas.costs.measuring import Measured
 from jaxnas.spaces import get_space
 
 SPACE = get_space("digits_chain").resized(width=2)

@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import latency, measuring
-from jaxnas.arch import ChainLayout
-from jaxnas.limits import table_costs
-from jaxnas.measuring import Program, distinct_operations, measure, measure_networks, measure_ops, spread, time_programs
+from jaxnas.costs import latency, measuring, table_costs
+from jaxnas.costs.measuring import (
+    Program,
+    distinct_operations,
+    measure,
+    measure_networks,
+    measure_ops,
+    spread,
+    time_programs,
+)
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import chain_space, nasbench201
 from jaxnas.supernets import make_supernet
 

@@ -35,14 +35,14 @@ def main() -> None:
     import numpy as np
     from conftest import SMALL_SPACES, random_params
 
-    from jaxnas import arch
+    from jaxnas import codes
     from jaxnas.evaluation import make_evaluator
     from jaxnas.supernets import make_supernet
 
     rng = np.random.default_rng(0)
     supernet = make_supernet(SMALL_SPACES["tiny"])
     params = random_params(supernet)
-    archs = arch.enumerate_archs(supernet.space)[:7]
+    archs = codes.enumerate_archs(supernet.space)[:7]
     images, labels = rng.normal(size=(18, 4, 4, 1)).astype(np.float32), rng.integers(0, 10, 18)
     assert len(jax.devices()) == 8
     for route, bn_mode, rows, columns in (

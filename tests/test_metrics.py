@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from jaxnas import metrics
+from jaxnas import ranking
 
 # nan is an answer here and never comes with a warning.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -37,14 +37,14 @@ def brute_tau_b(x, y):
 
 
 def test_kendall_tau_by_hand():
-    assert metrics.kendall_tau([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx((5 - 1) / 6)
+    assert ranking.kendall_tau([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx((5 - 1) / 6)
     # One tie in x: pairs are 2 concordant, 0 discordant, 2 untied in x, 3 untied in y.
-    assert metrics.kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(2 * 3))
+    assert ranking.kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(2 * 3))
 
 
 @given(tied_pairs(12))
 def test_kendall_tau_equals_a_loop_over_pairs(pair):
-    assert metrics.kendall_tau(*pair) == pytest.approx(brute_tau_b(*pair), nan_ok=True)
+    assert ranking.kendall_tau(*pair) == pytest.approx(brute_tau_b(*pair), nan_ok=True)
 
 
 @given(tied_pairs(12))
@@ -53,15 +53,15 @@ def test_spearman_equals_pearson_of_counted_ranks(pair):
     deviations = np.asarray(ranks) - np.mean(ranks, axis=1, keepdims=True)
     norm = math.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
     expected = deviations[0] @ deviations[1] / norm if norm else math.nan
-    assert metrics.spearman(*pair) == pytest.approx(expected, nan_ok=True)
+    assert ranking.spearman(*pair) == pytest.approx(expected, nan_ok=True)
 
 
 def test_random_floats_agree_with_scipy():
     x, y = np.random.default_rng(0).normal(size=(2, 500)).astype(np.float32)
-    assert metrics.kendall_tau(x, x + y) == pytest.approx(
+    assert ranking.kendall_tau(x, x + y) == pytest.approx(
         scipy.stats.weightedtau(x, x + y, rank=None, weigher=lambda _: 1)[0]
     )
-    assert metrics.spearman(x, x + y) == pytest.approx(scipy.stats.spearmanr(x, x + y).statistic)
+    assert ranking.spearman(x, x + y) == pytest.approx(scipy.stats.spearmanr(x, x + y).statistic)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -70,17 +70,17 @@ def test_sparse_tau_bins_exact_multiples_of_the_threshold_upwards(num_bins, dtyp
     bins = np.arange(num_bins)
     # One architecture at each multiple (computed in two ways) and one in the middle of each bin: all in bin i.
     truth = np.concatenate([bins / num_bins, bins * (1 / num_bins), (bins + 0.5) / num_bins]).astype(dtype)
-    assert metrics.sparse_kendall_tau(np.tile(bins, 3), truth, threshold=1 / num_bins) == pytest.approx(1, rel=1e-12)
+    assert ranking.sparse_kendall_tau(np.tile(bins, 3), truth, threshold=1 / num_bins) == pytest.approx(1, rel=1e-12)
 
 
 def test_sparse_tau_by_hand():
     truth = [0.9301, 0.9309, 0.9312, 0.9420]  # bins 930, 930, 931, 942 at 1e-3; 93, 93, 93, 94 at 1e-2
     scores = [0.2, 0.1, 0.3, 0.4]
-    assert metrics.kendall_tau(scores, truth) == pytest.approx(4 / 6)
-    assert metrics.sparse_kendall_tau(scores, truth) == pytest.approx(5 / math.sqrt(6 * 5))
-    assert metrics.sparse_kendall_tau(scores, truth, threshold=1e-2) == pytest.approx(3 / math.sqrt(6 * 3))
+    assert ranking.kendall_tau(scores, truth) == pytest.approx(4 / 6)
+    assert ranking.sparse_kendall_tau(scores, truth) == pytest.approx(5 / math.sqrt(6 * 5))
+    assert ranking.sparse_kendall_tau(scores, truth, threshold=1e-2) == pytest.approx(3 / math.sqrt(6 * 3))
     # Both sequences are (930, 930, 931, 942): a swap within a bin leaves no trace.
-    assert metrics.sparse_kendall_tau(scores, truth, variant="published") == 1
+    assert ranking.sparse_kendall_tau(scores, truth, variant="published") == 1
 
 
 def published_sparse_tau(scores, ten_thousandths):
@@ -101,33 +101,33 @@ def published_sparse_tau(scores, ten_thousandths):
 def test_sparse_tau_equals_the_described_steps(archs):
     scores, ten_thousandths = np.transpose(archs)
     truth = ten_thousandths / 10_000
-    assert metrics.sparse_kendall_tau(scores, truth) == pytest.approx(
+    assert ranking.sparse_kendall_tau(scores, truth) == pytest.approx(
         brute_tau_b(scores, ten_thousandths // 10), nan_ok=True
     )
-    published = metrics.sparse_kendall_tau(scores, truth, variant="published")
+    published = ranking.sparse_kendall_tau(scores, truth, variant="published")
     assert published == pytest.approx(published_sparse_tau(scores, ten_thousandths), nan_ok=True)
 
 
 def test_top_k_by_hand():
     scores = [9, 8, 7, 6, 5]
     truth = [0.7, 0.9, 0.5, 0.8, 0.6]  # ranks 3, 1, 5, 2, 4
-    assert metrics.precision_at_k(scores, truth, k=2) == 0.5
-    assert metrics.best_rank_at_k(scores, truth, k=1) == 3
-    assert metrics.best_rank_at_k(scores, truth, k=3) == 1
-    assert metrics.worst_rank_at_k(scores, truth, k=3) == 5
-    assert metrics.top_k_mean(scores, truth, k=2) == pytest.approx(0.8)
-    assert metrics.top_k_regret(scores, truth, k=1) == pytest.approx(0.2)
-    assert metrics.top_k_regret(scores, truth, k=2) == 0
+    assert ranking.precision_at_k(scores, truth, k=2) == 0.5
+    assert ranking.best_rank_at_k(scores, truth, k=1) == 3
+    assert ranking.best_rank_at_k(scores, truth, k=3) == 1
+    assert ranking.worst_rank_at_k(scores, truth, k=3) == 5
+    assert ranking.top_k_mean(scores, truth, k=2) == pytest.approx(0.8)
+    assert ranking.top_k_regret(scores, truth, k=1) == pytest.approx(0.2)
+    assert ranking.top_k_regret(scores, truth, k=2) == 0
 
 
 def test_a_fair_draw_breaks_ties_in_the_scores():
     scores = [2, 1, 1, 1, 0]
     truth = [0.5, 0.9, 0.7, 0.1, 0.8]  # ranks 4, 1, 3, 5, 2; the top two are the first and one of the next three
-    assert metrics.precision_at_k(scores, truth, k=2) == pytest.approx((1 / 3) / 2)
-    assert metrics.best_rank_at_k(scores, truth, k=2) == pytest.approx((1 + 3 + 4) / 3)
-    assert metrics.worst_rank_at_k(scores, truth, k=2) == pytest.approx((4 + 4 + 5) / 3)
-    assert metrics.top_k_mean(scores, truth, k=2) == pytest.approx((0.5 + (0.9 + 0.7 + 0.1) / 3) / 2)
-    assert metrics.top_k_regret(scores, truth, k=2) == pytest.approx((0 + 0.2 + 0.4) / 3)
+    assert ranking.precision_at_k(scores, truth, k=2) == pytest.approx((1 / 3) / 2)
+    assert ranking.best_rank_at_k(scores, truth, k=2) == pytest.approx((1 + 3 + 4) / 3)
+    assert ranking.worst_rank_at_k(scores, truth, k=2) == pytest.approx((4 + 4 + 5) / 3)
+    assert ranking.top_k_mean(scores, truth, k=2) == pytest.approx((0.5 + (0.9 + 0.7 + 0.1) / 3) / 2)
+    assert ranking.top_k_regret(scores, truth, k=2) == pytest.approx((0 + 0.2 + 0.4) / 3)
 
 
 def top_k_loop(scores, truth, k):
@@ -147,23 +147,23 @@ def top_k_loop(scores, truth, k):
 def test_top_k_equals_the_mean_over_all_tie_breaks(pair, data):
     k = data.draw(st.integers(1, pair.shape[1]))
     functions = (
-        metrics.precision_at_k,
-        metrics.best_rank_at_k,
-        metrics.worst_rank_at_k,
-        metrics.top_k_mean,
-        metrics.top_k_regret,
+        ranking.precision_at_k,
+        ranking.best_rank_at_k,
+        ranking.worst_rank_at_k,
+        ranking.top_k_mean,
+        ranking.top_k_regret,
     )
     np.testing.assert_allclose([function(*pair, k=k) for function in functions], top_k_loop(*pair, k), atol=1e-12)
 
 
 def test_prob_surpass_random():
-    assert metrics.prob_surpass_random(20, num_archs=100, num_draws=10) == pytest.approx(0.1073741824)  # 0.8 ** 10
+    assert ranking.prob_surpass_random(20, num_archs=100, num_draws=10) == pytest.approx(0.1073741824)  # 0.8 ** 10
     draws = list(itertools.product(range(1, 6), repeat=3))  # every outcome of three draws from five architectures
     all_worse = sum(min(draw) > 2 for draw in draws) / len(draws)
-    assert metrics.prob_surpass_random(2, num_archs=5, num_draws=3) == pytest.approx(all_worse)
+    assert ranking.prob_surpass_random(2, num_archs=5, num_draws=3) == pytest.approx(all_worse)
     # NASBench-101 and 10 draws: 1 - rank / 423,624 is 0.86526, 0.95385, 0.77117; squared, to the 4th and 8th, by hand.
     for rank, published in ((57_079, 0.24), (19_552, 0.62), (96_939, 0.07)):
-        assert metrics.prob_surpass_random(rank, num_archs=423_624, num_draws=10) == pytest.approx(published, abs=0.005)
+        assert ranking.prob_surpass_random(rank, num_archs=423_624, num_draws=10) == pytest.approx(published, abs=0.005)
 
 
 def test_top_decile_by_hand():
@@ -171,7 +171,7 @@ def test_top_decile_by_hand():
     chosen = np.where(np.isin(scores, (3, 5, 8)), 1.0, 0.0)  # the best three of thirty by one measurement
     compared = np.zeros(30)
     compared[[3, 5, 8]] = 2, 1, 3  # one discordant pair of three among them
-    assert metrics.top_decile_kendall_tau(scores, compared, choose_by=chosen) == pytest.approx((2 - 1) / 3)
+    assert ranking.top_decile_kendall_tau(scores, compared, choose_by=chosen) == pytest.approx((2 - 1) / 3)
 
 
 def test_top_decile_averages_over_ordered_pairs_of_seeds():
@@ -186,41 +186,41 @@ def test_top_decile_averages_over_ordered_pairs_of_seeds():
 
     pairs = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
     expected = np.mean([tau_inside(truth[:, a], scores, truth[:, b]) for a, b in pairs])
-    assert metrics.top_decile_kendall_tau(scores, truth) == pytest.approx(expected)
+    assert ranking.top_decile_kendall_tau(scores, truth) == pytest.approx(expected)
     triples = [(0, 1, 2), (1, 0, 2), (2, 0, 1)]
     expected = np.mean([tau_inside(truth[:, a], truth[:, b], truth[:, c]) for a, b, c in triples])
-    assert metrics.top_decile_seed_kendall_tau(truth) == pytest.approx(expected)
+    assert ranking.top_decile_seed_kendall_tau(truth) == pytest.approx(expected)
 
 
 def test_choosing_the_decile_by_what_is_compared_lowers_tau():
     quality = np.random.default_rng(1).normal(size=4000)
     truth = quality[:, None] + 0.5 * np.random.default_rng(2).normal(size=(4000, 2))
-    held_out = metrics.top_decile_kendall_tau(quality, truth)
-    assert metrics.top_decile_kendall_tau(quality, truth[:, 0], choose_by=truth[:, 0]) < held_out - 0.05
+    held_out = ranking.top_decile_kendall_tau(quality, truth)
+    assert ranking.top_decile_kendall_tau(quality, truth[:, 0], choose_by=truth[:, 0]) < held_out - 0.05
 
 
 def test_seed_agreement():
     truth = np.array([[1, 1, 2], [2, 3, 1], [3, 2, 3]])  # pairs of seeds: 1/3, 1/3, -1/3
-    assert metrics.seed_kendall_tau(truth) == pytest.approx(1 / 9)
+    assert ranking.seed_kendall_tau(truth) == pytest.approx(1 / 9)
     # Pearson correlations of (1, 2, 3), (1, 3, 2) and (2, 1, 3): 1/2, 1/2, -1/2; mean 1/6; 3/6 / (1 + 2/6) = 3/8.
-    assert metrics.reliability(truth) == pytest.approx(3 / 8)
+    assert ranking.reliability(truth) == pytest.approx(3 / 8)
 
 
 def test_reliability_is_the_squared_correlation_with_the_noiseless_truth():
     rng = np.random.default_rng(0)
     quality = rng.normal(size=20_000)
     truth = quality[:, None] + rng.normal(size=(20_000, 4))  # variance 1, noise of the mean 1/4
-    assert metrics.reliability(truth) == pytest.approx(1 / (1 + 1 / 4), abs=0.01)
-    assert metrics.reliability(truth) == pytest.approx(np.corrcoef(quality, truth.mean(axis=1))[0, 1] ** 2, abs=0.01)
+    assert ranking.reliability(truth) == pytest.approx(1 / (1 + 1 / 4), abs=0.01)
+    assert ranking.reliability(truth) == pytest.approx(np.corrcoef(quality, truth.mean(axis=1))[0, 1] ** 2, abs=0.01)
 
 
 def test_constant_input_gives_nan_without_a_warning():
     constant, varied = [1.0, 1.0, 1.0], [0.1, 0.2, 0.3]
-    for function in (metrics.kendall_tau, metrics.spearman, metrics.sparse_kendall_tau):
+    for function in (ranking.kendall_tau, ranking.spearman, ranking.sparse_kendall_tau):
         assert math.isnan(function(constant, varied))
         assert math.isnan(function(varied, constant))
-    assert math.isnan(metrics.reliability(np.transpose([constant, varied])))
-    low, high = metrics.bootstrap_interval(metrics.kendall_tau, constant, varied, num_resamples=5)
+    assert math.isnan(ranking.reliability(np.transpose([constant, varied])))
+    low, high = ranking.bootstrap_interval(ranking.kendall_tau, constant, varied, num_resamples=5)
     assert math.isnan(low) and math.isnan(high)
 
 
@@ -229,16 +229,16 @@ def test_nas_bench_macro_reference_values(data_dir):
     entries = list(json.loads(path.read_text()).values())
     truth = np.array([entry["test_acc"] for entry in entries])
     flops = np.array([entry["flops"] for entry in entries])
-    assert metrics.seed_kendall_tau(truth) == pytest.approx(0.88, abs=0.005)
-    assert metrics.kendall_tau(flops, truth.mean(axis=1)) == pytest.approx(0.556, abs=0.0005)
-    assert 0.30 <= metrics.top_decile_kendall_tau(flops, truth) <= 0.325
-    assert 0.31 <= metrics.top_decile_seed_kendall_tau(truth) <= 0.39
+    assert ranking.seed_kendall_tau(truth) == pytest.approx(0.88, abs=0.005)
+    assert ranking.kendall_tau(flops, truth.mean(axis=1)) == pytest.approx(0.556, abs=0.0005)
+    assert 0.30 <= ranking.top_decile_kendall_tau(flops, truth) <= 0.325
+    assert 0.31 <= ranking.top_decile_seed_kendall_tau(truth) <= 0.39
 
 
 def test_nasbench201_reference_values(data_dir):
     table = np.load(data_dir / "nasbench201_cifar10.npz")
-    assert metrics.kendall_tau(table["flops_m_cifar10"], table["cifar10_test"]) == pytest.approx(0.578, abs=0.0005)
-    assert metrics.kendall_tau(table["oneshot_cifar10"], table["cifar10_test"]) == pytest.approx(0.484, abs=0.0005)
+    assert ranking.kendall_tau(table["flops_m_cifar10"], table["cifar10_test"]) == pytest.approx(0.578, abs=0.0005)
+    assert ranking.kendall_tau(table["oneshot_cifar10"], table["cifar10_test"]) == pytest.approx(0.484, abs=0.0005)
 
 
 def correlated_normals(rng, num_archs, tau):
@@ -258,7 +258,7 @@ def test_bootstrap_draws_the_same_rows_of_every_array():
         return x.mean()
 
     x = np.arange(20)
-    low, high = metrics.bootstrap_interval(statistic, x, 2 * x, np.stack([x, -x], axis=1), num_resamples=50)
+    low, high = ranking.bootstrap_interval(statistic, x, 2 * x, np.stack([x, -x], axis=1), num_resamples=50)
     assert low < x.mean() < high
     assert len(seen) == 50 and all(len(rows) == 20 for rows in seen)
     assert any(len(set(rows)) < 20 for rows in seen) and seen[0] != seen[1]  # with replacement, anew each time
@@ -266,14 +266,14 @@ def test_bootstrap_draws_the_same_rows_of_every_array():
 
 def test_bootstrap_repeats_with_its_seed():
     x, y = correlated_normals(np.random.default_rng(0), 40, 0.5)
-    first = metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=50, seed=3)
-    assert first == metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=50, seed=3)
-    assert first != metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=50, seed=4)
+    first = ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=50, seed=3)
+    assert first == ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=50, seed=3)
+    assert first != ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=50, seed=4)
 
 
 def test_bootstrap_agrees_with_scipy():
     x, y = correlated_normals(np.random.default_rng(1), 150, 0.5)
-    ours = metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=2000, level=0.9)
+    ours = ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=2000, level=0.9)
     theirs = scipy.stats.bootstrap(
         (x, y),
         lambda x, y: scipy.stats.kendalltau(x, y).statistic,
@@ -295,7 +295,7 @@ def test_bootstrap_covers_the_known_tau(rounded):
         x, y = correlated_normals(rng, 60, tau=0.4)
         if rounded:  # ties: tau-b of two coins made of the signs is (2 / pi) asin(rho) = tau as well
             x, y = x > 0, y > 0
-        low, high = metrics.bootstrap_interval(metrics.kendall_tau, x, y, num_resamples=100, seed=repetition)
+        low, high = ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=100, seed=repetition)
         covered += low <= 0.4 <= high
     assert 88 <= covered <= 99
 
@@ -304,7 +304,7 @@ def test_undefined_resamples_are_left_out():
     def statistic(x):
         return math.nan if x[0] == 0 else 7.0
 
-    assert metrics.bootstrap_interval(statistic, [0, 1, 2], num_resamples=30) == (7, 7)
+    assert ranking.bootstrap_interval(statistic, [0, 1, 2], num_resamples=30) == (7, 7)
 
 
 def test_seeds_bootstrap_draws_seeds():
@@ -314,9 +314,9 @@ def test_seeds_bootstrap_draws_seeds():
     def statistic(scores, truth):
         return scores.mean()
 
-    assert metrics.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.8) == pytest.approx((0, 2 / 3))
-    assert metrics.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.2) == pytest.approx((1 / 3, 1 / 3))
-    assert metrics.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.98) == pytest.approx((0, 1))
+    assert ranking.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.8) == pytest.approx((0, 2 / 3))
+    assert ranking.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.2) == pytest.approx((1 / 3, 1 / 3))
+    assert ranking.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.98) == pytest.approx((0, 1))
 
 
 def test_seeds_bootstrap_draws_the_same_architectures_for_every_seed():
@@ -328,7 +328,7 @@ def test_seeds_bootstrap_draws_the_same_architectures_for_every_seed():
         calls.append((scores[0] - resampled[0], tuple(resampled)))
         return 0.0
 
-    metrics.bootstrap_seeds_interval(statistic, truth + np.array([[0], [100]]), truth, num_resamples=20)
+    ranking.bootstrap_seeds_interval(statistic, truth + np.array([[0], [100]]), truth, num_resamples=20)
     resamples = {rows for _, rows in calls}
     assert {offset for offset, _ in calls} == {0, 100} and len(resamples) == 20
     assert len(calls) > 20  # where both seeds were drawn, both saw the same rows
@@ -341,9 +341,9 @@ def test_seeds_bootstrap_is_wider_where_seeds_differ():
     alike = np.stack([truth + noise] * 4)
     differing = truth + np.array([[0.2], [0.8], [2.0], [4.0]]) * noise
     options = {"num_resamples": 200, "seed": 1}
-    one_seed = np.diff(metrics.bootstrap_interval(metrics.kendall_tau, alike[0], truth, **options))
-    same = np.diff(metrics.bootstrap_seeds_interval(metrics.kendall_tau, alike, truth, **options))
-    wide = np.diff(metrics.bootstrap_seeds_interval(metrics.kendall_tau, differing, truth, **options))
+    one_seed = np.diff(ranking.bootstrap_interval(ranking.kendall_tau, alike[0], truth, **options))
+    same = np.diff(ranking.bootstrap_seeds_interval(ranking.kendall_tau, alike, truth, **options))
+    wide = np.diff(ranking.bootstrap_seeds_interval(ranking.kendall_tau, differing, truth, **options))
     assert same == pytest.approx(one_seed, rel=0.25)
     assert wide > 1.5 * same
 
@@ -355,12 +355,12 @@ def test_paired_bootstrap_cancels_what_both_sides_share():
     gain = np.array([[0.0], [0.0], [1.0]])
 
     def interval(level):
-        return metrics.bootstrap_paired_interval(
+        return ranking.bootstrap_paired_interval(
             lambda scores, _: scores.mean(), baseline + gain, baseline, np.arange(50), level=level
         )
 
     assert interval(0.8) == pytest.approx((0, 2 / 3)) and interval(0.98) == pytest.approx((0, 1))
-    same = metrics.bootstrap_paired_interval(metrics.kendall_tau, baseline, baseline, np.arange(50), num_resamples=20)
+    same = ranking.bootstrap_paired_interval(ranking.kendall_tau, baseline, baseline, np.arange(50), num_resamples=20)
     assert same == (0, 0)
 
 
@@ -369,12 +369,12 @@ def test_paired_bootstrap_tells_a_better_ranking():
     truth = rng.normal(size=300)
     shared = rng.normal(size=(4, 300))  # noise of a seed, in both of its rankings
     options = {"num_resamples": 100}
-    low, high = metrics.bootstrap_paired_interval(
-        metrics.kendall_tau, truth + 0.7 * shared, truth + shared, truth, **options
+    low, high = ranking.bootstrap_paired_interval(
+        ranking.kendall_tau, truth + 0.7 * shared, truth + shared, truth, **options
     )
     assert 0 < low < high < 0.3
     apart = [
-        metrics.bootstrap_seeds_interval(metrics.kendall_tau, truth + c * shared, truth, **options) for c in (0.7, 1)
+        ranking.bootstrap_seeds_interval(ranking.kendall_tau, truth + c * shared, truth, **options) for c in (0.7, 1)
     ]
     assert high - low < 0.7 * min(np.ptp(one) for one in apart)
 
@@ -384,49 +384,49 @@ TWENTY = np.arange(20.0)
 
 def test_t_interval():
     """By hand, with 4.302653 of the standard error from the table for two degrees of freedom."""
-    assert metrics.t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
-    low, high = metrics.t_interval([1.0, 2.0, 4.0])
+    assert ranking.t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    low, high = ranking.t_interval([1.0, 2.0, 4.0])
     assert high - 7 / 3 == pytest.approx(4.302653 * math.sqrt(7 / 9), rel=1e-6) == pytest.approx(7 / 3 - low)
-    assert metrics.t_interval([0.3, 0.3]) == (0.3, 0.3)
-    assert all(math.isnan(end) for end in metrics.t_interval([1.0]) + metrics.t_interval([]))
+    assert ranking.t_interval([0.3, 0.3]) == (0.3, 0.3)
+    assert all(math.isnan(end) for end in ranking.t_interval([1.0]) + ranking.t_interval([]))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.kendall_tau([1, 2], [1, 2, 3]), r"\(2,\) and \(3,\), expected two vectors of one length"),
-        (lambda: metrics.kendall_tau([1], [1]), "at least 2"),
-        (lambda: metrics.spearman([], []), "at least 2"),
-        (lambda: metrics.spearman([[1, 2]], [[1, 2]]), "expected two vectors"),
-        (lambda: metrics.kendall_tau([1, 2], [1, math.nan]), r"architecture 1 has \[2.0, nan\], expected finite"),
-        (lambda: metrics.top_k_mean([1, -math.inf], [1, 2], k=1), "architecture 1 has"),
-        (lambda: metrics.sparse_kendall_tau([1, 2], [93, 94]), "divide percentages by 100"),
-        (lambda: metrics.sparse_kendall_tau([1, 2], [-0.1, 0.5]), r"expected \[0, 1\]"),
-        (lambda: metrics.sparse_kendall_tau([1, 2], [0.1, 0.2], threshold=0), "threshold is 0"),
-        (lambda: metrics.sparse_kendall_tau([1, 2], [0.1, 0.2], variant="both"), "variant is 'both'"),
-        (lambda: metrics.precision_at_k([1, 2], [1, 2], k=0), "k is 0"),
-        (lambda: metrics.best_rank_at_k([1, 2], [1, 2], k=3), "number of architectures, 2"),
-        (lambda: metrics.prob_surpass_random(0, num_archs=10, num_draws=2), "rank is 0"),
-        (lambda: metrics.prob_surpass_random(11, num_archs=10, num_draws=2), "rank is 11"),
-        (lambda: metrics.prob_surpass_random(1, num_archs=10, num_draws=0), "num_draws is 0"),
+        (lambda: ranking.kendall_tau([1, 2], [1, 2, 3]), r"\(2,\) and \(3,\), expected two vectors of one length"),
+        (lambda: ranking.kendall_tau([1], [1]), "at least 2"),
+        (lambda: ranking.spearman([], []), "at least 2"),
+        (lambda: ranking.spearman([[1, 2]], [[1, 2]]), "expected two vectors"),
+        (lambda: ranking.kendall_tau([1, 2], [1, math.nan]), r"architecture 1 has \[2.0, nan\], expected finite"),
+        (lambda: ranking.top_k_mean([1, -math.inf], [1, 2], k=1), "architecture 1 has"),
+        (lambda: ranking.sparse_kendall_tau([1, 2], [93, 94]), "divide percentages by 100"),
+        (lambda: ranking.sparse_kendall_tau([1, 2], [-0.1, 0.5]), r"expected \[0, 1\]"),
+        (lambda: ranking.sparse_kendall_tau([1, 2], [0.1, 0.2], threshold=0), "threshold is 0"),
+        (lambda: ranking.sparse_kendall_tau([1, 2], [0.1, 0.2], variant="both"), "variant is 'both'"),
+        (lambda: ranking.precision_at_k([1, 2], [1, 2], k=0), "k is 0"),
+        (lambda: ranking.best_rank_at_k([1, 2], [1, 2], k=3), "number of architectures, 2"),
+        (lambda: ranking.prob_surpass_random(0, num_archs=10, num_draws=2), "rank is 0"),
+        (lambda: ranking.prob_surpass_random(11, num_archs=10, num_draws=2), "rank is 11"),
+        (lambda: ranking.prob_surpass_random(1, num_archs=10, num_draws=0), "num_draws is 0"),
         (
-            lambda: metrics.top_decile_kendall_tau(TWENTY, TWENTY),
+            lambda: ranking.top_decile_kendall_tau(TWENTY, TWENTY),
             r"\(20,\), expected \[num_archs >= 2, num_seeds >= 2\]",
         ),
-        (lambda: metrics.top_decile_kendall_tau(TWENTY, TWENTY[:19], choose_by=TWENTY), r"\(20,\) and \(19,\)"),
-        (lambda: metrics.top_decile_kendall_tau(TWENTY[:19], TWENTY, choose_by=TWENTY), r"\(19,\) and \(20,\)"),
-        (lambda: metrics.top_decile_kendall_tau(range(10), np.eye(10)), "give at least 11"),
-        (lambda: metrics.top_decile_seed_kendall_tau(np.eye(20, 2)), "num_seeds >= 3"),
-        (lambda: metrics.seed_kendall_tau(np.full((30, 20), math.nan)), "architecture 0 has"),
-        (lambda: metrics.reliability(np.eye(20, 1)), "num_seeds >= 2"),
-        (lambda: metrics.bootstrap_interval(metrics.kendall_tau, [1, 2, 3], [1, 2]), r"\(3,\), \(2,\)"),
-        (lambda: metrics.bootstrap_interval(metrics.kendall_tau), "shapes none"),
-        (lambda: metrics.bootstrap_interval(np.mean, TWENTY, num_resamples=0), "got 0 resamples"),
-        (lambda: metrics.bootstrap_interval(np.mean, TWENTY, level=95), "level 95"),
-        (lambda: metrics.bootstrap_seeds_interval(metrics.kendall_tau, TWENTY[None], TWENTY), r"\(1, 20\)"),
-        (lambda: metrics.bootstrap_seeds_interval(metrics.kendall_tau, np.eye(20)[:3], [1, 2]), r"\(20, 3\), \(2,\)"),
-        (lambda: metrics.bootstrap_paired_interval(np.mean, np.eye(3), np.eye(2)), r"\(3, 3\) and baseline \(2, 2\)"),
-        (lambda: metrics.bootstrap_paired_interval(np.mean, np.ones((1, 9)), np.ones((1, 9))), "two seeds or more"),
+        (lambda: ranking.top_decile_kendall_tau(TWENTY, TWENTY[:19], choose_by=TWENTY), r"\(20,\) and \(19,\)"),
+        (lambda: ranking.top_decile_kendall_tau(TWENTY[:19], TWENTY, choose_by=TWENTY), r"\(19,\) and \(20,\)"),
+        (lambda: ranking.top_decile_kendall_tau(range(10), np.eye(10)), "give at least 11"),
+        (lambda: ranking.top_decile_seed_kendall_tau(np.eye(20, 2)), "num_seeds >= 3"),
+        (lambda: ranking.seed_kendall_tau(np.full((30, 20), math.nan)), "architecture 0 has"),
+        (lambda: ranking.reliability(np.eye(20, 1)), "num_seeds >= 2"),
+        (lambda: ranking.bootstrap_interval(ranking.kendall_tau, [1, 2, 3], [1, 2]), r"\(3,\), \(2,\)"),
+        (lambda: ranking.bootstrap_interval(ranking.kendall_tau), "shapes none"),
+        (lambda: ranking.bootstrap_interval(np.mean, TWENTY, num_resamples=0), "got 0 resamples"),
+        (lambda: ranking.bootstrap_interval(np.mean, TWENTY, level=95), "level 95"),
+        (lambda: ranking.bootstrap_seeds_interval(ranking.kendall_tau, TWENTY[None], TWENTY), r"\(1, 20\)"),
+        (lambda: ranking.bootstrap_seeds_interval(ranking.kendall_tau, np.eye(20)[:3], [1, 2]), r"\(20, 3\), \(2,\)"),
+        (lambda: ranking.bootstrap_paired_interval(np.mean, np.eye(3), np.eye(2)), r"\(3, 3\) and baseline \(2, 2\)"),
+        (lambda: ranking.bootstrap_paired_interval(np.mean, np.ones((1, 9)), np.ones((1, 9))), "two seeds or more"),
     ],
 )
 def test_bad_input_ends_in_one_line(call, message):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.arch import check, enumerate_archs, sample, to_index
+from jaxnas.codes import check, enumerate_archs, sample, to_index
 from jaxnas.costs import arch_costs
-from jaxnas.spaces.nasbench101 import (
+from jaxnas.spaces._nasbench101 import (
     OP_NAMES,
     adjacency,
     enumerate_cells,

@@ -10,13 +10,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs
-from jaxnas.evaluation import make_evaluator
-from jaxnas.latency import measured_costs, read_nasbench201_latency
-from jaxnas.limits import cost_table, make_limit, parse, table_costs
-from jaxnas.losses import is_correct
-from jaxnas.regions import OPEN
+from jaxnas.codes import enumerate_archs
+from jaxnas.costs import cost_table, make_limit, parse, table_costs
+from jaxnas.costs.latency import measured_costs, read_nasbench201_latency
+from jaxnas.evaluation import is_correct, make_evaluator
 from jaxnas.search import PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.search.regions import OPEN
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
 KEY = jax.random.key(0)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import random_params
 
-from jaxnas.arch import ChainLayout
 from jaxnas.evaluation import make_evaluator
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
 

@@ -15,11 +15,11 @@ from conftest import SMALL_SPACES, random_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas import arch
+from jaxnas import codes
 from jaxnas.costs import Place, op_cost, op_costs
-from jaxnas.evaluation import make_evaluator
+from jaxnas.evaluation import make_evaluator, work
+from jaxnas.evaluation.planning import _activation_bytes, make_planner, plan_trie
 from jaxnas.ops import OPS
-from jaxnas.planning import _activation_bytes, make_planner, plan_trie, work
 from jaxnas.samplers import fair
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import Supernet, make_supernet
@@ -100,7 +100,7 @@ def test_executed_work_is_what_counters_in_the_operations_say(space, options):
     """Padding of tiles and repetitions of the last call included; 8 architectures in calls of 5."""
     supernet, runs = counted_supernet(space)
     evaluate = make_evaluator(supernet, **{"archs_per_call": 5, "workers": 1} | options)
-    archs = np.asarray(arch.sample(jax.random.key(0), space, 8))
+    archs = np.asarray(codes.sample(jax.random.key(0), space, 8))
     if options.get("groups") == "balanced":
         archs = np.asarray(fair(space, num_archs=6).sample(jax.random.key(0), ()))
     size, channels = space.layout.image_size, space.layout.in_channels
@@ -142,7 +142,7 @@ def test_little_is_executed_that_is_not_needed(name, largest_tile):
     architectures in tiles of 1, within 16 GiB by calls of 64 in tiles of 2, within 64 GiB by calls of 256."""
     space = SPACES[name]
     supernet = make_supernet(space)
-    random = np.asarray(arch.sample(jax.random.key(0), space, 1000))
+    random = np.asarray(codes.sample(jax.random.key(0), space, 1000))
     for memory_budget, size, tile in ((2**30, 4, 1), (2**34, 64, 2), (2**36, 256, largest_tile)):
         plan = planner(supernet, memory_budget=memory_budget)
         made = plan(len(random), 10_000)

@@ -5,7 +5,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from jaxnas.posterior import posterior_fading, shared_posterior
+from jaxnas.search.posterior import posterior_fading, shared_posterior
 
 
 @pytest.mark.parametrize("num_models", [1, 2, 3, 10, 243])

@@ -14,7 +14,7 @@ from experiments import posterior_fading
 from experiments import workdir as cli
 from experiments.posterior_fading import Config, cells, growing_parts
 from jaxnas import tables
-from jaxnas.arch import ChainLayout
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 
 SMALL = chain_space(

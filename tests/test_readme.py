@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import workdir
-from jaxnas import arch, samplers, training
+from jaxnas import codes, samplers, training
 from jaxnas.evaluation import make_evaluator
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def test_own_space_trains_and_is_scored():
     scale = np.array(before.params["layer0"]["scale"]["scale"])
     after, _ = step(before, {"train": {"images": images, "labels": labels}})
     assert not np.array_equal(after.params["layer0"]["scale"]["scale"], scale), "the own operation has not moved"
-    scores = make_evaluator(supernet)(after.params, arch.enumerate_archs(space), images, labels)
+    scores = make_evaluator(supernet)(after.params, codes.enumerate_archs(space), images, labels)
     assert len(set(scores.loss)) == space.size
 
 

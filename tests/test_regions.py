@@ -9,10 +9,10 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs, to_index
-from jaxnas.costs import arch_costs
-from jaxnas.limits import cost_table, make_limit, parse, table_costs
-from jaxnas.regions import OPEN, make_region
+from jaxnas.codes import enumerate_archs, to_index
+from jaxnas.costs import arch_costs, cost_table, make_limit, parse, table_costs
+from jaxnas.search.regions import OPEN, make_region
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES, chain_space
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxnas import arch
-from jaxnas.arch import ChainLayout
-from jaxnas.choice import branch_runs
+from jaxnas.codes import check, enumerate_archs, to_index
 from jaxnas.samplers import SAMPLERS, check_allowed, distinct, fair, restricted, uniform
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
+from jaxnas.supernets.choice import branch_runs
 
 uneven = chain_space(  # choices of different sizes: 1, 2 and 3 operations
     "uneven",
@@ -39,7 +39,7 @@ def test_populations_are_codes_of_the_space(case):
     draws = [sampler.sample(jax.random.key(seed), state) for seed in range(5)]
     for archs in draws:
         assert archs.dtype == jnp.int32 and archs.shape == draws[0].shape and archs.shape[1] == space.num_choices
-        arch.check(space, np.asarray(archs))
+        check(space, np.asarray(archs))
     assert any((archs != draws[0]).any() for archs in draws)
 
 
@@ -68,7 +68,7 @@ def test_update_returns_a_state_like_the_one_given(case):
     )
     assert_equal(jax.jit(sampler.update)(state, archs, losses), updated)
     assert_equal(state, before)
-    arch.check(space, np.asarray(sampler.sample(jax.random.key(2), updated)))
+    check(space, np.asarray(sampler.sample(jax.random.key(2), updated)))
 
 
 def test_promise_of_balance_is_kept(case):
@@ -99,7 +99,7 @@ def test_all_codes_are_equally_likely(sampler):
     keys = jax.random.split(jax.random.key(0), 2000)
     draws = np.asarray(jax.jit(jax.vmap(lambda key: sampler.sample(key, ())))(keys))
     for place in (0, 5):
-        seen = arch.to_index(uneven, draws[:, place])
+        seen = to_index(uneven, draws[:, place])
         assert scipy.stats.chisquare(np.bincount(seen, minlength=6)).pvalue > 1e-3
 
 
@@ -107,7 +107,7 @@ def test_uniform_draws_each_architecture_independently():
     sampler = uniform(uneven, num_archs=2)
     keys = jax.random.split(jax.random.key(1), 3600)
     draws = np.asarray(jax.jit(jax.vmap(lambda key: sampler.sample(key, ())))(keys))
-    pairs = [arch.to_index(uneven, draws[:, place]) for place in (0, 1)]
+    pairs = [to_index(uneven, draws[:, place]) for place in (0, 1)]
     counts = np.array([np.sum((pairs[0] == a) & (pairs[1] == b)) for a, b in itertools.product(range(6), repeat=2)])
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
@@ -121,7 +121,7 @@ def test_distinct_draws_networks_uniformly_and_then_their_codes():
     sampler = distinct(twins, num_archs=2)
     keys = jax.random.split(jax.random.key(0), 6000)
     draws = np.asarray(jax.jit(jax.vmap(lambda key: sampler.sample(key, ())))(keys))
-    first, second = (arch.to_index(twins, draws[:, place]) for place in (0, 1))
+    first, second = (to_index(twins, draws[:, place]) for place in (0, 1))
     chances = np.array([1 / 3, 1 / 6, 1 / 6, 1 / 3])
     expected = 6000 * np.outer(chances, chances).ravel()
     assert scipy.stats.chisquare(np.bincount(4 * first + second, minlength=16), expected).pvalue > 1e-3
@@ -134,7 +134,7 @@ def test_distinct_on_published_classes():
     sampler = distinct(space, num_archs=64_660)
     archs = np.asarray(sampler.sample(jax.random.key(0), ()))
     same = (space.isomorphs(archs) == space.isomorphs(np.zeros((1, 6), np.int32))).all(axis=1)
-    share = (space.isomorphs(arch.enumerate_archs(space)) == 0).all(axis=1).mean()
+    share = (space.isomorphs(enumerate_archs(space)) == 0).all(axis=1).mean()
     assert scipy.stats.binomtest(int(same.sum()), 64_660, 1 / 6466).pvalue > 1e-3
     assert scipy.stats.binomtest(int(same.sum()), 64_660, share).pvalue < 1e-3
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.schedules import SCHEDULES, constant, cosine_increase, published_increase, stepped
+from jaxnas.training.schedules import SCHEDULES, constant, cosine_increase, published_increase, stepped
 
 ROOT = 2**0.5
 

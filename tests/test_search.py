@@ -10,9 +10,10 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.arch import ChainLayout, SearchSpace, check, enumerate_archs, neighbours
-from jaxnas.limits import cost_table, make_limit, parse, table_costs
+from jaxnas.codes import check, enumerate_archs, neighbours
+from jaxnas.costs import cost_table, make_limit, parse, table_costs
 from jaxnas.search import SEARCHES, SearchState, evolution, host_rng, random_search, spos
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
 SMALL = {  # settings with which a few dozen evaluations show all that a search does

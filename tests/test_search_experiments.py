@@ -18,12 +18,12 @@ from experiments import judge, pcnas, pcnas_run, search_compare
 from experiments import workdir as cli
 from experiments.problem import settle
 from jaxnas import tables
-from jaxnas.arch import ChainLayout, enumerate_archs, to_text
-from jaxnas.costs import arch_costs, op_costs
-from jaxnas.latency import Setting, operations_table
-from jaxnas.limits import parse
-from jaxnas.regions import make_region
+from jaxnas.codes import enumerate_archs, to_text
+from jaxnas.costs import arch_costs, op_costs, parse
+from jaxnas.costs.latency import Setting, operations_table
 from jaxnas.search import pcnas as narrow
+from jaxnas.search.regions import make_region
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs, from_text, to_text
+from jaxnas.codes import enumerate_archs, from_text, to_text
 from jaxnas.costs import arch_costs
 from jaxnas.ops import OPS
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import (
     SPACES,
     Stage,

@@ -14,7 +14,7 @@ from PIL import Image
 from experiments import supernet_factors
 from jaxnas import tables
 from jaxnas.spaces import SPACES, get_space, nasbench101_space
-from jaxnas.spaces.nasbench101 import enumerate_cells, network_costs
+from jaxnas.spaces._nasbench101 import enumerate_cells, network_costs
 from jaxnas.supernets import make_supernet
 
 ARGV = ["supernet_factors", "tiny", "--space", "small", "--factors", "learning_rate=0.2,1e30", "--no-progress"]

@@ -13,11 +13,11 @@ import optax
 import pytest
 from conftest import random_params
 
-from jaxnas import arch
-from jaxnas.arch import CellLayout, ChainLayout
+from jaxnas.codes import enumerate_archs
 from jaxnas.evaluation import make_evaluator
 from jaxnas.ops import OPS, Policy
 from jaxnas.samplers import fair
+from jaxnas.space import CellLayout, ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet, select_stats
 from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step
@@ -349,5 +349,5 @@ def test_a_space_and_an_operation_of_your_own():
         state, metrics = step(state, {"train": {"images": images, "labels": labels}})
     assert metrics["loss"] < 2.0 < math.log(10)
     assert np.abs(state.params["layer0"]["shift"]["shift"] - shifts[0]).max() > 1e-3
-    scored = make_evaluator(supernet)(state.params, arch.enumerate_archs(space), images, labels)
+    scored = make_evaluator(supernet)(state.params, enumerate_archs(space), images, labels)
     assert scored.loss.shape == (4,) and np.isfinite(scored.loss).all() and scored.accuracy.max() > 0.2

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxnas import tables
-from jaxnas.arch import ChainLayout, SearchSpace, enumerate_archs, from_text
+from jaxnas.codes import enumerate_archs, from_text
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
 LAYOUT = ChainLayout(stem_width=4, widths=(4, 4, 4), strides=(1, 1, 1), head_width=0)

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas.arch import ChainLayout
 from jaxnas.ops import Policy
 from jaxnas.samplers import Sampler, fair, uniform
+from jaxnas.space import ChainLayout
 from jaxnas.spaces import chain_space
 from jaxnas.supernets import make_supernet
 from jaxnas.training import (

@@ -1,11 +1,11 @@
 """Samplers of training populations, by name: `SAMPLERS[name](space, num_archs=...)`; `restricted` wants to be told
 which part of the space besides."""
 
-from jaxnas.samplers.distinct import distinct
-from jaxnas.samplers.fair import fair
-from jaxnas.samplers.restricted import check_allowed, restricted
+from jaxnas.samplers._distinct import distinct
+from jaxnas.samplers._fair import fair
+from jaxnas.samplers._restricted import check_allowed, restricted
+from jaxnas.samplers._uniform import listed, uniform
 from jaxnas.samplers.sampler import Sampler, tile_of
-from jaxnas.samplers.uniform import listed, uniform
 
 SAMPLERS = {"uniform": uniform, "fair": fair, "distinct": distinct}
 

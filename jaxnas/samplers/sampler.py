@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import chex
 
-from jaxnas.arch import SearchSpace
-from jaxnas.choice import Groups
+from jaxnas.space import SearchSpace
+from jaxnas.supernets.choice import Groups
 
 
 class Sampler(NamedTuple):

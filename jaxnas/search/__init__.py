@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from jaxnas.search.evolution import evolution
-from jaxnas.search.pcnas import Drawn, Extension, Pcnas, PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.search._evolution import evolution
+from jaxnas.search._pcnas import Drawn, Extension, Pcnas, PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.search._spos import spos
 from jaxnas.search.random import random_search
 from jaxnas.search.search import Search, SearchState, host_rng
-from jaxnas.search.spos import spos
 
 SEARCHES: dict[str, Callable[..., Search]] = {"random": random_search, "evolution": evolution, "spos": spos}
 

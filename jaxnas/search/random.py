@@ -1,8 +1,8 @@
 """Random search: the baseline that a search has to beat (Li and Talwalkar, UAI 2019, arXiv 1902.07638)."""
 
-from jaxnas.arch import SearchSpace
-from jaxnas.limits import Limit
+from jaxnas.costs import Limit
 from jaxnas.search.search import Search, make_search
+from jaxnas.space import SearchSpace
 
 
 def random_search(space: SearchSpace, limit: Limit | None = None, *, num_archs: int = 50) -> Search:

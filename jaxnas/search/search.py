@@ -17,9 +17,10 @@ import chex
 import jax
 import numpy as np
 
-from jaxnas.arch import SearchSpace, check
-from jaxnas.limits import Limit
-from jaxnas.regions import MAX_MEMBERS, Region, make_region
+from jaxnas.codes import check
+from jaxnas.costs import Limit
+from jaxnas.search.regions import MAX_MEMBERS, Region, make_region
+from jaxnas.space import SearchSpace
 
 
 class SearchState(NamedTuple):

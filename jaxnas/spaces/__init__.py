@@ -1,19 +1,12 @@
 """The search spaces by name, each with its published layout; `space.resized(...)` gives a smaller network."""
 
-from jaxnas.arch import SearchSpace
+from jaxnas.space import SearchSpace
+from jaxnas.spaces._digits_chain import digits_chain
+from jaxnas.spaces._nasbench101 import nasbench101, nasbench101_space
+from jaxnas.spaces._nasbench201 import nasbench201
+from jaxnas.spaces._nasbench_macro import nasbench_macro
 from jaxnas.spaces.chain import chain_isomorphs, chain_space
-from jaxnas.spaces.digits_chain import digits_chain
-from jaxnas.spaces.mobile import (
-    Stage,
-    mobile_large,
-    mobile_large_cifar,
-    mobile_small,
-    mobile_small_cifar,
-    mobile_space,
-)
-from jaxnas.spaces.nasbench101 import nasbench101, nasbench101_space
-from jaxnas.spaces.nasbench201 import nasbench201
-from jaxnas.spaces.nasbench_macro import nasbench_macro
+from jaxnas.spaces.mobile import Stage, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, mobile_space
 
 __all__ = [
     "SPACES",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxnas.arch import ChainLayout, SearchSpace
+from jaxnas.space import ChainLayout, SearchSpace
 
 IDENTITY = "identity"
 

@@ -28,7 +28,7 @@ A layout of your own is a list of stages:
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxnas.arch import ChainLayout, SearchSpace
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces.chain import IDENTITY, chain_space
 
 SMALL_OPS = tuple(f"mb{expansion}_k{kernel}" for expansion in (3, 6) for kernel in (3, 5, 7))

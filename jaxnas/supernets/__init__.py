@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from jaxnas.arch import ChainLayout, DagLayout, SearchSpace
 from jaxnas.ops import OPS, Channels, OpFactory, Policy
+from jaxnas.space import ChainLayout, DagLayout, SearchSpace
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
 from jaxnas.supernets.dag import dag_supernet

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from jaxnas.arch import CellLayout, SearchSpace
 from jaxnas.ops import Head, OpFactory, Policy, Reduction, Stem
+from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.supernets.dropout import make_dropout
 from jaxnas.supernets.layer import Layer, Supernet, make_apply, make_init, make_layer
 from jaxnas.supernets.sharing import NO_SHARING, both, share_by_node, share_kernels

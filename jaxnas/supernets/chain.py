@@ -3,8 +3,8 @@
 import functools
 from collections.abc import Mapping
 
-from jaxnas.arch import ChainLayout, SearchSpace
 from jaxnas.ops import Head, OpFactory, Policy, Stem, has_shortcut
+from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.supernets.dropout import make_dropout
 from jaxnas.supernets.layer import Supernet, make_apply, make_init, make_layer
 from jaxnas.supernets.sharing import NO_SHARING, share_kernels

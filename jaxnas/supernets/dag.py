@@ -14,7 +14,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxnas.arch import DagLayout, SearchSpace
 from jaxnas.ops import (
     DYNAMIC_OPS,
     Channels,
@@ -29,6 +28,7 @@ from jaxnas.ops import (
     Zero,
 )
 from jaxnas.ops.normalisation import relu
+from jaxnas.space import DagLayout, SearchSpace
 from jaxnas.supernets.dropout import make_dropout
 from jaxnas.supernets.layer import Layer, Supernet, make_apply, make_init, make_layer
 from jaxnas.supernets.sharing import NO_SHARING, both, share_candidates, share_kernels

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxnas.arch import SearchSpace
-from jaxnas.choice import Branch, Groups, choose, mix
 from jaxnas.ops import Tape, algebra
+from jaxnas.space import SearchSpace
+from jaxnas.supernets.choice import Branch, Groups, choose, mix
 from jaxnas.supernets.dropout import Dropout, draw_keep
 
 Params = dict[str, dict[str, Any]]  # layer name -> candidate name -> that module's parameters
@@ -90,13 +90,13 @@ class Supernet(NamedTuple):
         stats given (calibrated, tracked): normalise by them and return them.
         key: draws what dropout takes away, which is a training matter; None: nothing is dropped. ramp: strength of path
           dropout, in [0, 1]. Of no matter to a super-net without dropout.
-        groups: how a batch of architectures is dispatched, see `jaxnas.choice.choose`; counts are given per place of
-          the decoded code, as `jaxnas.choice.count_ops` gives them. The gradient of an unbatched call needs
+        groups: how a batch of architectures is dispatched, see `jaxnas.supernets.choose`; counts are given per place of
+          the decoded code, as `jaxnas.supernets.count_ops` gives them. The gradient of an unbatched call needs
           `groups=None`; losses are written over a batch.
       layers: chains only, else None: stem, one layer per choice, head, in order; so that prefixes can be shared.
       all_layers: every layer by name, whatever the wiring.
       wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
-        returns. `apply` follows it with arrays, `jaxnas.trie` with symbols.
+        returns. `apply` follows it with arrays, `jaxnas.evaluation.graph` with symbols.
       view: params -> {layer: {candidate: parameters}}: where candidates share some, what each has of them.
       dropout: what is dropped in training, or None.
       decode: codes int32 [..., num_choices] -> int32 [..., num_places], the candidate taken wherever there are several:

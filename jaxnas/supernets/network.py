@@ -50,7 +50,7 @@ def network_variables(
 
     Args:
       params: of each candidate, as `Supernet.view` gives them, or those of this architecture alone
-        (`jaxnas.standalone.only`).
+        (`jaxnas.training.standalone.only`).
       stats: layer -> [2, size], what `supernet.apply` returned for this architecture; None: normalise by the images.
     """
     own = {name: params[name][taken(supernet, arch, name)] for name in supernet.all_layers}

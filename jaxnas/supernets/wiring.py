@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.arch import DagLayout, SearchSpace
-from jaxnas.spaces.nasbench101 import adjacency, live_edges
+from jaxnas.space import DagLayout, SearchSpace
+from jaxnas.spaces._nasbench101 import adjacency, live_edges
 
 
 class Part(NamedTuple):
@@ -39,7 +39,7 @@ def output_slots(layout: DagLayout, channels: int) -> dict[tuple[int, int], tupl
 
 def vertex_widths(layout: DagLayout, channels: int) -> tuple[int, ...]:
     """The widths that vertices have, the largest first: a vertex that doesn't lead to the output has that of one that
-    does (`jaxnas.spaces.nasbench101.vertex_channels`)."""
+    does (`jaxnas.spaces.vertex_channels`)."""
     return tuple(sorted({width for _, width in output_slots(layout, channels).values()}, reverse=True))
 
 

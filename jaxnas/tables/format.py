@@ -22,8 +22,9 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from jaxnas.arch import SearchSpace, check
+from jaxnas.codes import check
 from jaxnas.files import replace_file
+from jaxnas.space import SearchSpace
 
 FORMAT = 1
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnas.arch import DagLayout, SearchSpace
+from jaxnas.space import DagLayout, SearchSpace
 from jaxnas.tables.format import make_table, write_table
 from jaxnas.tables.parts import Arrays, by_seed, collect, remove_parts
 from jaxnas.tables.tfrecord import protobuf_fields, read_batches

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnas.arch import CellLayout, SearchSpace
+from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.tables.format import make_table, write_table
 from jaxnas.tables.parts import Arrays, by_seed, collect, remove_parts
 

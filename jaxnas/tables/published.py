@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnas.arch import SearchSpace
+from jaxnas.space import SearchSpace
 from jaxnas.tables.format import Table, decode_table, is_table, make_table, read_table
 
 

@@ -1,0 +1,136 @@
+"""Architecture codes: the one language that every part of jaxnas speaks.
+
+An architecture is an int32 vector `[num_choices]`: the operation taken at each choice. A population is
+`archs`, int32 `[num_archs, num_choices]`. Functions that take a `key` are pure jnp and may be jitted; the rest
+run on the host with NumPy.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.space import SearchSpace
+
+
+def check(space: SearchSpace, archs: chex.ArrayNumpy | Sequence) -> np.ndarray:
+    """Return `archs` as int32 [num_archs, num_choices], or raise a ValueError that names the first offence."""
+    try:
+        codes = np.asarray(archs)
+    except ValueError:  # rows of unequal length
+        raise ValueError(
+            f"{space.name}: archs are no rectangular array, expected [num_archs, {space.num_choices}]."
+        ) from None
+    if codes.size == 0:
+        raise ValueError(f"{space.name}: the population is empty; give at least one architecture.")
+    if codes.ndim != 2 or codes.shape[1] != space.num_choices:
+        raise ValueError(
+            f"{space.name}: archs have shape {codes.shape}, expected [num_archs, {space.num_choices}]"
+            " (one architecture is archs[None])."
+        )
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"{space.name}: archs have dtype {codes.dtype}, expected integers.")
+    wrong = (codes < 0) | (codes >= np.asarray(space.num_ops))
+    if wrong.any():
+        row, choice = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{space.name}: code {codes[row, choice]} at index {choice} of architecture {row}"
+            f" is outside [0, {space.num_ops[choice]})."
+        )
+    codes = codes.astype(np.int32)
+    invalid = ~space.is_valid(codes)
+    if invalid.any():
+        row = int(np.argmax(invalid))
+        raise ValueError(
+            f"{space.name}: architecture {row}, {to_text(space, codes[row])}, does not exist in the space."
+        )
+    return codes
+
+
+def sample(key: chex.PRNGKey, space: SearchSpace, num_archs: int) -> chex.Array:
+    """Draw codes uniformly, each choice independently: int32 [num_archs, num_choices]."""
+    num_ops = jnp.broadcast_to(jnp.asarray(space.num_ops), (num_archs, space.num_choices))
+    return jax.random.randint(key, num_ops.shape, 0, num_ops, jnp.int32)
+
+
+def mutate(key: chex.PRNGKey, space: SearchSpace, archs: chex.Array) -> chex.Array:
+    """Change one uniformly drawn choice of each architecture to another operation, drawn uniformly.
+
+    Only choices with two or more operations are drawn, so every result is at Hamming distance 1.
+    """
+    num_ops = jnp.asarray(space.num_ops)
+    free = np.flatnonzero(np.asarray(space.num_ops) > 1)
+    if free.size == 0:
+        raise ValueError(f"{space.name}: no choice has a second operation to mutate to.")
+    archs = jnp.asarray(archs, jnp.int32)
+    choice_key, op_key = jax.random.split(key)
+    rows = jnp.arange(archs.shape[0])
+    choice = jnp.asarray(free)[jax.random.randint(choice_key, rows.shape, 0, free.size)]
+    step = jax.random.randint(op_key, rows.shape, 1, num_ops[choice])
+    return archs.at[rows, choice].set((archs[rows, choice] + step) % num_ops[choice])
+
+
+def crossover(key: chex.PRNGKey, first: chex.Array, second: chex.Array) -> chex.Array:
+    """Take each choice of each architecture from `first` or `second`, equally likely; all [num_archs, num_choices]."""
+    return jnp.where(jax.random.bernoulli(key, 0.5, first.shape), first, second)
+
+
+def neighbours(space: SearchSpace, arch: chex.ArrayNumpy) -> np.ndarray:
+    """All valid codes at Hamming distance 1 from `arch` [num_choices]: int32 [num_neighbours, num_choices]."""
+    (arch,) = check(space, np.asarray(arch)[None])
+    changed = [
+        np.r_[arch[:choice], op, arch[choice + 1 :]]
+        for choice, num_ops in enumerate(space.num_ops)
+        for op in range(num_ops)
+        if op != arch[choice]
+    ]
+    codes = np.asarray(changed, np.int32).reshape(-1, space.num_choices)
+    return codes[space.is_valid(codes)]
+
+
+def enumerate_archs(space: SearchSpace) -> np.ndarray:
+    """Every valid code in lexicographic order: int32 [num_valid, num_choices]; a ValueError beyond 2^24 codes."""
+    if space.size > 2**24:
+        raise ValueError(
+            f"{space.name}: {space.size} codes are too many to enumerate; sample, or use the space's own way."
+        )
+    codes = np.indices(space.num_ops, np.int32).reshape(space.num_choices, -1).T
+    return np.ascontiguousarray(codes[space.is_valid(codes)])
+
+
+def to_index(space: SearchSpace, archs: chex.ArrayNumpy) -> np.ndarray:
+    """The lexicographic number of each code (first choice most significant): int64 [num_archs]."""
+    if space.size >= 2**63:
+        raise ValueError(f"{space.name}: {space.size} codes do not fit int64 indices; use to_text as the key.")
+    return np.ravel_multi_index(tuple(check(space, archs).T), space.num_ops)
+
+
+def from_index(space: SearchSpace, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The inverse of `to_index`: int32 [num_archs, num_choices]."""
+    indices = np.asarray(indices)
+    if indices.size and not np.issubdtype(indices.dtype, np.integer):
+        raise ValueError(f"{space.name}: indices have dtype {indices.dtype}, expected integers.")
+    if indices.size and (indices.min() < 0 or indices.max() >= space.size):
+        raise ValueError(
+            f"{space.name}: indices must be within [0, {space.size}), got {indices.min()}..{indices.max()}."
+        )
+    return np.stack(np.unravel_index(indices.astype(np.int64), space.num_ops), axis=-1).astype(np.int32)
+
+
+def to_text(space: SearchSpace, arch: chex.ArrayNumpy | Sequence[int]) -> str:
+    """One code as text: '22212202' where every choice has at most ten operations, else '12-0-3'."""
+    return ("" if max(space.num_ops) <= 10 else "-").join(str(int(op)) for op in arch)
+
+
+def from_text(space: SearchSpace, texts: Iterable[str]) -> np.ndarray:
+    """The inverse of `to_text` for many codes: int32 [num_archs, num_choices]; a ValueError for a text that is none."""
+    codes = []
+    for text in texts:
+        ops = list(text) if max(space.num_ops) <= 10 else text.split("-")
+        if len(ops) != space.num_choices or not all(op.isascii() and op.isdigit() for op in ops):
+            example = to_text(space, [0] * space.num_choices)
+            raise ValueError(f"{space.name}: {text!r} is no architecture code, expected a text like {example!r}.")
+        codes.append([int(op) for op in ops])
+    return check(space, np.asarray(codes))

@@ -1,0 +1,243 @@
+"""Latency: tables of measured operations that predict whole networks by summing, and measured whole networks.
+
+The table of operations of a space is a `jaxnas.tables.Table` of another space, with one choice: which row. Row 0 is the
+fixed rest of the network, then comes every operation of every choice ("3/mb6_k5"), each with its column `latency_ms`
+[num_rows, num_rounds]. So it is written, checked and read like any other table; its provenance says for which network
+and in which setting it was measured.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import chex
+import numpy as np
+
+from jaxnas.codes import check, to_index, to_text
+from jaxnas.costs.limits import CostTable, cost_table
+from jaxnas.ranking import kendall_tau, spearman
+from jaxnas.space import SearchSpace
+from jaxnas.tables import Table, load_truth, make_table, read_table
+
+LATENCY_MS = "latency_ms"
+NASBENCH201_FILE = "nasbench201_latency.npz"
+NASBENCH201_SHA256 = "ef9c7e87eadc7b7964619fc97f7a7bf444f6a611f460360934493ec0ac46d97f"
+
+
+class Setting(NamedTuple):
+    """What a latency depends on beside the network."""
+
+    device: str  # as jax.devices()[0].device_kind has it
+    batch_size: int  # images
+    dtype: str  # "float32", "bfloat16"
+
+
+class Calibration(NamedTuple):
+    """measured = constant + scale * predicted."""
+
+    constant: float  # ms
+    scale: float
+
+
+class Agreement(NamedTuple):
+    """How predictions compare with measurements of whole networks."""
+
+    spearman: float  # in [-1, 1]
+    kendall_tau: float  # in [-1, 1]
+    median_relative_error: float  # median of |predicted - measured| / measured
+
+
+def operations_table(
+    space: SearchSpace,
+    per_op_ms: chex.ArrayNumpy,
+    fixed_ms: chex.ArrayNumpy,
+    setting: Setting,
+    *,
+    provenance: Mapping[str, str],
+) -> Table:
+    """The measured operations of `space` as a table; `write_table` writes it.
+
+    Args:
+      per_op_ms: [num_choices, max(num_ops), num_rounds], summed over all places of a choice; NaN: not measured.
+      fixed_ms: [num_rounds], the rest of the network.
+      provenance: versions and what else made the figures, in words.
+
+    Raises:
+      ValueError: another shape, or a latency below 0 or infinite.
+    """
+    per_op, fixed = np.asarray(per_op_ms, np.float64), np.asarray(fixed_ms, np.float64)
+    shape = (space.num_choices, max(space.num_ops))
+    if per_op.ndim != 3 or per_op.shape[:2] != shape or fixed.shape != per_op.shape[2:] or not fixed.size:
+        raise ValueError(
+            f"{space.name}: latencies of shapes {per_op.shape} and {fixed.shape},"
+            f" expected {(*shape, 'rounds')} and ('rounds',)."
+        )
+    rows = _rows(space)
+    figures = np.concatenate([fixed[None], *(per_op[choice, :num] for choice, num in enumerate(space.num_ops))])
+    measured = ~np.isnan(figures).all(axis=1)
+    if (figures < 0).any() or np.isinf(figures).any():
+        raise ValueError(f"{space.name}: a latency is negative or infinite, expected milliseconds.")
+    about = {"layout": repr(space.layout), **{name: str(value) for name, value in setting._asdict().items()}}
+    return make_table(
+        rows,
+        np.flatnonzero(measured)[:, None],
+        {LATENCY_MS: figures[measured]},
+        units={LATENCY_MS: "ms"},
+        provenance={**provenance, **about},
+    )
+
+
+def read_operations_table(path: str | os.PathLike, space: SearchSpace, **wanted: str | int | None) -> Table:
+    """Read the operations of `space` as they were written.
+
+    Args:
+      wanted: any of device, batch_size, dtype (see `Setting`): what the table must have been measured with.
+
+    Raises:
+      ValueError: damaged; of another space, another network of that space, or another setting than wanted.
+      OSError: the file cannot be read.
+    """
+    table = read_table(path, _rows(space))
+    remedy = "measure again, or give the table that fits"
+    if table.provenance.get("layout") != repr(space.layout):
+        raise ValueError(
+            f"{path}: measured on another network of {space.name}, {table.provenance.get('layout')},"
+            f" expected {space.layout!r}; {remedy}."
+        )
+    for name in Setting._fields:
+        there, here = table.provenance.get(name), wanted.pop(name, None)
+        if here is not None and there != str(here):
+            raise ValueError(f"{path}: measured with {name} {there}, expected {here}; {remedy}.")
+    if wanted:
+        raise ValueError(f"{path}: unknown setting {next(iter(wanted))!r}; a table has {', '.join(Setting._fields)}.")
+    return table
+
+
+def setting_of(table: Table) -> Setting:
+    """The setting in which the table of operations was measured."""
+    about = table.provenance
+    return Setting(about["device"], int(about["batch_size"]), about["dtype"])
+
+
+def operation_costs(space: SearchSpace, table: Table, calibration: Calibration | None = None) -> CostTable:
+    """The medians over rounds as an additive cost in ms, for `limits.table_costs` and `limits.make_limit`.
+
+    Raises:
+      ValueError: the table misses an operation, which is named, or is of other operations.
+    """
+    rows = _rows(space)
+    if table.fingerprint != rows.fingerprint:
+        raise ValueError(f"a table of {table.space}, expected {rows.name}, or the same with other operations.")
+    (names,) = rows.op_names
+    medians = np.full(len(names), np.nan)
+    medians[table.archs[:, 0]] = np.nanmedian(table.columns[LATENCY_MS], axis=1)
+    if np.isnan(medians).any():
+        missing = [names[row] for row in np.flatnonzero(np.isnan(medians))]
+        raise ValueError(
+            f"the latency table of {space.name} misses {missing[0]} ({len(missing)} of {len(names)} rows);"
+            " measure it again."
+        )
+    constant, scale = calibration or Calibration(0.0, 1.0)
+    per_op = np.zeros((space.num_choices, max(space.num_ops)))
+    per_op[np.arange(per_op.shape[1]) < np.array(space.num_ops)[:, None]] = medians[1:]
+    return cost_table(space, scale * per_op, scale * float(medians[0]) + constant)
+
+
+def calibrate(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> Calibration:
+    """The least-squares constant and scale that take predictions to measurements, both [num_archs].
+
+    Raises:
+      ValueError: fewer than three networks, all predicted alike, or slower where predicted faster.
+    """
+    predicted, measured = _pair(predicted, measured)
+    if np.ptp(predicted) == 0:
+        raise ValueError("calibrate: all predictions are equal, expected networks that differ.")
+    scale, constant = np.polyfit(predicted, measured, 1)
+    if scale <= 0:
+        raise ValueError(
+            f"calibrate: measured latency falls with the predicted one (scale {scale:.3g}); measure again."
+        )
+    return Calibration(float(constant), float(scale))
+
+
+def agreement(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> Agreement:
+    """Compare predicted with measured latencies, both [num_archs] and in ms.
+
+    Judge a calibration on other networks than those that it was fitted to.
+    """
+    predicted, measured = _pair(predicted, measured)
+    error = float(np.median(np.abs(predicted - measured) / measured))
+    return Agreement(spearman(predicted, measured), kendall_tau(predicted, measured), error)
+
+
+def read_nasbench201_latency(folder: str | os.PathLike, space: SearchSpace) -> Table:
+    """Latencies of all 15,625 cells of NAS-Bench-201 as others measured them, in ms of whole networks.
+
+    Columns `latency_ms_titanxp_1`, `latency_ms_titanxp_32` (TITAN Xp, batch 1 and 32), `latency_ms_gold_6226` (Xeon)
+    and `latency_ms_pixel3`, from github.com/HayeonLee/HELP and HW-NAS-Bench. The file has no codes: its rows are those
+    of `nasbench201_cifar10.npz`, which must lie beside it. On pixel3 273 cells without any path took under 0.5 ms.
+
+    Raises:
+      ValueError: a file is not the known one, or the space has other operations.
+      OSError: a file cannot be read.
+    """
+    path = Path(folder) / NASBENCH201_FILE
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != NASBENCH201_SHA256:
+        raise ValueError(
+            f"{path}: not the known file or not all of it ({len(data)} bytes, sha256 {digest[:12]}..., expected"
+            f" {NASBENCH201_SHA256[:12]}...); take it again."
+        )
+    archs = load_truth(space, "cifar10", data_dir=folder).archs
+    with np.load(path, allow_pickle=False) as file:
+        columns = {
+            f"{LATENCY_MS}_{device}": column.astype(np.float64)
+            for device, column in zip(file["devices"].tolist(), file["latency_ms"].T, strict=True)
+        }
+    source = "github.com/HayeonLee/HELP, HW-NAS-Bench"
+    about = {"source": source, "file": NASBENCH201_FILE, "sha256": digest}
+    return make_table(space, archs, columns, units=dict.fromkeys(columns, "ms"), provenance=about)
+
+
+def measured_costs(space: SearchSpace, table: Table, column: str) -> Callable[[np.ndarray], np.ndarray]:
+    """archs -> costs from a column of whole networks, for `limits.make_limit`; seeds or rounds are averaged.
+
+    Raises:
+      ValueError: there is no such column. The function raises one for an architecture that the table lacks.
+    """
+    if column not in table.columns:
+        raise ValueError(f"the table of {table.space} has no column {column!r}; it has {', '.join(table.columns)}.")
+    figures = table.columns[column].reshape(len(table.archs), -1).mean(axis=1)
+    indices = to_index(space, table.archs)
+    order = np.argsort(indices)
+    indices, figures = indices[order], figures[order]
+
+    def costs(archs: np.ndarray) -> np.ndarray:
+        wanted = to_index(space, archs)
+        rows = np.minimum(np.searchsorted(indices, wanted), len(indices) - 1)
+        if (absent := indices[rows] != wanted).any():
+            text = to_text(space, check(space, archs)[np.argmax(absent)])
+            raise ValueError(f"the table of {table.space} ({len(indices)} architectures) lacks {text}.")
+        return figures[rows]
+
+    return costs
+
+
+def _rows(space: SearchSpace) -> SearchSpace:
+    """The space of one choice that a table of the operations of `space` is keyed by."""
+    names = [f"{choice}/{name}" for choice, names in enumerate(space.op_names) for name in names]
+    return SearchSpace(f"{space.name} operations", (("fixed", *names),), space.layout)
+
+
+def _pair(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> tuple[np.ndarray, np.ndarray]:
+    predicted, measured = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
+    if predicted.shape != measured.shape or predicted.ndim != 1 or len(predicted) < 3:
+        raise ValueError(
+            f"latencies of shapes {predicted.shape} and {measured.shape}, expected two of one [num_archs], at least 3."
+        )
+    if not (np.isfinite(predicted).all() and np.isfinite(measured).all() and (measured > 0).all()):
+        raise ValueError("latencies must be finite, and the measured ones above 0 ms.")
+    return predicted, measured

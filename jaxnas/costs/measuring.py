@@ -1,0 +1,234 @@
+"""Measuring latencies on the device at hand: operations at their shapes, and whole networks.
+
+What is timed is inference: normalisation by given statistics, images and parameters on the device. Every program is
+compiled ahead and run once to warm up. Then come rounds: each goes through all programs in an order of its own, so that
+whatever slows the machine for a while slows all of them, and notes the fastest of a few consecutive runs, since other
+work can only add to a run. What an empty program takes, the call itself, is taken off each operation, since a network
+is one call: a table predicts what a network adds to that.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.codes import check
+from jaxnas.costs.latency import Setting, operations_table
+from jaxnas.ops import Tape, algebra
+from jaxnas.space import DagLayout, SearchSpace
+from jaxnas.supernets import Params, Policy, Stats, Supernet, make_supernet
+from jaxnas.tables import Table
+from jaxnas.training import only
+
+
+class Program(NamedTuple):
+    """What is timed."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]  # on the device
+
+
+class Measured(NamedTuple):
+    """What `measure` found; the shapes say how many rounds."""
+
+    table: Table  # of operations, see `jaxnas.costs.latency.operations_table`
+    networks_ms: np.ndarray  # float64 [num_archs, num_rounds]
+
+
+def measure(
+    space: SearchSpace,
+    archs: chex.ArrayNumpy,
+    *,
+    batch_size: int,
+    dtype: str = "float32",
+    num_rounds: int = 5,
+    num_runs: int = 5,
+    provenance: Mapping[str, str] | None = None,
+    on_program: Callable[[], None] = lambda: None,
+    on_round: Callable[[], None] = lambda: None,
+) -> Measured:
+    """Time every operation of `space` at its shape, and the whole networks `archs` among them.
+
+    An operation that stands in several places of one shape is timed once; one that returns its input takes nothing. In
+    a space of cells the places of a choice are summed.
+
+    Args:
+      archs: int [num_archs, num_choices]; may be empty, [0, num_choices].
+      batch_size: images.
+      dtype: of activations, as `Policy.compute`.
+      num_rounds, num_runs: rounds, and runs of each program in a round.
+      provenance: versions and what else is to be said in the table.
+      on_program, on_round: called when one of `num_programs` is compiled, or a round is over.
+
+    Raises:
+      ValueError: a count below 1, a type that is none, codes not of the space, or a space whose wiring is searched.
+    """
+    _check_counts(batch_size, dtype, num_rounds, num_runs)
+    if isinstance(space.layout, DagLayout):
+        raise ValueError(f"{space.name}: what an operation costs depends on the whole cell; measure whole networks.")
+    archs = check(space, archs) if len(archs) else np.zeros((0, space.num_choices), np.int32)
+    supernet, params, stats = _prepare(space, dtype)
+    layers = distinct_operations(supernet)
+    programs = [_operation(supernet, params, stats, *places[0], batch_size, dtype) for places in layers]
+    programs += [_network(supernet, params, stats, arch, batch_size) for arch in archs]
+    empty = Program(lambda x: x + 1, (jnp.zeros(()),))
+    times_ms = time_programs([empty, *programs], num_rounds, num_runs, on_program=on_program, on_round=on_round)
+    ops_ms = np.maximum(times_ms[1 : len(layers) + 1] - times_ms[0], 0)
+    per_op, fixed = np.full((space.num_choices, max(space.num_ops), num_rounds), np.nan), np.zeros(num_rounds)
+    for choice, num_ops in enumerate(space.num_ops):
+        per_op[choice, :num_ops] = 0
+    for places, taken_ms in zip(layers, ops_ms):
+        for name, op in places:
+            layer = supernet.all_layers[name]
+            if layer.choice is None:
+                fixed += taken_ms
+            else:
+                per_op[layer.choice, list(layer.modules).index(op)] += taken_ms
+    setting = Setting(jax.devices()[0].device_kind, batch_size, dtype)
+    about = {
+        "timed": f"fastest of {num_runs} runs in each round, less that of an empty program; inference",
+        "empty_program_ms": repr(float(np.median(times_ms[0]))),
+    }
+    table = operations_table(space, per_op, fixed, setting, provenance={**about, **(provenance or {})})
+    return Measured(table, times_ms[len(layers) + 1 :])
+
+
+def measure_ops(space: SearchSpace, *, batch_size: int, **settings: Any) -> Table:
+    """The table of operations alone; settings as in `measure`."""
+    return measure(space, np.zeros((0, space.num_choices), np.int32), batch_size=batch_size, **settings).table
+
+
+def measure_networks(
+    space: SearchSpace,
+    archs: chex.ArrayNumpy,
+    *,
+    batch_size: int,
+    dtype: str = "float32",
+    num_rounds: int = 5,
+    num_runs: int = 5,
+) -> np.ndarray:
+    """Whole networks alone, int [num_archs, num_choices]: ms, float64 [num_archs, num_rounds]; else as `measure`."""
+    _check_counts(batch_size, dtype, num_rounds, num_runs)
+    archs = check(space, archs)
+    supernet, params, stats = _prepare(space, dtype)
+    return time_programs([_network(supernet, params, stats, arch, batch_size) for arch in archs], num_rounds, num_runs)
+
+
+def time_programs(
+    programs: Sequence[Program],
+    num_rounds: int,
+    num_runs: int,
+    *,
+    on_program: Callable[[], None] = lambda: None,
+    on_round: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> np.ndarray:
+    """Compile all, then time them in rounds as the module's docstring says: ms, float64 [num_programs, num_rounds]."""
+
+    def compiled(program: Program) -> Callable[..., Any]:
+        executable = jax.jit(program.function).lower(*program.args).compile()
+        jax.block_until_ready(executable(*program.args))
+        on_program()
+        return executable
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        executables = list(pool.map(compiled, programs))
+    times = np.empty((len(programs), num_rounds))
+    for number in range(num_rounds):
+        for row in np.random.default_rng(number).permutation(len(programs)):
+            args = programs[row].args
+            jax.block_until_ready(executables[row](*args))  # the caches are the last program's
+            runs = []
+            for _ in range(num_runs):
+                start = clock()
+                jax.block_until_ready(executables[row](*args))
+                runs.append(clock() - start)
+            times[row, number] = 1000 * min(runs)
+        on_round()
+    return times
+
+
+def num_programs(space: SearchSpace, num_archs: int) -> int:
+    """How many programs `measure` compiles."""
+    return 1 + len(distinct_operations(make_supernet(space))) + num_archs
+
+
+def spread(times_ms: chex.ArrayNumpy) -> float:
+    """How much rounds differ, as a fraction: interquartile range over median of each row [num_rows, num_rounds], and of
+    these the median. Rows that take nothing don't count."""
+    times_ms = np.asarray(times_ms, np.float64)
+    low, middle, high = np.nanquantile(times_ms, [0.25, 0.5, 0.75], axis=1)
+    takes = middle > 0
+    return float(np.median((high - low)[takes] / middle[takes])) if takes.any() else 0.0
+
+
+def distinct_operations(supernet: Supernet) -> list[list[tuple[str, str]]]:
+    """The (layer, candidate) pairs of a super-net that do something, those of equal module and input shape together."""
+    places: dict[Any, list[tuple[str, str]]] = {}
+    for name, layer in supernet.all_layers.items():
+        for op, module in layer.modules.items():
+            if algebra(module, layer.in_shape[-1]) not in ("same", "zero"):
+                places.setdefault((module, layer.in_shape), []).append((name, op))
+    return list(places.values())
+
+
+def random_params(supernet: Supernet, rng: np.random.Generator) -> Params:
+    """Parameters under which activations stay near 1 at any depth, since denormal numbers are slow: He-normal kernels,
+    vectors of one half. Drawn by NumPy, which needs no compiling."""
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> chex.Array:
+        if len(leaf.shape) < 2:
+            return jnp.full(leaf.shape, 0.5, leaf.dtype)
+        return jnp.asarray(math.sqrt(2 / math.prod(leaf.shape[:-1])) * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, jax.eval_shape(supernet.init, jax.random.key(0)))
+
+
+def _check_counts(batch_size: int, dtype: str, num_rounds: int, num_runs: int) -> None:
+    for name, count in (("batch_size", batch_size), ("num_rounds", num_rounds), ("num_runs", num_runs)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}.")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype {dtype!r}: expected float32, bfloat16 or float16.")
+
+
+def _prepare(space: SearchSpace, dtype: str) -> tuple[Supernet, Params, Stats]:
+    """The super-net, parameters, and statistics to normalise by, mean 0 and variance 1."""
+    supernet = make_supernet(space, policy=Policy(compute=dtype))
+    stats = {
+        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]]), (2, layer.stats_size))
+        for name, layer in supernet.all_layers.items()
+    }
+    return supernet, random_params(supernet, np.random.default_rng(0)), stats
+
+
+def _operation(
+    supernet: Supernet, params: Params, stats: Stats, name: str, op: str, batch_size: int, dtype: str
+) -> Program:
+    layer = supernet.all_layers[name]
+    module = layer.modules[op]
+
+    def function(params, x, stats):
+        return module.apply({"params": params}, x, Tape(stats, None, layer.stats_dtype))
+
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((batch_size, *layer.in_shape)), dtype)
+    return Program(function, (params[name][op], x, stats[name]))
+
+
+def _network(supernet: Supernet, params: Params, stats: Stats, arch: np.ndarray, batch_size: int) -> Program:
+    code = tuple(int(op) for op in arch)
+
+    def function(params, images, stats):
+        return supernet.apply(params, code, images, stats=stats, groups=None)[0]
+
+    layout = supernet.space.layout
+    shape = (batch_size, layout.image_size, layout.image_size, layout.in_channels)
+    images = jnp.asarray(np.random.default_rng(1).standard_normal(shape), "float32")
+    return Program(function, (only(supernet, params, code), images, stats))

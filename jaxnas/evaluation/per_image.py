@@ -1,0 +1,27 @@
+"""What a network's logits say of each image: loss and correctness."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits: chex.Array, labels: chex.Array, *, label_smoothing: float = 0.0) -> chex.Array:
+    """Cross-entropy of each image in nats.
+
+    Args:
+      logits: float [..., num_images, num_classes].
+      labels: int [num_images], in [0, num_classes).
+      label_smoothing: share of the target spread evenly over all classes, in [0, 1).
+
+    Returns:
+      float [..., num_images].
+    """
+    log_probs = jax.nn.log_softmax(logits)
+    hit = labels[:, None] == jnp.arange(logits.shape[-1])
+    target = hit * (1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
+    return -jnp.sum(target.astype(log_probs.dtype) * log_probs, axis=-1)
+
+
+def is_correct(logits: chex.Array, labels: chex.Array) -> chex.Array:
+    """Whether the largest logit is the label's: bool [..., num_images]."""
+    return jnp.argmax(logits, axis=-1) == labels

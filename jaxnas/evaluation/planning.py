@@ -1,0 +1,238 @@
+"""How a population is cut into compiled calls, and the work that this makes."""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import numpy as np
+
+from jaxnas import codes
+from jaxnas.costs import Place, op_cost, op_costs
+from jaxnas.evaluation.graph import Graph, Program, make_graph, make_programs
+from jaxnas.ops import Classifier, DynamicConvBN, Stem
+from jaxnas.space import CellLayout, ChainLayout, DagLayout
+from jaxnas.supernets import Layer, Supernet
+from jaxnas.supernets.choice import Groups, branch_runs
+
+FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an accelerator idle (by estimate, not measured)
+
+
+class Plan(NamedTuple):
+    """How an evaluator runs a population."""
+
+    strategy: str  # "mask", "serial", "dispatch" or "trie"
+    bn_mode: str
+    groups: Groups  # how a call is dispatched: tile size or "balanced"; of no matter to the other strategies
+    archs_per_call: int  # of the trie: architectures of one program at most
+    images_per_call: int  # in "batch" mode normalised together
+    batches_per_call: int  # batches of images_per_call side by side
+    workers: int  # host threads that call compiled programs
+    memory_budget: int  # bytes, for all workers together
+
+
+def make_planner(
+    supernet: Supernet,
+    *,
+    strategy: str,
+    bn_mode: str,
+    groups: int | Literal["auto", "balanced"],
+    archs_per_call: int | None,
+    images_per_call: int,
+    memory_budget: int | None,
+    workers: int | None,
+    devices: int = 1,
+    rows: int = 1,
+) -> Callable[[int, int], Plan]:
+    """Build `plan(num_archs, num_images) -> Plan`; the arguments are those of `jaxnas.evaluation.make_evaluator`.
+
+    Args:
+      devices: that share the batches of a call.
+      rows: groups of so many devices, each with calls of its own.
+
+    Raises:
+      ValueError: a count below 1, other groups; from plan for a budget that one architecture exceeds, or a population
+        that groups="balanced" cannot run in one call.
+    """
+    counts = {"archs_per_call": archs_per_call, "images_per_call": images_per_call, "workers": workers}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}.")
+    if groups not in ("auto", "balanced") and not (isinstance(groups, int) and groups >= 1):
+        raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
+
+    on_cpu = jax.default_backend() == "cpu"
+    budget = (2**30 if on_cpu else 2**33) if memory_budget is None else memory_budget
+
+    def tile(num_archs: int) -> Groups:
+        return _tile_size(supernet, num_archs) if groups == "auto" else groups
+
+    def most_archs(route: str, num_images: int) -> int:
+        if archs_per_call is not None:
+            return archs_per_call
+        one_by_one = {"serial": 16, "trie": 256}  # their memory hardly depends on it
+        for size in (1,) if route in one_by_one else (256, 128, 64, 32, 16, 8, 4, 2, 1):
+            needed = num_images * _activation_bytes(supernet, route, size, tile(size))
+            if needed <= budget:
+                return one_by_one.get(route, size)
+        raise ValueError(
+            f"memory_budget of {budget} bytes is too small for one architecture on {num_images} images, which"
+            f" takes about {needed}; raise it or lower images_per_call."
+        )
+
+    def plan(num_archs: int, num_images: int) -> Plan:
+        route = strategy
+        if route == "auto":
+            route = "trie" if on_cpu or num_images >= FILLS_ACCELERATOR else "dispatch"
+        per_call = min(images_per_call, num_images)
+        at_once = images_per_call if bn_mode == "calibrated" else per_call
+        most = most_archs(route, at_once)
+        wide, threads = devices, workers or rows
+        if route in ("serial", "trie") and on_cpu and devices * rows == 1 and workers is None:
+            alone = at_once * _activation_bytes(supernet, route, 1, None)
+            threads = max(1, min(os.cpu_count() or 1, budget // alone))
+        if route == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
+            sizes = range(min(most, num_archs), min(most, num_archs) // 2, -1)
+            size = min(sizes, key=lambda each: -num_archs % each)
+        elif route == "trie":
+            if not on_cpu:  # several batches at once, as the memory allows
+                fit = budget // (threads * at_once * _activation_bytes(supernet, route, 16, None))
+                wide = devices * max(1, min(math.ceil(num_images / (per_call * devices)), fit))
+            size = min(most, max(8, math.ceil(num_archs / (4 * threads)))) if archs_per_call is None else most
+        elif groups == "balanced":
+            size = num_archs
+            if size > most:
+                raise ValueError(
+                    f"groups='balanced' runs the population in one call, but {size} architectures are more than the"
+                    f" {most} that archs_per_call or memory_budget allow; pass a tile size."
+                )
+        else:  # few sizes, so that few programs are compiled, and an eighth repeated at most
+            size = math.ceil(num_archs / math.ceil(num_archs / most))
+            step = 2 ** max(0, size.bit_length() - 4)
+            size = min(most, math.ceil(size / step) * step)
+        return Plan(route, bn_mode, tile(size), size, per_call, wide, threads, budget)
+
+    return plan
+
+
+def plan_trie(supernet: Supernet, archs: np.ndarray, plan: Plan) -> tuple[Graph, list[Program]]:
+    """The distinct work of a population, in programs that fit the plan's memory; `leaves` in the order of archs."""
+    order = np.lexsort(archs.T[::-1])  # architectures that begin alike side by side
+    graph = make_graph(supernet, archs[order], given_stats=plan.bn_mode == "tracked")
+    most_bytes = plan.memory_budget / (plan.workers * plan.images_per_call * plan.batches_per_call)
+    programs = make_programs(supernet, graph, leaves_per_program=plan.archs_per_call, most_bytes=most_bytes)
+    leaves = np.empty_like(graph.leaves)
+    leaves[order] = graph.leaves
+    return Graph(graph.nodes, leaves), programs
+
+
+def _tile_size(supernet: Supernet, num_archs: int) -> int:
+    """The largest power of two that pads a sixteenth of a call at most, each branch of a choice losing half a tile."""
+    return 2 ** int(math.log2(1 + num_archs / (8 * max(supernet.num_candidates))))
+
+
+def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups: Groups) -> int:
+    """Estimated bytes for one image at the widest layer: what the architectures of a call hold between operations, and
+    what the operations need inside for those that run at once. A test compares it with what XLA allocates."""
+    held = at_once = num_archs
+    if strategy == "serial":
+        held = at_once = 1
+    elif strategy == "trie":  # one after the other; num_archs: of which something is held at once
+        at_once = 1
+    elif strategy == "dispatch" and groups == "balanced":
+        at_once = math.ceil(num_archs / min(supernet.num_candidates))
+    elif strategy == "dispatch":
+        assert isinstance(groups, int)
+        at_once = min(groups, num_archs)
+        held += max(supernet.num_candidates) * (at_once - 1)  # padded tiles
+    copies = 3 if supernet.layers else 6  # of inputs and outputs, sorted and not; in a cell those of several edges
+    most = 0
+    for layer in supernet.all_layers.values():
+        height, width, _ = layer.in_shape
+        inside = layer.stats_size * height * width
+        ends = math.prod(layer.in_shape) + math.prod(layer.out_shape)
+        most = max(most, 4 * (copies * held * ends + at_once * inside))
+    return most
+
+
+def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float, float]:
+    """MACs per image that a population needs and that a plan executes, padding and repetitions included.
+
+    Needed: each architecture runs its own operations, one after the other, stem and head included. Counted from the
+    codes; a test checks the counts with counters inside the branches. Calibration, of the same work per image, is not
+    counted.
+    """
+    taken = supernet.decode(codes.check(supernet.space, archs))
+    macs = candidate_macs(supernet)
+    layers = supernet.all_layers
+    needed = executed = 0.0
+    for name, layer in layers.items():
+        needed += macs[name][0] * len(taken) if layer.choice is None else macs[name][taken[:, layer.choice]].sum()
+    if plan.strategy == "trie":
+        _, programs = plan_trie(supernet, archs, plan)
+        candidates = {name: list(layer.modules) for name, layer in layers.items()}
+        done = (node for program in programs for _, node, _ in program.steps)
+        executed = sum(macs[name][candidates[name].index(op)] for name, op, _ in done if op is not None)
+        return needed, executed
+    for start in range(0, len(taken), plan.archs_per_call):
+        call = taken[start : start + plan.archs_per_call]
+        call = np.concatenate([call, np.repeat(call[-1:], plan.archs_per_call - len(call), axis=0)])
+        for name, layer in layers.items():
+            if layer.choice is None:
+                once = name == "stem" and plan.strategy != "serial"
+                executed += macs[name][0] * (1 if once else len(call))
+            else:
+                executed += (macs[name] * _runs(layer, call[:, layer.choice], plan)).sum()
+    return needed, executed
+
+
+def candidate_macs(supernet: Supernet) -> dict[str, np.ndarray]:
+    """MACs for one image of each candidate of each layer, float64 [num_candidates]."""
+    if isinstance(supernet.space.layout, DagLayout):
+        by_layer = ((name, layer, layer.modules.values()) for name, layer in supernet.all_layers.items())
+        return {name: np.array([_module_macs(each, layer) for each in modules]) for name, layer, modules in by_layer}
+    macs = {}
+    for name, layer in supernet.all_layers.items():
+        if name != "head":
+            macs[name] = np.array([op_cost(op, _place(supernet, name))[0] for op in layer.modules])
+    _, fixed = op_costs(supernet.space)
+    others = sum(macs[name][0] for name, layer in supernet.all_layers.items() if layer.choice is None and name in macs)
+    return macs | {"head": np.array([float(fixed.macs) - others])}
+
+
+def _place(supernet: Supernet, name: str) -> Place:
+    """Where the operation of a layer stands."""
+    layer, layout = supernet.all_layers[name], supernet.space.layout
+    (in_size, _, in_width), (out_size, _, out_width) = layer.in_shape, layer.out_shape
+    if isinstance(layout, ChainLayout) and layer.choice is not None:
+        stride = layout.strides[layer.choice]  # one pixel stays one pixel under any stride
+    elif isinstance(layout, CellLayout) and layer.choice is not None:
+        stride = 1
+    else:
+        stride = -(-in_size // out_size)
+    return Place(in_width, out_width, in_size, stride)
+
+
+def _module_macs(module: Any, layer: Layer) -> float:
+    """MACs for one image of a candidate that stands in cells whose wiring is searched, at the width that it has."""
+    height, width, channels = layer.in_shape
+    if isinstance(module, DynamicConvBN):
+        return float(module.kernel**2 * module.in_width * module.width * height * width)
+    if isinstance(module, Stem):
+        return float(9 * channels * module.channels * height * width)
+    return float(channels * module.num_classes) if isinstance(module, Classifier) else 0.0
+
+
+def _runs(layer: Layer, choices: np.ndarray, plan: Plan) -> np.ndarray:
+    """How many times each candidate of a layer runs in one call."""
+    num_branches = len(layer.modules)
+    if plan.strategy == "serial":
+        return np.bincount(choices, minlength=num_branches)
+    shared = layer.shared_input and plan.bn_mode == "batch"  # statistics given per architecture end the sharing
+    if shared and (plan.strategy == "mask" or len(choices) >= num_branches):
+        return np.ones(num_branches)
+    if plan.strategy == "mask":
+        return np.full(num_branches, len(choices))
+    return branch_runs(choices, num_branches, plan.groups)

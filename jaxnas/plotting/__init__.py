@@ -1,0 +1,26 @@
+"""Pictures of results: each function takes arrays and returns a matplotlib Figure, `save_figure` writes one.
+
+Figures are built without pyplot, so no window system is needed and nothing global changes. Colours are Okabe and Ito's
+and the viridis map, which colour-blind readers can tell apart. Titles longer than a line are wrapped.
+"""
+
+from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
+from jaxnas.plotting.figure import save_figure
+from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
+from jaxnas.plotting.searches import latency_scatter, narrowing, regret_over_cost
+
+__all__ = [
+    "Panel",
+    "cost_growth",
+    "forest",
+    "growth",
+    "latency_scatter",
+    "narrowing",
+    "paired_taus",
+    "panels_over_size",
+    "rank_scatter",
+    "regret_over_cost",
+    "save_figure",
+    "tau_over_training",
+    "training_curve",
+]

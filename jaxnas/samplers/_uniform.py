@@ -1,0 +1,74 @@
+"""Uniform sampling: over codes (Random-NAS, single-path one-shot), or over a list of architectures."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxnas.codes import check
+from jaxnas.codes import sample as sample_archs
+from jaxnas.samplers.sampler import Sampler, tile_of
+from jaxnas.space import SearchSpace
+
+
+def uniform(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
+    """Draw every choice of every architecture independently and uniformly; codes that don't exist are drawn again.
+
+    Codes that are the same network weigh more: this is the "Random-NAS" of "How to Train Your Super-Net".
+
+    Args:
+      num_archs: architectures per step, at least 1.
+
+    Raises:
+      ValueError: no architectures, or a space that cannot tell while traced which codes exist.
+    """
+    if num_archs < 1:
+        raise ValueError(f"uniform: num_archs must be at least 1, got {num_archs}.")
+    try:
+        jax.eval_shape(space.is_valid, jax.ShapeDtypeStruct((1, space.num_choices), "int32"))
+    except jax.errors.TracerArrayConversionError:
+        raise ValueError(
+            f"uniform: is_valid of {space.name} takes NumPy's arrays only; write it for JAX's too, or take 'listed'."
+        ) from None
+
+    def draw_valid(key):
+        def body(state):
+            key, own_key = jax.random.split(state[0])
+            return key, sample_archs(own_key, space, 1)
+
+        return jax.lax.while_loop(lambda state: ~space.is_valid(state[1])[0], body, body((key, None)))[1][0]
+
+    def sample(key, state):
+        if space.has_all_codes:
+            return sample_archs(key, space, num_archs)
+        return jax.vmap(draw_valid)(jax.random.split(key, num_archs))
+
+    return Sampler(
+        init=lambda key: (),
+        sample=sample,
+        update=lambda state, archs, losses: state,
+        groups=tile_of(space, num_archs),
+    )
+
+
+def listed(space: SearchSpace, archs: chex.ArrayNumpy, *, num_archs: int = 1) -> Sampler:
+    """Draw every architecture uniformly from a list, independently.
+
+    With each distinct network once (`spaces.nasbench101.enumerate_cells`) this is the "Random-A" of "How to Train Your
+    Super-Net".
+
+    Args:
+      archs: int [size, num_choices].
+      num_archs: architectures per step, at least 1.
+
+    Raises:
+      ValueError: an architecture that is not in the space, or no list.
+    """
+    if num_archs < 1:
+        raise ValueError(f"listed: num_archs must be at least 1, got {num_archs}.")
+    codes = jnp.asarray(check(space, archs))
+    return Sampler(
+        init=lambda key: (),
+        sample=lambda key, state: codes[jax.random.randint(key, (num_archs,), 0, len(codes))],
+        update=lambda state, archs, losses: state,
+        groups=tile_of(space, num_archs),
+    )

@@ -1,0 +1,52 @@
+"""The evolutionary search of single-path one-shot NAS (Guo et al., ECCV 2020, arXiv 1904.00420, algorithm 1)."""
+
+import numpy as np
+
+from jaxnas.costs import Limit
+from jaxnas.search.search import Search, make_search
+from jaxnas.space import SearchSpace
+
+
+def spos(
+    space: SearchSpace,
+    limit: Limit | None = None,
+    *,
+    population_size: int = 50,
+    num_parents: int = 10,
+    num_mutations: int = 25,
+    num_crossovers: int = 25,
+    mutation_prob: float = 0.1,
+) -> Search:
+    """Each `ask` is a generation: children of the best so far by mutation, then by crossover, then random ones.
+
+    The parents are the `num_parents` best of everything evaluated. A mutation draws each choice of one parent anew with
+    `mutation_prob`; a crossover takes each choice from either of two parents. Infeasible children and those evaluated
+    before are dropped, ten tries for each one wanted, and random feasible architectures fill the generation up. The
+    defaults are those of MMRazor's port and others; the authors' own code was not seen.
+
+    Raises:
+      ValueError: a bad setting, or no architecture meets the limit.
+    """
+    if population_size < 1 or num_parents < 1 or min(num_mutations, num_crossovers) < 0:
+        raise ValueError(
+            "spos: population_size and num_parents must be at least 1, num_mutations and num_crossovers at least 0,"
+            f" got {population_size}, {num_parents}, {num_mutations} and {num_crossovers}."
+        )
+    if num_mutations + num_crossovers > population_size or not 0 <= mutation_prob <= 1:
+        raise ValueError(
+            f"spos: {num_mutations} mutations and {num_crossovers} crossovers must fit a population of"
+            f" {population_size}, and mutation_prob must be within [0, 1], got {mutation_prob}."
+        )
+
+    def propose(proposals, rng, state):
+        if len(state.archs):
+            parents = state.archs[np.argsort(-state.scores, kind="stable")[:num_parents]]
+            shape = 10 * num_mutations, space.num_choices
+            drawn = rng.integers(0, space.num_ops, size=shape, dtype=np.int32)
+            kept = parents[rng.integers(len(parents), size=len(drawn))]
+            proposals.add(np.where(rng.random(shape) < mutation_prob, drawn, kept), at_most=num_mutations)
+            mothers, fathers = parents[rng.integers(len(parents), size=(2, 10 * num_crossovers))]
+            proposals.add(np.where(rng.random(mothers.shape) < 0.5, mothers, fathers), at_most=num_crossovers)
+        proposals.add_random(rng, population_size - len(proposals.archs))
+
+    return make_search("spos", space, limit, propose)

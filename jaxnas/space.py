@@ -1,0 +1,149 @@
+"""Search spaces: what there is to choose, and the fixed network around the choices."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class ChainLayout(NamedTuple):
+    """The fixed part of a chain: stem, one searched layer per choice, head. Widths are output channels."""
+
+    stem_width: int
+    widths: tuple[int, ...]  # [num_choices]
+    strides: tuple[int, ...]  # [num_choices]
+    head_width: int  # channels of the 1x1 convolution before pooling; 0 for none
+    image_size: int = 32  # pixels, height and width
+    in_channels: int = 3
+    num_classes: int = 10
+    stem_stride: int = 1
+
+    def resized(self, *, width: int | None = None, **sizes: int | None) -> "ChainLayout":
+        """Scale every width by `width / stem_width`, head included; set image_size, in_channels, num_classes."""
+        names = ("width", "image_size", "in_channels", "num_classes")
+        changes = _known_sizes(self, {"width": width, **sizes}, names)
+        if width := changes.pop("width", None):
+
+            def scale(channels: int) -> int:
+                return max(1, round(channels * width / self.stem_width)) if channels else 0
+
+            changes |= {
+                "stem_width": width,
+                "widths": tuple(map(scale, self.widths)),
+                "head_width": scale(self.head_width),
+            }
+        return self._replace(**changes)
+
+
+class CellLayout(NamedTuple):
+    """The fixed part of a NAS-Bench-201-like network: stages of equal cells, width doubled between stages."""
+
+    width: int  # channels of the first stage
+    cells_per_stage: int
+    edges: tuple[tuple[int, int], ...]  # (from node, to node) of each choice; node 0 is the input, the last the output
+    num_stages: int = 3
+    image_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+
+    def resized(self, **sizes: int | None) -> "CellLayout":
+        """Set any of width, cells_per_stage, image_size, in_channels, num_classes."""
+        names = ("width", "cells_per_stage", "image_size", "in_channels", "num_classes")
+        return self._replace(**_known_sizes(self, sizes, names))
+
+
+class DagLayout(NamedTuple):
+    """The fixed part of a NAS-Bench-101-like network: stages of equal cells whose wiring is part of the code.
+
+    The first choices are bits, one per possible edge; the rest are the operations of the vertices between the cell's
+    input (vertex 0) and output (the last).
+    """
+
+    width: int  # channels of the stem and of the first stage's cells
+    cells_per_stage: int
+    edges: tuple[tuple[int, int], ...]  # (from vertex, to vertex) of each bit
+    num_stages: int = 3
+    image_size: int = 32
+    in_channels: int = 3
+    num_classes: int = 10
+    output_degree: int | None = None  # how many vertices between lead straight to the output, if all cells agree
+
+    @property
+    def num_vertices(self) -> int:
+        return max(target for _, target in self.edges) + 1
+
+    def resized(self, **sizes: int | None) -> "DagLayout":
+        """Set any of width, cells_per_stage, image_size, in_channels, num_classes."""
+        names = ("width", "cells_per_stage", "image_size", "in_channels", "num_classes")
+        return self._replace(**_known_sizes(self, sizes, names))
+
+
+def _known_sizes(layout: NamedTuple, sizes: dict[str, int | None], known: Sequence[str]) -> dict[str, Any]:
+    for name, size in sizes.items():
+        if name not in known and size is not None:
+            raise ValueError(f"{type(layout).__name__} has no size {name!r}; it has {', '.join(known)}.")
+        if size is not None and size < 1:
+            raise ValueError(f"{type(layout).__name__}: {name} must be at least 1, got {size}.")
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _same_codes(archs: np.ndarray, **_) -> np.ndarray:
+    return archs
+
+
+def _all_valid(archs: np.ndarray) -> np.ndarray:
+    return np.ones(len(archs), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """A named set of architecture codes and the fixed network around them.
+
+    Attributes:
+      name: how commands and tables call it.
+      op_names: the candidate operations of each choice, in code order; `op_names[i][archs[n, i]]`.
+      layout: what super-nets and cost tables build from.
+      is_valid: archs -> bool [num_archs], for spaces where not every combination exists; of such a space it takes
+        JAX's arrays too, so that samplers can ask it while they are traced.
+      prune: (archs, *, affine: bool, bn_mode: str) -> archs, each code replaced by a representative with the SAME
+        SUPER-NET OUTPUT under that normalisation.
+      isomorphs: archs -> archs, each code replaced by a representative that is the SAME STAND-ALONE network.
+    """
+
+    name: str
+    op_names: tuple[tuple[str, ...], ...]
+    layout: ChainLayout | CellLayout | DagLayout
+    is_valid: Callable[[np.ndarray], np.ndarray] = _all_valid
+    prune: Callable[..., np.ndarray] = _same_codes
+    isomorphs: Callable[[np.ndarray], np.ndarray] = _same_codes
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.op_names)
+
+    @property
+    def num_ops(self) -> tuple[int, ...]:
+        """Number of candidate operations of each choice."""
+        return tuple(len(names) for names in self.op_names)
+
+    @property
+    def size(self) -> int:
+        """Number of codes, valid or not."""
+        return math.prod(self.num_ops)
+
+    @property
+    def has_all_codes(self) -> bool:
+        """Whether every combination exists, so that none needs checking."""
+        return self.is_valid is _all_valid
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over name and operations: files of codes carry it, so that spaces are never mixed up."""
+        return hashlib.sha256(repr((self.name, self.op_names)).encode()).hexdigest()[:16]
+
+    def resized(self, **sizes: int | None) -> "SearchSpace":
+        """The same codes on another network: see `ChainLayout.resized` and `CellLayout.resized`."""
+        return dataclasses.replace(self, layout=self.layout.resized(**sizes))

@@ -1,0 +1,265 @@
+"""NAS-Bench-101 (Ying et al., ICML 2019, arXiv 1902.09635): 423,624 cells, directed graphs of operations.
+
+A cell has up to seven vertices: 0 is its input, the last its output, those between compute an operation each. A code
+has one bit for each pair of vertices, (0, 1), (0, 2) ... (1, 2) ..., 1 for an edge, and then the operation of each
+vertex between. Vertices that are not on a way from input to output count for nothing, so that one space of seven
+vertices has the smaller cells too; a code exists where input and output are connected by at most nine edges that count.
+
+A quarter of random codes do not exist, and many are the same cell: draw from `enumerate_cells`, or by the samplers, not
+by `arch.sample`.
+"""
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from jaxnas.codes import check, from_index
+from jaxnas.space import DagLayout, SearchSpace
+
+OP_NAMES = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")  # in the order of the published labels
+MAX_EDGES = 9
+_NUM_VERTICES = {8: 4, 13: 5, 19: 6, 26: 7}  # by number of choices
+_CHUNK = 20_000  # cells whose relabellings are compared at a time: some megabytes
+
+
+def adjacency(archs: chex.Array) -> Any:
+    """The edges of codes [..., num_choices]: bool [..., num_vertices, num_vertices], from row to column.
+
+    Like `live_edges` and `is_valid` it takes NumPy's arrays and JAX's, also traced ones, and returns the same kind.
+    """
+    archs = archs if isinstance(archs, jax.Array) else np.asarray(archs)
+    num_vertices = _NUM_VERTICES[archs.shape[-1]]
+    sources, targets = np.triu_indices(num_vertices, k=1)
+    position = np.zeros((num_vertices, num_vertices), int)
+    position[sources, targets] = np.arange(len(sources))
+    return (archs[..., position] > 0) & np.triu(np.ones((num_vertices, num_vertices), bool), k=1)
+
+
+def live_edges(edges: chex.Array) -> Any:
+    """Of edges, bool [..., num_vertices, num_vertices], those on a way from input to output; none where there is no
+    way."""
+    num_vertices = edges.shape[-1]
+    reached, leading = np.arange(num_vertices) == 0, np.arange(num_vertices) == num_vertices - 1
+    for _ in range(num_vertices - 1):
+        reached = reached | (edges & reached[..., :, None]).any(axis=-2)
+        leading = leading | (edges & leading[..., None, :]).any(axis=-1)
+    live = reached & leading
+    return edges & live[..., :, None] & live[..., None, :]
+
+
+def is_valid(archs: chex.Array, *, output_degree: int | None = None) -> Any:
+    """Whether input and output are connected by at most nine edges that count, and, where `output_degree` is given, so
+    many of the vertices between lead straight to the output: bool [...] of codes [..., num_choices]."""
+    edges = live_edges(adjacency(archs))
+    num_edges = edges.sum(axis=(-2, -1))
+    valid = (num_edges > 0) & (num_edges <= MAX_EDGES)
+    return valid if output_degree is None else valid & (edges[..., 1:-1, -1].sum(axis=-1) == output_degree)
+
+
+def prune(archs: np.ndarray, **_) -> np.ndarray:
+    """Zero the edges and operations that are not on a way from input to output; archs int32 [num_archs, num_choices].
+
+    The vertices stay where they are. Holds under every normalisation, since nothing is computed there at all.
+    """
+    archs = check(_space_of(archs), archs)
+    edges = live_edges(adjacency(archs))
+    sources, targets = np.triu_indices(edges.shape[1], k=1)
+    live = edges[:, sources, targets].astype(np.int32)
+    ops = np.where(edges[:, 1:-1].any(axis=2), archs[:, len(sources) :], 0)
+    return np.concatenate([live, ops], axis=1, dtype=np.int32)
+
+
+def isomorphs(archs: np.ndarray) -> np.ndarray:
+    """The smallest code of the same cell, whatever the order of its vertices: int32 [num_archs, num_choices].
+
+    The same classes as those of the published hash (see `graph_hash`), without its cost: all orders of the vertices are
+    tried at once.
+    """
+    space = _space_of(archs)
+    pruned = prune(archs)
+    chunks = [_smallest_index(pruned[start : start + _CHUNK]) for start in range(0, len(pruned), _CHUNK)]
+    return from_index(space, np.concatenate(chunks))
+
+
+def enumerate_cells(space: SearchSpace) -> np.ndarray:
+    """One code of every cell of a space of this file: int32 [num_cells, num_choices], in lexicographic order.
+
+    91, 2,532, 64,542 and 423,624 cells with up to four, five, six and seven vertices; of a space with an output degree
+    those that have it.
+    """
+    num_vertices = _NUM_VERTICES[space.num_choices]
+    found = []
+    for used in range(2, num_vertices + 1):
+        sources, targets = np.triu_indices(used, k=1)
+        bits = (np.arange(2 ** len(sources))[:, None] >> np.arange(len(sources))) & 1
+        bits = bits[bits.sum(axis=1) <= MAX_EDGES].astype(bool)
+        leaves = np.stack([bits[:, sources == vertex].any(axis=1) for vertex in range(used - 1)])
+        enters = np.stack([bits[:, targets == vertex].any(axis=1) for vertex in range(1, used)])
+        bits = bits[leaves.all(axis=0) & enters.all(axis=0)]
+        place = np.r_[np.arange(used - 1), num_vertices - 1]  # unused vertices stand before the output
+        edges = np.zeros((len(bits), num_vertices, num_vertices), np.int32)
+        edges[:, place[sources], place[targets]] = bits
+        edges = edges[:, *np.triu_indices(num_vertices, k=1)]
+        for labels in itertools.product(range(len(OP_NAMES)), repeat=used - 2):
+            ops = np.zeros((len(edges), num_vertices - 2), np.int32)
+            ops[:, : used - 2] = labels
+            codes = np.concatenate([edges, ops], axis=1)
+            chunks = [_smallest_index(codes[start : start + _CHUNK]) for start in range(0, len(codes), _CHUNK)]
+            found.append(np.unique(np.concatenate(chunks)))
+    cells = from_index(space, np.unique(np.concatenate(found)))
+    return cells[space.is_valid(cells)]
+
+
+def graph_hash(arch: chex.ArrayNumpy | Sequence[int]) -> str:
+    """The key of a cell in the published table: 32 hex digits, the same for every order of its vertices.
+
+    Each vertex starts from the MD5 of its out-degree, in-degree and label (input -1, output -2), and takes up its
+    neighbours' as often as there are vertices; the cell's hash is that of the sorted hashes of its vertices.
+    """
+    (code,) = prune(np.asarray(arch)[None])
+    (edges,) = adjacency(code[None])
+    num_vertices = len(edges)
+    used = [0, *(np.flatnonzero(edges[1:-1].any(axis=1)) + 1), num_vertices - 1]
+    edges = edges[np.ix_(used, used)]
+    labels = [-1, *code[len(code) - num_vertices + 2 :][[vertex - 1 for vertex in used[1:-1]]].tolist(), -2]
+    degrees = zip(edges.sum(axis=1).tolist(), edges.sum(axis=0).tolist(), labels, strict=True)
+    hashes = [_md5(str(triple)) for triple in degrees]
+    for _ in used:
+        hashes = [
+            _md5("|".join([_sorted_text(hashes, before), _sorted_text(hashes, after), own]))
+            for own, before, after in zip(hashes, edges.T, edges, strict=True)
+        ]
+    return _md5(str(sorted(hashes)))
+
+
+def vertex_channels(edges: chex.ArrayNumpy, in_channels: int, out_channels: int) -> list[int]:
+    """The width of every vertex of one pruned cell, [num_vertices, num_vertices]; 0 for a vertex that isn't used.
+
+    The output concatenates what flows into it, so its channels are divided among these vertices and the remainder is
+    handed out, one each, to the first of them; any other takes the largest width that it feeds. The cell's input is
+    projected to whatever it feeds, and counts as none of the vertices.
+    """
+    edges = np.asarray(edges, bool)
+    last = len(edges) - 1
+    feeding = np.flatnonzero(edges[1:last, last]) + 1
+    channels = [in_channels, *[0] * (last - 1), out_channels]
+    for place, vertex in enumerate(feeding.tolist()):
+        share, rest = divmod(out_channels, len(feeding))
+        channels[vertex] = share + (place < rest)
+    for vertex in range(last - 1, 0, -1):
+        if not edges[vertex, last]:
+            channels[vertex] = max(
+                (channels[target] for target in range(vertex + 1, last) if edges[vertex, target]), default=0
+            )
+    return channels
+
+
+def network_costs(space: SearchSpace, archs: chex.ArrayNumpy) -> tuple[np.ndarray, np.ndarray]:
+    """MACs and parameters of whole networks, float64 [num_archs] each, counted as in `jaxnas.costs`.
+
+    The parameters are the published ones. What an operation costs depends on the whole cell, so that there is no sum
+    over choices as in other spaces.
+    """
+    layout = space.layout
+    assert isinstance(layout, DagLayout)
+    codes = prune(archs)
+    costs = np.zeros((len(codes), 2))
+    num_ops = layout.num_vertices - 2
+    for row, (edges, code) in enumerate(zip(adjacency(codes), codes, strict=True)):
+        size, width = layout.image_size, layout.width
+        costs[row] += _conv(3, layout.in_channels, width, size)
+        for stage in range(layout.num_stages):
+            out_width = layout.width * 2**stage
+            size = -(-layout.image_size // 2**stage)
+            for _ in range(layout.cells_per_stage):
+                costs[row] += _cell_cost(edges, code[-num_ops:], width, out_width, size)
+                width = out_width
+        costs[row] += [width * layout.num_classes, (width + 1) * layout.num_classes]
+    return costs[:, 0], costs[:, 1]
+
+
+def _cell_cost(edges: np.ndarray, ops: np.ndarray, in_width: int, out_width: int, size: int) -> np.ndarray:
+    channels = vertex_channels(edges, in_width, out_width)
+    cost = np.zeros(2)
+    for vertex in range(1, len(edges)):
+        if edges[0, vertex]:
+            cost += _conv(1, in_width, channels[vertex], size)
+    for vertex, op in enumerate(ops, 1):
+        if channels[vertex] and OP_NAMES[op].startswith("conv"):
+            cost += _conv(int(OP_NAMES[op][4]), channels[vertex], channels[vertex], size)
+    return cost
+
+
+def _conv(kernel: int, in_width: int, out_width: int, size: int) -> np.ndarray:
+    """[MACs, parameters] of a convolution without bias and its batch normalisation."""
+    weights = kernel**2 * in_width * out_width
+    return np.array([weights * size**2, weights + 2 * out_width], np.float64)
+
+
+def _smallest_index(pruned: np.ndarray) -> np.ndarray:
+    """The smallest lexicographic index over all orders of the inner vertices of pruned codes: int64 [num_archs]."""
+    edges = adjacency(pruned)
+    num_vertices = edges.shape[1]
+    sources, targets = np.triu_indices(num_vertices, k=1)
+    flat = edges.reshape(len(edges), -1).astype(np.float64)  # exact: an index is below 2^29
+    ops = pruned[:, len(sources) :].astype(np.float64)
+    op_weights = 3.0 ** np.arange(num_vertices - 3, -1, -1)
+    edge_weights = 3.0 ** (num_vertices - 2) * 2.0 ** np.arange(len(sources) - 1, -1, -1)
+    num_edges = flat.sum(axis=1)
+    smallest = np.full(len(pruned), np.inf)
+    for inner in itertools.permutations(range(1, num_vertices - 1)):
+        order = np.array([0, *inner, num_vertices - 1])
+        bits = flat[:, order[sources] * num_vertices + order[targets]]
+        index = bits @ edge_weights + ops[:, order[1:-1] - 1] @ op_weights
+        keeps_direction = bits.sum(axis=1) == num_edges  # else an edge would point backwards
+        smallest = np.where(keeps_direction, np.minimum(smallest, index), smallest)
+    return smallest.astype(np.int64)
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _sorted_text(hashes: Sequence[str], chosen: np.ndarray) -> str:
+    return "".join(sorted(itertools.compress(hashes, chosen)))
+
+
+def _space_of(archs: np.ndarray) -> SearchSpace:
+    return nasbench101_space(_NUM_VERTICES.get(np.shape(archs)[-1], 7))
+
+
+@functools.cache
+def nasbench101_space(num_vertices: int = 7, *, output_degree: int | None = None) -> SearchSpace:
+    """The cells of up to `num_vertices` vertices, 4 to 7, input and output included.
+
+    Args:
+      output_degree: only cells in which so many of the vertices between lead straight to the output, so that (but for a
+        remainder) all operations of a stage are of one width: the fixed channel configuration of "How to Train Your
+        Super-Net" (arXiv 2003.04276), which trains a super-net for each.
+    """
+    if num_vertices not in _NUM_VERTICES.values():
+        raise ValueError(f"nasbench101 has cells of up to 4, 5, 6 or 7 vertices, got num_vertices {num_vertices}.")
+    if output_degree is not None and not 1 <= output_degree <= num_vertices - 2:
+        raise ValueError(
+            f"nasbench101 with {num_vertices} vertices has output degrees from 1 to {num_vertices - 2}, got"
+            f" output_degree {output_degree}."
+        )
+    edges = tuple(itertools.combinations(range(num_vertices), 2))
+    name = "nasbench101" if num_vertices == 7 else f"nasbench101_v{num_vertices}"
+    return SearchSpace(
+        name if output_degree is None else f"{name}_out{output_degree}",
+        (("no_edge", "edge"),) * len(edges) + (OP_NAMES,) * (num_vertices - 2),
+        DagLayout(width=128, cells_per_stage=3, edges=edges, output_degree=output_degree),
+        is_valid=functools.partial(is_valid, output_degree=output_degree),
+        prune=prune,
+        isomorphs=isomorphs,
+    )
+
+
+nasbench101 = nasbench101_space()

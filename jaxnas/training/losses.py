@@ -1,0 +1,157 @@
+"""Losses over a batch of architectures, and the ranking loss of known ones."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnas.evaluation import cross_entropy, is_correct
+from jaxnas.supernets import Params, Stats, Supernet
+from jaxnas.supernets.choice import Groups
+from jaxnas.training.preprocess import Preprocess
+
+Batch = dict[str, dict[str, chex.Array]]  # split -> {"images": [num_images, h, w, c], "labels": int32 [num_images]}
+
+
+DROPOUT = 2**16  # folded into a loss's key: far from what `preprocess` and sums of losses make of it
+
+
+class Aux(NamedTuple):
+    """What a loss reports of the population; None where it looks at other architectures only."""
+
+    arch_loss: chex.Array | None = None  # [num_archs]
+    arch_accuracy: chex.Array | None = None  # [num_archs], fractions
+    stats: Stats | None = None  # layer -> [num_archs, 2, size], the normalisation statistics used
+    terms: dict[str, chex.Array] | None = None  # name -> scalar, what each term of a sum adds; see `add_losses`
+
+
+LossFn = Callable[[Params, chex.Array, Batch, chex.PRNGKey, chex.Array], tuple[chex.Array, Aux]]
+
+
+def make_cross_entropy_loss(
+    supernet: Supernet,
+    *,
+    groups: Groups,
+    preprocess: Preprocess = lambda key, images: images,
+    label_smoothing: float = 0.0,
+    split: str = "train",
+    dropout_steps: int | None = None,
+) -> LossFn:
+    """Cross-entropy of a population on one batch, summed over architectures. Each draws its own dropout.
+
+    Args:
+      groups: how the population is dispatched; pass `sampler.groups`.
+      preprocess: (key, images) -> float images; all architectures of a step see the same ones.
+      dropout_steps: path dropout reaches its strength after so many steps, growing linearly (NAO, arXiv 1808.07233);
+        None: at once.
+    """
+
+    def loss_fn(params, archs, batch, key, step):
+        images = preprocess(key, batch[split]["images"])
+        if supernet.dropout is None:
+            keys, drops = None, {}
+        else:
+            keys = jax.random.split(jax.random.fold_in(key, DROPOUT), len(archs))
+            drops = {"ramp": 1.0 if dropout_steps is None else jnp.minimum(1.0, (step + 1) / dropout_steps)}
+
+        def apply(arch, key, groups):
+            drawn = {} if key is None else {"key": key, **drops}
+            return supernet.apply(params, arch, images, groups=groups, **drawn)
+
+        if len(archs) == 1:  # without the axis, which costs a quarter more on CPU
+            alone = apply(archs[0], None if keys is None else keys[0], None)
+            logits, stats = jax.tree.map(lambda leaf: leaf[None], alone)
+        else:
+            logits, stats = jax.vmap(lambda arch, key: apply(arch, key, groups))(archs, keys)
+        losses = cross_entropy(logits, batch[split]["labels"], label_smoothing=label_smoothing)
+        arch_loss = losses.mean(axis=-1)
+        accuracy = is_correct(logits, batch[split]["labels"]).mean(axis=-1)
+        return arch_loss.sum(), Aux(arch_loss, accuracy, stats)
+
+    return loss_fn
+
+
+def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> LossFn:
+    """The weighted sum of losses, itself a loss: `add_losses({"cross_entropy": (1.0, ce), "ranking": (weight, rank)})`.
+
+    What is reported of the population comes from the first term that reports it. `Aux.terms` has each term's weighted
+    value by name, a sum within the sum as "outer/inner" besides; the metrics of a step show them as `term_NAME`. A term
+    is computed also while its weight is zero: for a long warm-up, build a second step without it. Each term draws from
+    its own key, which depends on its place only, so the terms before it draw the same without it.
+
+    Args:
+      terms: name -> (weight, loss). A weight is a number, or step -> number as the schedules of optax.
+
+    Raises:
+      ValueError: there is no term.
+    """
+    if not terms:
+        raise ValueError("add_losses: there is no term; give at least one {name: (weight, loss_fn)}.")
+
+    def loss_fn(params, archs, batch, key, step):
+        values, reports = {}, []
+        for place, (name, (weight, term)) in enumerate(terms.items()):
+            loss, aux = term(params, archs, batch, jax.random.fold_in(key, place), step)
+            scale = weight(step) if callable(weight) else weight
+            values[name] = scale * loss
+            values |= {f"{name}/{inner}": scale * value for inner, value in (aux.terms or {}).items()}
+            reports.append(aux)
+        reported = next((aux for aux in reports if aux.arch_loss is not None), Aux())
+        return sum(values[name] for name in terms), reported._replace(terms=values)
+
+    return loss_fn
+
+
+def ranking_loss(
+    losses: chex.Array,
+    order: chex.Array,
+    *,
+    pairs: chex.Array | None = None,
+    margin: float = 0.0,
+    beta: float | None = None,
+    tolerance: float = 0.0,
+    where: chex.Array | None = None,
+    reduce_fn: Callable[..., chex.Array] = jnp.mean,
+) -> chex.Array:
+    """How far losses are from falling as a reference order rises (Landmark Regularization, arXiv 2104.05309).
+
+    A pair costs max(0, margin + loss of the better - loss of the worse): with the published margin of zero, nothing
+    unless the better architecture has the larger loss. Gradients flow into both losses.
+
+    Args:
+      losses: float [num_items].
+      order: [num_items], higher is better: accuracy, FLOPs, any vector in any unit. A pair with NaN in it is dropped.
+      pairs: int [num_pairs, 2], indices into the items, in either direction; None: all num_items (num_items - 1) / 2.
+      margin: by how much the better loss has to be lower, in the unit of the losses.
+      beta: None for the hinge; else softplus, log(1 + exp(beta x)) / beta of the same x, which never quite rests.
+      tolerance: pairs whose order differs by this or less are ties and dropped, in the unit of `order`.
+      where: bool [num_items], items that count; losses of others may be NaN. None: all.
+      reduce_fn: as `jnp.mean` and `jnp.sum`, called as (costs [num_pairs], where=[num_pairs]). Where nothing is kept,
+        its argument is all zeros and kept, so that either gives 0.
+
+    Raises:
+      ValueError: fewer than two items, or arrays that do not fit each other.
+    """
+    losses, order = jnp.asarray(losses), jnp.asarray(order)
+    if losses.ndim != 1 or losses.shape != order.shape or losses.size < 2:
+        raise ValueError(
+            f"ranking_loss: losses have shape {losses.shape} and order {order.shape}; expected two vectors of one"
+            " length, at least 2."
+        )
+    if pairs is None:
+        pairs = np.stack(np.triu_indices(losses.size, k=1), axis=1)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"ranking_loss: pairs have shape {pairs.shape}, expected [num_pairs, 2].")
+    first, second = pairs[:, 0], pairs[:, 1]
+    lead = order[second] - order[first]
+    kept = jnp.abs(lead) > tolerance
+    if where is not None:
+        kept &= where[first] & where[second]
+    excess = jnp.where(lead > 0, 1, -1).astype(losses.dtype) * (losses[second] - losses[first])
+    excess = jnp.where(kept, margin + excess, 0)  # masked before the penalty: a NaN must not reach its derivative
+    costs = jax.nn.relu(excess) if beta is None else jax.nn.softplus(beta * excess) / beta
+    return reduce_fn(jnp.where(kept, costs, 0), where=kept | ~kept.any())

@@ -1,0 +1,41 @@
+"""From stored images to those that a network takes, on the device."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Preprocess = Callable[[chex.PRNGKey, chex.Array], chex.Array]
+
+
+def make_preprocess(mean: chex.Array, std: chex.Array, *, crop: int = 0, flip: bool = False) -> Preprocess:
+    """From stored to network images: uint8 to standardised float32, after random crop and flip, on device.
+
+    Args:
+      mean, std: float [channels] in units of 0..1, as in `Dataset`.
+      crop: pixels of zero padding around the image before a random crop of the original size; 0 for none.
+      flip: mirror each image left-right with probability one half.
+    """
+
+    def preprocess(key: chex.PRNGKey, images: chex.Array) -> chex.Array:
+        images = standardise(images, mean, std)
+        crop_key, flip_key = jax.random.split(key)
+        num_images, height, width, channels = images.shape
+        if crop:
+            padded = jnp.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+            corners = jax.random.randint(crop_key, (num_images, 2), 0, 2 * crop + 1)
+            images = jax.vmap(
+                lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (height, width, channels))
+            )(padded, corners)
+        if flip:
+            mirror = jax.random.bernoulli(flip_key, 0.5, (num_images, 1, 1, 1))
+            images = jnp.where(mirror, images[:, :, ::-1], images)
+        return images
+
+    return preprocess
+
+
+def standardise(images: chex.Array, mean: chex.Array, std: chex.Array) -> chex.Array:
+    """uint8 images to float32 with the given channel mean and std in units of 0..1."""
+    return ((images.astype(jnp.float32) / 255.0) - jnp.asarray(mean)) / jnp.asarray(std)

@@ -1,0 +1,203 @@
+"""Training architectures from scratch, alone: the truth that a super-net's ranking is compared with."""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnas import codes
+from jaxnas.evaluation import cross_entropy, is_correct, ordered_map
+from jaxnas.supernets import Params, Supernet, own_params
+from jaxnas.training.preprocess import make_preprocess, standardise
+from jaxnas.training.step import sgd
+
+
+class Recipe(NamedTuple):
+    """How a network is trained alone: SGD with momentum and cosine decay to zero; crop and flip on device."""
+
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float | None = 5.0
+    crop: int = 0
+    flip: bool = False
+
+
+class Standalone(NamedTuple):
+    """What the trained networks reach on the test images."""
+
+    accuracy: np.ndarray  # float64 [num_archs, num_seeds], fractions
+    loss: np.ndarray  # float64 [num_archs, num_seeds], nats
+
+
+def make_standalone(
+    supernet: Supernet,
+    recipe: Recipe,
+    *,
+    mean: chex.Array,
+    std: chex.Array,
+    compiled: Literal["once", "each"] = "once",
+    archs_per_call: int = 1,
+    num_calibration_images: int = 1024,
+    workers: int = 1,
+) -> Callable[..., Standalone]:
+    """Build `train(archs, keys, images, labels, test_images, test_labels) -> Standalone`.
+
+    Every architecture is trained from each of `keys` [num_seeds], which decides initial weights and the order of
+    images; seeds train side by side in one program, their parameters batched. Images are uint8. After training, batch
+    normalisation takes its statistics from the first `num_calibration_images` training images under the final weights,
+    and the test images are scored with them.
+
+    Args:
+      supernet: read as a family of networks; of the others' operations nothing enters a network's result.
+      mean, std: of the images, float [channels] in units of 0..1.
+      compiled: "once": one program for every architecture, a switch at each choice and the whole training a loop on
+        the device: for many small networks without convolutions wider than 1x1, whose gradients are slow in loops on
+        CPU. "each": one program per architecture and one call per step, without the operations that it lacks: for
+        few, larger networks.
+      archs_per_call: architectures that train side by side in one program, with compiled="once": the parameters being
+        batched, each choice computes all its operations and keeps one. For accelerators that small networks leave idle;
+        on CPU it costs what it computes (benchmarks/README.md), and 1 is fastest.
+      workers: host threads, each with calls of its own; small networks leave cores idle.
+
+    Raises:
+      ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call with compiled="each"; codes not
+        of the space; a super-net whose candidates share parameters.
+      FloatingPointError: from train, a network whose loss is not finite: it diverged.
+    """
+    if compiled not in ("once", "each"):
+        raise ValueError(f"compiled must be 'once' or 'each', got {compiled!r}.")
+    if archs_per_call < 1 or (compiled == "each" and archs_per_call > 1):
+        wanted = "1 with compiled 'each'" if compiled == "each" else "at least 1"
+        raise ValueError(f"archs_per_call must be {wanted}, got {archs_per_call}.")
+    if supernet.view is not own_params:
+        raise ValueError(
+            f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
+            " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded'."
+        )
+    preprocess = make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
+
+    def start(arch, keys, num_steps: int):
+        """Parameters and optimiser state of each seed."""
+        params = jax.vmap(supernet.init)(keys)
+        if not isinstance(arch, jax.Array):
+            params = only(supernet, params, arch)
+        return params, jax.vmap(_optimiser(recipe, num_steps).init)(params)
+
+    def order(keys, epoch, num_images: int):
+        """The images of each step of an epoch: int [num_steps, num_seeds, batch_size]; the last few are left out."""
+        num_batches = num_images // recipe.batch_size
+        shuffle = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), num_images))
+        kept = shuffle(keys)[:, : num_batches * recipe.batch_size]
+        return kept.reshape(len(keys), num_batches, recipe.batch_size).swapaxes(0, 1)
+
+    def step(arch, keys, state, number, rows, images, labels, num_steps: int):
+        params, opt_state = state
+
+        def loss_fn(params):
+            def one(params, key, rows):
+                x = preprocess(jax.random.fold_in(key, number), images[rows])
+                logits, _ = supernet.apply(params, arch, x, groups=None)
+                return cross_entropy(logits, labels[rows]).mean()
+
+            return jax.vmap(one)(params, keys, rows).sum()
+
+        grads = jax.grad(loss_fn)(params)
+        updates, opt_state = jax.vmap(_optimiser(recipe, num_steps).update)(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def test(arch, params, images, test_images, test_labels):
+        def one(params):
+            few = standardise(images[:num_calibration_images], mean, std)
+            _, stats = supernet.apply(params, arch, few, groups=None)
+            logits, _ = supernet.apply(params, arch, standardise(test_images, mean, std), stats=stats, groups=None)
+            return cross_entropy(logits, test_labels).mean(), is_correct(logits, test_labels).sum()
+
+        return jax.vmap(one)(params)
+
+    def train_once(arch, keys, images, labels, test_images, test_labels):
+        per_epoch = len(images) // recipe.batch_size
+        num_steps = recipe.num_epochs * per_epoch
+
+        def epoch(state, number):
+            numbers = number * per_epoch + jnp.arange(per_epoch)
+
+            def body(state, xs):
+                return step(arch, keys, state, xs[0], xs[1], images, labels, num_steps), None
+
+            return jax.lax.scan(body, state, (numbers, order(keys, number, len(images))))
+
+        state, _ = jax.lax.scan(epoch, start(arch, keys, num_steps), jnp.arange(recipe.num_epochs))
+        return test(arch, state[0], images, test_images, test_labels)
+
+    def train_each(arch, keys, images, labels, test_images, test_labels):
+        arch = [int(op) for op in arch]
+        per_epoch = len(images) // recipe.batch_size
+        num_steps = recipe.num_epochs * per_epoch
+        state = jax.jit(lambda keys: start(arch, keys, num_steps))(keys)
+        # Images are arguments: arrays that a jitted function closes over are written into its program.
+        own_step = jax.jit(
+            lambda state, number, rows, *data: step(arch, keys, state, number, rows, *data, num_steps), donate_argnums=0
+        )
+        shuffle = jax.jit(lambda epoch: order(keys, epoch, len(images)))
+        for epoch in range(recipe.num_epochs):
+            for number, rows in enumerate(shuffle(epoch), start=epoch * per_epoch):
+                state = own_step(state, number, rows, images, labels)
+        return jax.jit(functools.partial(test, arch))(state[0], images, test_images, test_labels)
+
+    train_one = jax.jit(train_once)
+    train_several = jax.jit(jax.vmap(train_once, in_axes=(0, *[None] * 5)))
+
+    def train(archs, keys, images, labels, test_images, test_labels) -> Standalone:
+        archs = codes.check(supernet.space, archs)
+        if not 1 <= recipe.batch_size <= len(images):
+            raise ValueError(f"batch_size is {recipe.batch_size}, expected 1 to the {len(images)} training images.")
+        data = [jnp.asarray(array) for array in (images, labels, test_images, test_labels)]
+
+        def call(start: int):
+            """Loss and correct answers, [num_archs, num_seeds], of one call's architectures."""
+            own = archs[start : start + archs_per_call]
+            if archs_per_call == 1:
+                run = train_one if compiled == "once" else train_each
+                return [row[None] for row in jax.device_get(run(jnp.asarray(own[0]), keys, *data))]
+            padded = np.concatenate([own, np.repeat(own[-1:], archs_per_call - len(own), axis=0)])
+            return [rows[: len(own)] for rows in jax.device_get(train_several(jnp.asarray(padded), keys, *data))]
+
+        parts = list(ordered_map(call, range(0, len(archs), archs_per_call), workers))
+        loss, correct = (np.concatenate(column).astype(np.float64) for column in zip(*parts))
+        if not np.isfinite(loss).all():
+            row, seed = np.argwhere(~np.isfinite(loss))[0]
+            name = f"{supernet.space.name}: architecture {codes.to_text(supernet.space, archs[row])}"
+            raise FloatingPointError(
+                f"{name} trained from key {seed} has a test loss of {loss[row, seed]}; lower the learning rate."
+            )
+        return Standalone(accuracy=correct / len(test_images), loss=loss)
+
+    return train
+
+
+def only(supernet: Supernet, params: Params, arch) -> Params:
+    """Of all parameters, those of one architecture [num_choices]; same paths, the other candidates absent."""
+    kept: Params = {}
+    taken = supernet.decode(arch)
+    for name, layer in supernet.all_layers.items():
+        op = list(layer.modules)[0 if layer.choice is None else int(taken[layer.choice])]
+        kept[name] = {op: params[name][op]}
+    return kept
+
+
+def _optimiser(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
+    return sgd(
+        recipe.learning_rate,
+        num_steps=num_steps,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        clip_norm=recipe.clip_norm,
+    )

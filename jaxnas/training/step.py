@@ -1,0 +1,167 @@
+"""The training step: draw a population, sum its gradients, update once."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxnas.samplers import Sampler
+from jaxnas.supernets import Params, Stats, Supernet
+from jaxnas.training.losses import Batch, LossFn
+
+
+class TrainState(NamedTuple):
+    """Everything that a run needs to go on."""
+
+    step: chex.Array  # int32, number of steps done
+    params: Params
+    opt_state: optax.OptState
+    sampler_state: Any
+    stats: Stats  # tracked statistics, layer -> [num_candidates, 2, size]; see `make_train_step`
+    key: chex.PRNGKey  # never changes: step keys are fold_in(key, step)
+
+
+def sgd(
+    learning_rate: float,
+    *,
+    num_steps: int,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = 5.0,
+    final_learning_rate: float = 0.0,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """Global-norm clip, coupled weight decay, SGD with momentum, cosine decay: the setting of all papers reimplemented
+    here. Any other optax transformation does as well."""
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be above 0, got {learning_rate}.")
+    schedule = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=final_learning_rate / learning_rate)
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+        optax.sgd(schedule, momentum, nesterov=nesterov),
+    )
+
+
+def init_train_state(
+    supernet: Supernet, sampler: Sampler, tx: optax.GradientTransformation, key: chex.PRNGKey
+) -> TrainState:
+    """A fresh state from one key; tracked statistics start at mean 0 and variance 1."""
+    params_key, sampler_key, run_key = jax.random.split(key, 3)
+    params = supernet.init(params_key)
+    stats = {
+        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]], layer.stats_dtype), (len(layer.modules), 2, layer.stats_size))
+        for name, layer in supernet.all_layers.items()
+    }
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler.init(sampler_key), stats, run_key)
+
+
+def make_train_step(
+    supernet: Supernet,
+    loss_fn: LossFn,
+    sampler: Sampler,
+    tx: optax.GradientTransformation,
+    *,
+    idle: Literal["move", "rest"] = "move",
+    stats_momentum: float | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, chex.Array]]]:
+    """Build the jitted step: draw a population, sum its gradients, update once.
+
+    It is one call per step, not a scan over steps: XLA's convolution gradients are slow inside loops on CPU.
+
+    Args:
+      idle: what becomes of a candidate that no architecture of the step uses. Its gradient is zero, and "move" lets
+        the optimiser do with that what it does (momentum and weight decay still move it: optax's own behaviour);
+        "rest" freezes its weights and its optimiser state for the step (as PyTorch, which skips it).
+      stats_momentum: share of the old value in the tracked batch-norm statistics of the candidates used, in [0, 1);
+        None: don't track.
+
+    Returns:
+      step(state, batch) -> (state, metrics); the given state is consumed (its buffers are donated). metrics: scalars
+      `loss` and `accuracy` (means over the population), `grad_norm`, and for a sum of losses `term_NAME` of each term.
+    """
+    if idle not in ("move", "rest"):
+        raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
+
+    def moving(params, archs, grads):
+        """The tree of parameters, with whether each moves: all of a candidate do, or none. A shared one moves with
+        whoever uses it. A gradient counts as use, since landmarks and the like train candidates outside the
+        population."""
+
+        def mark(layer, place, own):
+            used = True if layer.choice is None else jnp.any(taken[:, layer.choice] == place)
+            return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), own)
+
+        def one(reached, grads):
+            touched = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), False)
+            return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
+
+        taken = supernet.decode(archs)
+        own, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
+        marked = {
+            name: {op: mark(layer, place, own[name][op]) for place, op in enumerate(layer.modules)}
+            for name, layer in supernet.all_layers.items()
+        }
+        (reached,) = back(marked)
+        return {
+            group: {name: one(reached[group][name], grads[group][name]) for name in members}
+            for group, members in grads.items()
+        }
+
+    def step(state: TrainState, batch: Batch):
+        sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        archs = sampler.sample(sample_key, state.sampler_state)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (_, aux), grads = grad_fn(state.params, archs, batch, loss_key, state.step)
+        if aux.arch_loss is None:
+            raise ValueError("the loss reports nothing of the population; add one that does, with add_losses.")
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        if idle == "rest":
+            moves = moving(state.params, archs, grads)
+            updates = jax.tree.map(lambda move, update: jnp.where(move, update, 0), moves, updates)
+            moves_state = optax.tree.map_params(
+                tx, lambda _, move: move, opt_state, moves, transform_non_params=lambda _: True
+            )
+            opt_state = jax.tree.map(jnp.where, moves_state, opt_state, state.opt_state)
+        stats = state.stats
+        if stats_momentum is not None:
+            stats = track(supernet, stats, archs, aux.stats, stats_momentum)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            sampler_state=sampler.update(state.sampler_state, archs, aux.arch_loss),
+            stats=stats,
+            key=state.key,
+        )
+        metrics = {
+            "loss": aux.arch_loss.mean(),
+            "accuracy": aux.arch_accuracy.mean(),
+            "grad_norm": optax.tree.norm(grads),
+        }
+        metrics |= {f"term_{name}": value for name, value in (aux.terms or {}).items()}
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, momentum: float) -> Stats:
+    """Exponential averages per candidate: tracked [num_candidates, 2, size] by used [num_archs, 2, size]; a candidate
+    taken by several architectures moves towards their mean, one that none takes stays."""
+    archs = supernet.decode(archs)
+
+    def one(name, layer):
+        if layer.choice is None:
+            taken = jnp.ones((1, archs.shape[0]))
+        else:
+            taken = (archs[:, layer.choice] == jnp.arange(len(layer.modules))[:, None]).astype(jnp.float32)
+        count = taken.sum(axis=1)[:, None, None]
+        mean = jnp.einsum("oa,ars->ors", taken, used[name].astype(jnp.float32)) / jnp.maximum(count, 1)
+        new = momentum * tracked[name] + (1 - momentum) * mean
+        return jnp.where(count > 0, new.astype(tracked[name].dtype), tracked[name])
+
+    return {name: one(name, layer) for name, layer in supernet.all_layers.items()}

@@ -1,0 +1,142 @@
+"""The distinct work of a population: how much there is, that programs do all of it within bounds, and equal scores."""
+
+import collections
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMALL_SPACES, random_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxnas import codes
+from jaxnas.evaluation import make_evaluator
+from jaxnas.evaluation.graph import IMAGES, MOST_INPUTS, make_graph, make_programs
+from jaxnas.spaces import SPACES
+from jaxnas.supernets import make_supernet
+
+RNG = np.random.default_rng(0)
+CELLS = SPACES["nasbench201"].resized(width=2, image_size=4, cells_per_stage=1)
+CODES = codes.enumerate_archs(CELLS)
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    """By affine: the graph of all 15,625 cells."""
+    return {affine: make_graph(make_supernet(CELLS, affine=affine), CODES, given_stats=False) for affine in (0, 1)}
+
+
+def test_cells_with_equal_outputs_are_one_leaf(graphs):
+    """7,548 without affine normalisation, as counted numerically; what differs in dead edges only is never two."""
+    assert len(set(graphs[0].leaves)) == 7548
+    for affine, graph in graphs.items():
+        by_prune = collections.defaultdict(set)
+        for row, leaf in zip(map(tuple, CELLS.prune(CODES, affine=bool(affine), bn_mode="batch")), graph.leaves):
+            by_prune[row].add(leaf)
+        assert all(len(merged) == 1 for merged in by_prune.values())
+        assert len(by_prune) == (10_405 if affine else 9_445) > len(set(graph.leaves))
+
+
+def test_given_statistics_are_like_affine_ones():
+    """A convolution of nothing is no longer nothing, but the same wherever it is read."""
+    few = CODES[::7]
+    supernets = {affine: make_supernet(CELLS, affine=affine) for affine in (False, True)}
+    tracked = make_graph(supernets[False], few, given_stats=True)
+    affine = make_graph(supernets[True], few, given_stats=False)
+    assert tracked.nodes == affine.nodes
+    np.testing.assert_array_equal(tracked.leaves, affine.leaves)
+
+
+def test_nodes_of_the_first_cell(graphs):
+    """By hand: an edge from the input has 2 convolutions of its own, and pooling the input is one node wherever it is
+    done. Node 1 is the input, one of two convolutions of it, or its pool (or nothing): each edge from there has 2
+    convolutions of these 4, and pools of the two convolutions (pooling twice is met on edge 2-3 before)."""
+    names = collections.Counter(node.layer for node in graphs[0].nodes if node.op is not None)
+    assert names["stem"] == 1 and names["head"] == 7548
+    assert sum(names[f"stage0_cell0_edge0{node}"] for node in (1, 2, 3)) == 3 * 2 + 1
+    from_node_1 = [node for node in graphs[0].nodes if node.layer in ("stage0_cell0_edge12", "stage0_cell0_edge13")]
+    done = collections.Counter((node.layer, node.op) for node in from_node_1 if node.op is not None)
+    assert [times for (_, op), times in done.items() if op != "avg_pool_3x3"] == [4] * 4
+    assert sum(times for (_, op), times in done.items() if op == "avg_pool_3x3") == 2
+
+
+def tiny_graph(num_archs: int = 27):
+    supernet = make_supernet(SMALL_SPACES["tiny"])
+    archs = codes.enumerate_archs(supernet.space)[:num_archs]
+    return supernet, make_graph(supernet, archs, given_stats=False)
+
+
+def test_a_chain_runs_each_prefix_once():
+    """The prefix tree of three choices among three: 3 + 9 + 27 operations, one stem, 27 heads; the first and the last
+    choice have an identity that is nothing, hence 2 + 9 + 2 * 9 and heads on 27 sums."""
+    _, graph = tiny_graph()
+    names = collections.Counter(node.layer for node in graph.nodes)
+    assert names == {"stem": 1, "layer0": 2, "layer1": 9, "layer2": 18, "head": 27}
+    assert sorted(graph.leaves) == sorted(set(graph.leaves))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 27), st.integers(1, 30), st.sampled_from([0.0, 1e3, 2.5e3, 1e9]))
+def test_programs_do_everything_once_within_the_bound(num_archs, leaves_per_program, most_bytes):
+    """Every leaf in one program; each value made before it is read and freed after its last use; the bound kept by all
+    programs of more than one leaf."""
+    supernet, graph = tiny_graph(num_archs)
+    programs = make_programs(supernet, graph, leaves_per_program=leaves_per_program, most_bytes=most_bytes)
+    assert sorted(leaf for program in programs for leaf in program.leaves) == sorted(set(graph.leaves))
+    for program in programs:
+        assert len(program.leaves) <= leaves_per_program
+        assert program.peak_bytes <= most_bytes or len(program.leaves) == 1
+        held = {IMAGES}
+        for number, node, free in program.steps:
+            assert set(node.inputs) <= held and number not in held
+            held = (held | {number}) - set(free)
+        assert held - {IMAGES} == set(program.leaves)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Two cells one after the other: sums of more terms than an operation takes."""
+    space = CELLS.resized(cells_per_stage=2)
+    space = dataclasses.replace(space, layout=space.layout._replace(num_stages=1))
+    supernet = make_supernet(space, affine=True)
+    return supernet, random_params(supernet)
+
+
+@pytest.mark.parametrize("bn_mode", ["batch", "calibrated", "tracked"])
+def test_scores_of_cells_equal_serial_ones(deep, bn_mode):
+    """Random cells, dead ones and sums of many skips among them, in every mode; the last batch is ragged."""
+    supernet, params = deep
+    images, labels = RNG.normal(size=(7, 4, 4, 3)).astype(np.float32), RNG.integers(0, 10, 7)
+    archs = np.concatenate([[[0] * 6, [1] * 6, [4] * 6, [1, 1, 1, 3, 1, 4], [2, 0, 0, 1, 3, 0]], RNG.choice(CODES, 11)])
+    graph = make_graph(supernet, archs, given_stats=False)
+    assert any(node.op is None for node in graph.nodes)
+    assert max(len(node.inputs) for node in graph.nodes if node.op is not None) <= MOST_INPUTS
+    given = {}
+    if bn_mode == "tracked":
+        given["stats"] = {
+            name: RNG.uniform([[-0.5], [0.5]], 1.0, (len(layer.modules), 2, layer.stats_size)).astype(np.float32)
+            for name, layer in supernet.all_layers.items()
+        }
+    if bn_mode == "calibrated":
+        given["calibration_images"] = images[::-1][:5] + 0.5
+    scores = {
+        route: make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=4, archs_per_call=8)(
+            params, archs, images, labels, **given
+        )
+        for route in ("serial", "trie")
+    }
+    np.testing.assert_allclose(scores["trie"].loss, scores["serial"].loss, rtol=1e-3, atol=1e-4)
+    assert len(np.unique(scores["serial"].loss.round(4))) > 8  # or nothing has been compared
+
+
+def test_one_architecture_and_many_times_the_same(deep):
+    supernet, params = deep
+    images, labels = RNG.normal(size=(4, 4, 4, 3)).astype(np.float32), RNG.integers(0, 10, 4)
+    evaluate = make_evaluator(supernet, strategy="trie", images_per_call=4)
+    one = evaluate(params, CODES[7777:7778], images, labels)
+    many = evaluate(params, np.repeat(CODES[7777:7778], 50, axis=0), images, labels)
+    assert many.loss.shape == (50,) and set(many.loss) == set(one.loss)
+    plan = evaluate.plan(50, 4)
+    assert (plan.strategy, plan.images_per_call) == ("trie", 4)
+    assert jax.default_backend() != "cpu" or plan.batches_per_call == 1
