@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnas import ranking, tables
+from jaxnas import tables
 from jaxnas.search.regions import Region
 
 
@@ -53,9 +53,3 @@ def make_judge(region: Region, truth: tables.Table) -> Judge:
     if not len(archs):
         raise ValueError(f"the table of {truth.space} has no architecture that meets {region.limit}.")
     return Judge(truth, accuracy, choose_by, np.sort(accuracy(archs))[::-1])
-
-
-def mean_with_interval(name: str, values: list[float]) -> dict[str, float]:
-    """A figure's mean over seeds, and its 95 % interval over them."""
-    low, high = ranking.t_interval(values)
-    return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}

@@ -33,7 +33,6 @@ import optax
 
 from experiments import rank_correlation
 from experiments import workdir as cli
-from experiments.predictor import predict_ranking
 from experiments.problem import (
     Problem,
     SupernetConfig,
@@ -45,7 +44,7 @@ from experiments.problem import (
     macs_of,
     settle,
 )
-from experiments.rank_correlation import compile_clock, over_seeds
+from experiments.rank_correlation import compile_clock
 from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
 from jaxnas import plotting, ranking, tables
 from jaxnas.codes import enumerate_archs
@@ -133,7 +132,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         raise ValueError(
             f"outside the landmarks there are {len(archs)} architectures, expected 2; raise num_eval_archs."
         )
-    test = over_seeds(tables.lookup(truth, archs, "test_accuracy"))
+    test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = {"landmarks": macs_of(published, codes), "archs": macs_of(published, archs)}
 
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
@@ -174,15 +173,13 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     of_landmarks = {name: -np.stack(rows)[:, : len(codes)] for name, rows in losses.items()}
     scores = {name: -np.stack(rows)[:, len(codes) :] for name, rows in losses.items()}  # [num_seeds, num_archs]
-    predictors = []
-    corrected = []
-    for known, own_scores in zip(of_landmarks["baseline"], scores["baseline"]):
-        ranking, chosen = predict_ranking(
-            space, codes, accuracy, known, macs["landmarks"], archs, own_scores, macs["archs"]
+    predictions = [
+        ranking.predict(
+            everything, np.arange(len(codes)), accuracy, scores=-loss, macs=np.concatenate([*macs.values()])
         )
-        corrected.append(ranking)
-        predictors.append(chosen)
-    scores["equal_budget"] = np.stack(corrected)
+        for loss in losses["baseline"]
+    ]
+    scores["equal_budget"] = np.stack([prediction.ranks[len(codes) :] for prediction in predictions])
     figures = compare(config, scores, test, macs["archs"])
     draw(workdir, config, scores, test, figures)
     columns = {
@@ -202,7 +199,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         "bn_mode": config.bn_mode,
         **figures,
         **{f"kendall_tau_{name}_on_landmarks": _mean_tau(rows, accuracy) for name, rows in of_landmarks.items()},
-        "predictors": ", ".join(predictors),
+        "predictors": ", ".join(prediction.model for prediction in predictions),
         **{f"{name}_step_seconds": float(np.median(values)) for name, values in step_seconds.items()},
         **seconds,
         "compile_seconds": compile_seconds(),
@@ -239,9 +236,9 @@ def choose_landmarks(config: Config, problem: Problem) -> tuple[np.ndarray, np.n
     elif config.selection == "distant":
         rows = landmarks.distant_landmarks(key, pool, config.num_landmarks, min_distance=config.min_distance)
     else:
-        everything = over_seeds(tables.lookup(problem.truth, pool, "test_accuracy"))
+        everything = ranking.mean_truth(tables.lookup(problem.truth, pool, "test_accuracy"))
         rows = landmarks.ranked_landmarks(everything, config.num_landmarks)
-    return pool[rows], over_seeds(tables.lookup(problem.truth, pool[rows], "test_accuracy"))
+    return pool[rows], ranking.mean_truth(tables.lookup(problem.truth, pool[rows], "test_accuracy"))
 
 
 def make_recipes(
@@ -316,12 +313,11 @@ def _mean_tau(scores: np.ndarray, truth: np.ndarray) -> float:
 
 def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, macs: np.ndarray) -> dict[str, float]:
     """Mean tau of each variant's scores [num_seeds, num_archs] and of FLOPs, and differences, with intervals."""
-    figures = {}
+    figures: dict[str, float] = {}
     options = {"num_resamples": config.num_resamples}
     for name in VARIANTS:
-        figures[f"kendall_tau_{name}"] = _mean_tau(scores[name], test)
-        low, high = ranking.bootstrap_seeds_interval(ranking.kendall_tau, scores[name], test, **options)
-        figures |= {f"kendall_tau_{name}_low": low, f"kendall_tau_{name}_high": high}
+        tau = ranking.estimate(ranking.kendall_tau, scores[name], test, **options)
+        figures |= tau.named(f"kendall_tau_{name}")
     differences = {
         "delta": ("landmark", "baseline"),
         "delta_flops_order": ("flops_order", "baseline"),
@@ -330,10 +326,8 @@ def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, 
         "landmark_over_equal_budget": ("landmark", "equal_budget"),
     }
     for label, (one, other) in differences.items():
-        figures[label] = figures[f"kendall_tau_{one}"] - figures[f"kendall_tau_{other}"]
-        pair = scores[one], scores[other]
-        low, high = ranking.bootstrap_paired_interval(ranking.kendall_tau, *pair, test, **options)
-        figures |= {f"{label}_low": low, f"{label}_high": high}
+        delta = ranking.estimate_difference(ranking.kendall_tau, scores[one], scores[other], test, **options)
+        figures |= delta.named(label)
     return figures | {"flops_kendall_tau": ranking.kendall_tau(macs, test)}
 
 

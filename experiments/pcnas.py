@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from experiments import workdir as cli
-from experiments.judge import Judge, make_judge, mean_with_interval
+from experiments.judge import Judge, make_judge
 from experiments.pcnas_run import (
     Run,
     SearchConfig,
@@ -170,9 +170,8 @@ def figures_of(config: Config, task: Task, judge: Judge | None, found: Run, comp
 def tau(name: str, scores: np.ndarray, truth: np.ndarray, num_resamples: int) -> dict[str, float]:
     """Kendall's tau of one seed with its interval over architectures; nan for fewer than two."""
     if len(scores) < 2:
-        return {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
-    low, high = ranking.bootstrap_interval(ranking.kendall_tau, scores, truth, num_resamples=num_resamples)
-    return {name: ranking.kendall_tau(scores, truth), f"{name}_low": low, f"{name}_high": high}
+        return ranking.Estimate(np.nan, np.nan, np.nan).named(name)
+    return ranking.estimate(ranking.kendall_tau, scores, truth, num_resamples=num_resamples).named(name)
 
 
 def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[str, float | None]:
@@ -184,7 +183,7 @@ def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[s
     if any(figure is None for figure in given):
         return {name: None}
     own = {f"{name}{end}": rows[0].get(f"{column}{end}") for end in ("_low", "_high")} if len(rows) == 1 else {}
-    return mean_with_interval(name, given) | own
+    return ranking.estimate_mean(given).named(name) | own
 
 
 def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:

@@ -266,9 +266,7 @@ def compare(config: Config, shared: Scored, alone: Scored) -> dict[str, float]:
     }
     figures: dict[str, float] = {}
     for name, (statistic, values) in statistics.items():
-        low, high = ranking.bootstrap_seeds_interval(statistic, values, own, num_resamples=config.num_resamples)
-        mean = float(np.mean([statistic(row, own) for row in values]))
-        figures |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        figures |= ranking.estimate(statistic, values, own, num_resamples=config.num_resamples).named(name)
     return figures
 
 

@@ -95,12 +95,11 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
     published, space, data, truth = load_problem(config)
     archs = evaluation_archs(config, space)
-    test = tables.lookup(truth, archs, "test_accuracy")
-    mean_test = over_seeds(test)
+    mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = macs_of(published, archs)
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
     once = dataclasses.replace(config, num_resamples=min(config.num_resamples, 1))
-    ranking_figures(once, macs[None], macs[None], test, macs, truth, archs)
+    ranking_report(once, macs, macs, truth, archs, macs)
 
     compile_seconds = compile_clock()
     supernet = build(config, space)
@@ -129,25 +128,24 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         curves.append(trained)
         seconds["train_seconds"] += trained.curve[-1]["seconds"]
 
-    figures = ranking_figures(config, -np.stack(losses), np.stack(accuracies), test, macs, truth, archs)
-    figures["last_snapshot_kendall_tau"] = float(np.mean([ranking.kendall_tau(-row, mean_test) for row in last]))
+    report = ranking_report(config, -np.stack(losses), np.stack(accuracies), truth, archs, macs)
     num_images = config.num_eval_images or len(data.valid_images)
     num_scored = config.num_seeds * len(snapshot_steps(config)) * len(archs)
     given = {"loss": losses, "accuracy": accuracies}
     columns = {f"{name}_{seed}": row for name, rows in given.items() for seed, row in enumerate(rows)}
     columns |= {"test_accuracy": mean_test, "macs": macs}
     cli.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
-    draw(config, workdir, -np.stack(losses), mean_test, macs, figures, curves, -last[0], truth)
+    draw(config, workdir, -np.stack(losses), mean_test, macs, report, curves, -last[0], truth)
     return {
         "space": space.name,
         "dataset": config.dataset,
         "truth": f"stand-alone test accuracy, {truth.provenance.get('source', 'see the table')}",
-        "num_archs": len(archs),
         "num_images": num_images,
         "bn_mode": config.bn_mode + (f" ({config.num_calibration_images})" if config.bn_mode == "calibrated" else ""),
-        "num_seeds": config.num_seeds,
         "num_snapshots": config.num_snapshots,
-        **figures,
+        **report.figures(),
+        "kendall_tau_loss": report.kendall_tau.value,
+        "last_snapshot_kendall_tau": float(np.mean([ranking.kendall_tau(-row, mean_test) for row in last])),
         "supernet_accuracy": float(np.mean(accuracies)),
         "final_train_loss": curves[0].curve[-1]["loss"],
         "evaluate_image_archs_per_s": num_scored * num_images / seconds["evaluate_seconds"],
@@ -163,76 +161,30 @@ def snapshot_steps(config: Config) -> list[int]:
     return [round(config.num_steps * (n + 1) / number) for n in range(number)]
 
 
-def ranking_figures(config, scores, accuracies, test, macs, truth, archs) -> dict[str, float | None]:
-    """Every rank statistic of super-net scores [num_seeds, num_archs] against test accuracy [num_archs(, seeds)]."""
-    mean_test = over_seeds(test)
-    options = {"num_resamples": config.num_resamples}
-    if len(scores) == 1:
-        low, high = ranking.bootstrap_interval(ranking.kendall_tau, scores[0], mean_test, **options)
-    else:
-        low, high = ranking.bootstrap_seeds_interval(ranking.kendall_tau, scores, mean_test, **options)
-    together = scores.mean(axis=0)
-    together_low, together_high = ranking.bootstrap_interval(ranking.kendall_tau, together, mean_test, **options)
-    flops_low, flops_high = ranking.bootstrap_interval(ranking.kendall_tau, macs, mean_test, **options)
-
-    def mean(statistic, of=scores) -> float:
-        return float(np.mean([statistic(row, mean_test) for row in of]))
-
-    seeds = test if test.ndim == 2 else None
-    choose_by = None
-    if seeds is None and "valid_accuracy_seeds" in truth.columns:
+def ranking_report(config: Config, scores, accuracies, truth, archs: np.ndarray, macs: np.ndarray) -> ranking.Report:
+    """Super-net scores and accuracies [num_seeds, num_archs] against the table's test accuracy."""
+    test = tables.lookup(truth, archs, "test_accuracy")
+    seeds = choose_by = None
+    if test.ndim == 1 and "valid_accuracy_seeds" in truth.columns:
         seeds = tables.lookup(truth, archs, "valid_accuracy_seeds")[:, :2]
         choose_by = tables.lookup(truth, archs, "valid_accuracy")
-    decile = {"choose_by": choose_by} if choose_by is not None else {}
-
-    def top_decile(of) -> float | None:
-        if test.ndim == 1 and choose_by is None:
-            return None
-        return float(np.mean([ranking.top_decile_kendall_tau(row, test, **decile) for row in of]))
-
-    best = int(np.argmax(scores[0]))
-    rank = 1 + int((mean_test > mean_test[best]).sum())
-    tau = mean(ranking.kendall_tau)
-    return {
-        "kendall_tau": tau,
-        "kendall_tau_low": low,
-        "kendall_tau_high": high,
-        "kendall_tau_loss": tau,
-        "kendall_tau_accuracy": mean(ranking.kendall_tau, accuracies),
-        "ensemble_kendall_tau": ranking.kendall_tau(together, mean_test),
-        "ensemble_kendall_tau_low": together_low,
-        "ensemble_kendall_tau_high": together_high,
-        "kendall_tau_between_supernets": ranking.seed_kendall_tau(scores.T) if len(scores) > 1 else None,
-        "spearman": mean(ranking.spearman),
-        "sparse_kendall_tau": mean(ranking.sparse_kendall_tau),
-        "flops_kendall_tau": ranking.kendall_tau(macs, mean_test),
-        "flops_kendall_tau_low": flops_low,
-        "flops_kendall_tau_high": flops_high,
-        "seed_kendall_tau": ranking.seed_kendall_tau(seeds) if seeds is not None else None,
-        "truth_reliability": ranking.reliability(seeds) if seeds is not None else None,
-        "top_decile_kendall_tau": top_decile(scores),
-        "top_decile_flops_kendall_tau": top_decile([macs]),
-        "precision_at_k": mean(lambda s, t: ranking.precision_at_k(s, t, k=config.top_k)),
-        "best_rank_at_k": mean(lambda s, t: ranking.best_rank_at_k(s, t, k=config.top_k)),
-        "top_k_mean_accuracy": mean(lambda s, t: ranking.top_k_mean(s, t, k=config.top_k)),
-        "best_accuracy": float(mean_test.max()),
-        "best_found_rank": rank,
-        "prob_surpass_random_10": ranking.prob_surpass_random(rank, num_archs=len(archs), num_draws=10),
-    }
+    return ranking.report(
+        scores,
+        test,
+        accuracies=accuracies,
+        macs=macs,
+        truth_seeds=seeds,
+        choose_by=choose_by,
+        top_k=config.top_k,
+        num_resamples=config.num_resamples,
+    )
 
 
-def over_seeds(test: np.ndarray) -> np.ndarray:
-    """Mean over seeds of test accuracy [num_archs(, seeds)]: float64 [num_archs]."""
-    return test.reshape(len(test), -1).mean(axis=1, dtype=np.float64)
-
-
-def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, last, truth) -> None:
+def draw(config: Config, workdir: Path, scores, test, macs, report, curves, last, truth) -> None:
     """scatter.png (the mean score over super-nets and snapshots), training.png, tau_over_training.png (of the first
     super-net, up to its `last` scores)."""
     name, several = f"{config.space} on {config.dataset}", len(scores) > 1
     is_mean = several or config.num_snapshots != 1
-    ends = ("", "_low", "_high")
-    tau, low, high = (figures[f"ensemble_kendall_tau{end}"] for end in ends)
     figure = plotting.rank_scatter(
         scores.mean(axis=0),
         test,
@@ -240,26 +192,25 @@ def draw(config: Config, workdir: Path, scores, test, macs, figures, curves, las
         score_label=f"{'mean ' if is_mean else ''}super-net score (minus validation loss, nats)",
         truth_label="stand-alone test accuracy",
         macs=macs,
-        tau=tau,
-        low=low,
-        high=high,
+        tau=report.ensemble_kendall_tau,
     )
     plotting.save_figure(figure, workdir / "scatter.png")
     rows = curves[0].curve
     columns = {"loss (nats)": [row["loss"] for row in rows], "accuracy (fraction)": [row["accuracy"] for row in rows]}
     figure = plotting.training_curve([row["step"] for row in rows], columns, title=f"Super-net training, {name}")
     plotting.save_figure(figure, workdir / "training.png")
-    points, options = [], {"num_resamples": config.num_resamples}
+
+    def tau(scores, truth) -> ranking.Estimate:
+        return ranking.estimate(ranking.kendall_tau, scores, truth, num_resamples=config.num_resamples)
+
+    points = []
     for steps, table in curves[0].scored:
-        given = over_seeds(tables.lookup(truth, table.archs, "test_accuracy"))
-        of_point = -table.columns["loss"]
-        interval_of_point = ranking.bootstrap_interval(ranking.kendall_tau, of_point, given, **options)
-        points.append((steps, ranking.kendall_tau(of_point, given), *interval_of_point))
-    end = ranking.bootstrap_interval(ranking.kendall_tau, last, test, **options)
-    points.append((config.num_steps, ranking.kendall_tau(last, test), *end))
-    references = {"FLOPs only": figures["flops_kendall_tau"]}
-    if figures["seed_kendall_tau"] is not None:
-        references["between training seeds of the truth"] = figures["seed_kendall_tau"]
+        alone = ranking.mean_truth(tables.lookup(truth, table.archs, "test_accuracy"))
+        points.append((steps, *tau(-table.columns["loss"], alone)))
+    points.append((config.num_steps, *tau(last, test)))
+    references = {"FLOPs only": report.flops_kendall_tau.value}
+    if report.seed_kendall_tau is not None:
+        references["between training seeds of the truth"] = report.seed_kendall_tau
     figure = plotting.tau_over_training(*zip(*points), title=f"Ranking over training, {name}", references=references)
     plotting.save_figure(figure, workdir / "tau_over_training.png")
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from experiments import pcnas, pcnas_run
 from experiments import workdir as cli
-from experiments.judge import Judge, make_judge, mean_with_interval
+from experiments.judge import Judge, make_judge
 from experiments.pcnas_run import Run, SearchConfig, Task, image_archs, midway, prepare, top
 from experiments.problem import settle
 from experiments.rank_correlation import compile_clock
@@ -93,9 +93,9 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     figures: dict[str, Any] = {}
     for name in curves[0]:
-        figures |= mean_with_interval(f"{name}_regret", [row[name] for row in rows])
+        figures |= ranking.estimate_mean([row[name] for row in rows]).named(f"{name}_regret")
     for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
-        figures |= mean_with_interval(f"pcnas_minus_{name}", [row["pcnas"] - row[name] for row in rows])
+        figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
     limit = task.search.region.limit
     return {
         "space": task.published.name,

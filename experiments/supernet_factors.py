@@ -29,7 +29,6 @@ import numpy as np
 from experiments import rank_correlation
 from experiments import workdir as cli
 from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, macs_of, resize, settle
-from experiments.rank_correlation import over_seeds
 from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
 from jaxnas import plotting, ranking, tables
 from jaxnas.files import replace_file
@@ -108,6 +107,8 @@ PRESETS = {
     ),
 }  # fmt: skip
 
+UNKNOWN = ranking.Estimate(math.nan, math.nan, math.nan)  # where every seed diverged
+
 
 class Variant(NamedTuple):
     """The base setting, or the base with another value of one factor."""
@@ -136,7 +137,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         check(variant.config)
     problem = load_problem(config)
     archs = evaluation_archs(config, problem.space)
-    test = over_seeds(tables.lookup(problem.truth, archs, "test_accuracy"))
+    test = ranking.mean_truth(tables.lookup(problem.truth, archs, "test_accuracy"))
     macs = macs_of(problem.published, archs)
     ranking.top_k_mean(macs, test, k=config.top_k)  # a k of no use ends the run before the training, and so do settings
     for variant in variants:
@@ -271,41 +272,19 @@ def compare(config: Config, name: str, cells: Mapping[str, list[Cell | None]], t
     options = {"num_resamples": config.num_resamples}
     scores = -np.array([cell.loss for cell, _ in pairs])
     for column, statistic in (("kendall_tau", ranking.kendall_tau), ("sparse_kendall_tau", ranking.sparse_kendall_tau)):
-        taus = [statistic(each, test) for each in scores]
-        low, high = math.nan, math.nan
-        if len(pairs) > 1:
-            low, high = ranking.bootstrap_seeds_interval(statistic, scores, test, **options)
-        elif pairs:
-            low, high = ranking.bootstrap_interval(statistic, scores[0], test, **options)
-        row |= {column: mean(taus), f"{column}_low": low, f"{column}_high": high}
+        row |= (ranking.estimate(statistic, scores, test, **options) if pairs else UNKNOWN).named(column)
     for column, values in (
         ("supernet_accuracy", [cell.accuracy.mean() for cell, _ in pairs]),
         ("top_k_accuracy", [ranking.top_k_mean(each, test, k=config.top_k) for each in scores]),
         ("train_seconds", [cell.seconds for cell, _ in pairs]),
     ):
-        low, high = ranking.t_interval(values)
-        row |= {column: mean(values), f"{column}_low": low, f"{column}_high": high}
+        row |= ranking.estimate_mean(values).named(column)
     both = [(-cell.loss, -base.loss) for cell, base in pairs if base is not None]
-    delta, low, high = 0.0, 0.0, 0.0
+    delta = ranking.Estimate(0.0, 0.0, 0.0)
     if name != "base":
-        delta = mean([difference(np.stack(pair, axis=1), test) for pair in both])
-        low, high = math.nan, math.nan
-        if len(both) > 1:
-            first, second = (np.array(side) for side in zip(*both))
-            low, high = ranking.bootstrap_paired_interval(ranking.kendall_tau, first, second, test, **options)
-        elif both:
-            low, high = ranking.bootstrap_interval(difference, np.stack(both[0], axis=1), test, **options)
-    return row | {"delta": delta, "delta_low": low, "delta_high": high}
-
-
-def difference(pair: np.ndarray, test: np.ndarray) -> float:
-    """Kendall's tau of one super-net less that of another: pair [num_archs, 2]."""
-    return ranking.kendall_tau(pair[:, 0], test) - ranking.kendall_tau(pair[:, 1], test)
-
-
-def mean(values: list) -> float:
-    """nan, without a warning, where there are none."""
-    return float(np.mean(values)) if values else math.nan
+        sides = np.swapaxes(both, 0, 1) if both else ()  # of the setting and of the base, [num_seeds, num_archs] each
+        delta = ranking.estimate_difference(ranking.kendall_tau, *sides, test, **options) if both else UNKNOWN
+    return row | delta.named("delta")
 
 
 def draw(config: Config, workdir: Path, rows, cells: Mapping[str, list[Cell | None]], test: np.ndarray) -> None:
@@ -316,7 +295,8 @@ def draw(config: Config, workdir: Path, rows, cells: Mapping[str, list[Cell | No
             pairs = zip(cells[row["setting"]], cells["base"], strict=True)
             both = [(-cell.loss, -base.loss) for cell, base in pairs if cell is not None and base is not None]
             effects[row["setting"]] = (row["delta"], row["delta_low"], row["delta_high"])
-            points[row["setting"]] = [difference(np.stack(pair, axis=1), test) for pair in both]
+            taus = np.array([[ranking.kendall_tau(scores, test) for scores in pair] for pair in both])
+            points[row["setting"]] = taus[:, 0] - taus[:, 1]
     base = f"base {rows[0]['kendall_tau']:.3f} [{rows[0]['kendall_tau_low']:.3f}, {rows[0]['kendall_tau_high']:.3f}]"
     title = f"{config.space} on {config.dataset}, {config.num_seeds} seeds, {len(test):,} architectures: {base}"
     figure = plotting.forest(effects, title=title, label="difference in Kendall's τ to the base", points=points)

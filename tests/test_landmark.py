@@ -12,7 +12,6 @@ from experiment_runs import SMALL, killed, refusal, remove, result_of, rows_of, 
 from PIL import Image
 
 from experiments import landmark, supernet_run
-from experiments.predictor import predict_ranking
 from experiments.problem import load_problem, settle
 from jaxnas import tables
 from jaxnas.codes import enumerate_archs, to_text
@@ -188,36 +187,3 @@ def test_selections(selection, truth, monkeypatch):
         assert [accuracy.min(), accuracy.max()] == [everything.min(), everything.max()]
     if selection == "distant":
         assert min((a != b).sum() for a, b in itertools.combinations(codes, 2)) == 2
-
-
-class TestPredictor:
-    space = SPACES["digits_chain"]
-    rng = np.random.default_rng(0)
-    archs = enumerate_archs(space)
-    macs = arch_costs(space, archs).macs
-
-    def ranking(self, truth, scores, num_landmarks=30):
-        order = np.random.default_rng(1).permutation(len(self.archs))
-        known, asked = order[:num_landmarks], order[num_landmarks:]
-        of = lambda rows: (self.archs[rows], truth[rows], scores[rows], self.macs[rows])  # noqa: E731
-        codes, accuracy, own, macs = of(known)
-        ranking, name = predict_ranking(
-            self.space, codes, accuracy, own, macs, self.archs[asked], scores[asked], self.macs[asked]
-        )
-        return tau(ranking, truth[asked]), tau(scores[asked], truth[asked]), name
-
-    def test_it_learns_what_the_codes_say(self):
-        weights = np.array([1.0, -2.0, 0.5, 0.0, 3.0])  # accuracy is linear in which layers are identities
-        truth = (self.archs == 0) @ weights
-        corrected, alone, _ = self.ranking(truth, self.rng.normal(size=243))
-        assert corrected > 0.7 and abs(alone) < 0.2
-
-    def test_it_leaves_a_score_that_is_right(self):
-        truth = self.rng.normal(size=243)
-        corrected, _, name = self.ranking(truth, 7 * truth - 3)
-        assert corrected == pytest.approx(1) and name == "score"
-
-    @pytest.mark.parametrize("num_landmarks", [2, 3])
-    def test_hardly_any_landmarks(self, num_landmarks):
-        corrected, *_ = self.ranking(self.rng.normal(size=243), self.rng.normal(size=243), num_landmarks)
-        assert -1 <= corrected <= 1

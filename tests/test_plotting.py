@@ -18,9 +18,7 @@ def scatter(num_archs=300, **options):
         "title": "digits_chain on digits",
         "score_label": "minus validation loss [nats]",
         "truth_label": "test accuracy [%]",
-        "tau": 0.6123,
-        "low": 0.5871,
-        "high": 0.6402,
+        "tau": (0.6123, 0.5871, 0.6402),
         **options,
     }
     return plotting.rank_scatter(**options)

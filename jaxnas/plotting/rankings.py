@@ -21,15 +21,14 @@ def rank_scatter(
     title: str,
     score_label: str,
     truth_label: str,
-    tau: float,
-    low: float,
-    high: float,
+    tau: tuple[float, float, float],
     level: float = 0.95,
     macs: ArrayLike | None = None,
 ) -> Figure:
     """A point for each architecture: `truth` [num_archs] over `scores` [num_archs]; higher is better in both.
 
-    The labels should say the unit. `tau` and its interval [low, high] of confidence `level` stand under the title.
+    The labels should say the unit. `tau`, (value, low, high) with an interval of confidence `level`, stands under the
+    title.
     `macs` [num_archs], multiply-accumulates per image, colours the points. A few very bad architectures would squeeze
     all others into a corner: those more than three interquartile ranges outside the quartiles (Tukey's "far out") are
     drawn as crosses at the edge, and the title says how many they are.
@@ -59,8 +58,9 @@ def rank_scatter(
         bar = figure.colorbar(ScalarMappable(norm), ax=axes, format=EngFormatter(), pad=0.02, aspect=30)
         bar.set_label("MACs per image")
         bar.outline.set_visible(False)
+    value, low, high = tau
     interval = (
-        f"Kendall's τ = {tau:.3f}, {100 * level:g} % interval [{low:.3f}, {high:.3f}]; {num_archs:,} architectures"
+        f"Kendall's τ = {value:.3f}, {100 * level:g} % interval [{low:.3f}, {high:.3f}]; {num_archs:,} architectures"
     )
     far = f"\n× at the edge: {is_far.sum():,} architectures that lie farther out" if is_far.any() else ""
     set_title(axes, f"{title}\n{interval}{far}")

@@ -1,9 +1,20 @@
 """How well a ranking agrees with the truth, and how sure one can be of it: NumPy and SciPy, on the host."""
 
-from jaxnas.ranking.intervals import bootstrap_interval, bootstrap_paired_interval, bootstrap_seeds_interval, t_interval
+from jaxnas.ranking._report import Report, report
+from jaxnas.ranking.intervals import (
+    Estimate,
+    bootstrap_interval,
+    bootstrap_paired_interval,
+    bootstrap_seeds_interval,
+    estimate,
+    estimate_difference,
+    estimate_mean,
+    t_interval,
+)
 from jaxnas.ranking.metrics import (
     best_rank_at_k,
     kendall_tau,
+    mean_truth,
     precision_at_k,
     prob_surpass_random,
     reliability,
@@ -16,16 +27,26 @@ from jaxnas.ranking.metrics import (
     top_k_regret,
     worst_rank_at_k,
 )
+from jaxnas.ranking.predictor import Prediction, predict
 
 __all__ = [
+    "Estimate",
+    "Prediction",
+    "Report",
     "best_rank_at_k",
     "bootstrap_interval",
     "bootstrap_paired_interval",
     "bootstrap_seeds_interval",
+    "estimate",
+    "estimate_difference",
+    "estimate_mean",
     "kendall_tau",
+    "mean_truth",
     "precision_at_k",
+    "predict",
     "prob_surpass_random",
     "reliability",
+    "report",
     "seed_kendall_tau",
     "sparse_kendall_tau",
     "spearman",

@@ -1,10 +1,69 @@
 """How sure one can be of a rank statistic: intervals over architectures, over training seeds, over both."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
+
+
+class Estimate(NamedTuple):
+    """A figure and the two ends of its 95 % interval, nan where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    def named(self, name: str) -> dict[str, float]:
+        """As result.json and CSV files have it: `name`, `name_low` and `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def estimate(
+    statistic: Callable[..., float], scores: ArrayLike, *arrays: ArrayLike, num_resamples: int = 1000
+) -> Estimate:
+    """`statistic(scores, *arrays)` with its bootstrap interval.
+
+    With `scores` [num_archs] the interval is over architectures. With [num_seeds, num_archs], a row for each training
+    seed of the super-net, the value is the mean over rows, and the interval over seeds too, if there are two or more.
+    """
+    rows = np.atleast_2d(scores)
+    value = float(np.mean([statistic(row, *arrays) for row in rows]))
+    if len(rows) == 1:
+        return Estimate(value, *bootstrap_interval(statistic, rows[0], *arrays, num_resamples=num_resamples))
+    return Estimate(value, *bootstrap_seeds_interval(statistic, rows, *arrays, num_resamples=num_resamples))
+
+
+def estimate_difference(
+    statistic: Callable[..., float],
+    scores: ArrayLike,
+    baseline: ArrayLike,
+    *arrays: ArrayLike,
+    num_resamples: int = 1000,
+) -> Estimate:
+    """How much larger the mean `statistic(row, *arrays)` is over the rows of `scores` than over those of `baseline`.
+
+    Both are [num_seeds, num_archs], row i of both from one seed; the interval is over architectures, and over seeds
+    too, if there are two or more, the same ones on both sides.
+    """
+    scores, baseline = np.asarray(scores), np.asarray(baseline)
+    value = float(np.mean([statistic(row, *arrays) for row in scores]))
+    value -= float(np.mean([statistic(row, *arrays) for row in baseline]))
+    options = {"num_resamples": num_resamples}
+    if len(scores) == len(baseline) == 1:
+
+        def difference(row: np.ndarray, other: np.ndarray, *arrays: np.ndarray) -> float:
+            return statistic(row, *arrays) - statistic(other, *arrays)
+
+        return Estimate(value, *bootstrap_interval(difference, scores[0], baseline[0], *arrays, **options))
+    return Estimate(value, *bootstrap_paired_interval(statistic, scores, baseline, *arrays, **options))
+
+
+def estimate_mean(values: ArrayLike) -> Estimate:
+    """The mean of `values` [num_seeds], one a seed, with Student's t interval; nan of none."""
+    values = np.asarray(values, np.float64)
+    return Estimate(float(values.mean()) if values.size else float("nan"), *t_interval(values))
 
 
 def bootstrap_interval(

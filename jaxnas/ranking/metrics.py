@@ -161,6 +161,12 @@ def reliability(truth: ArrayLike) -> float:
     return float(num_seeds * correlation / (1 + (num_seeds - 1) * correlation))
 
 
+def mean_truth(truth: ArrayLike) -> np.ndarray:
+    """Mean over training seeds of `truth` [num_archs] or [num_archs, num_seeds]: float64 [num_archs]."""
+    truth = np.asarray(truth)
+    return truth.reshape(len(truth), -1).mean(axis=1, dtype=np.float64)
+
+
 def _top_k_chances(scores: np.ndarray, k: int) -> np.ndarray:
     """Chance of each architecture to be among the k best by score when a fair draw breaks ties: [num_archs]."""
     if not 1 <= k <= len(scores):

@@ -1,0 +1,119 @@
+"""All figures that belong beside a rank correlation: what super-net scores say of a table, and what they must beat."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxnas.ranking import metrics
+from jaxnas.ranking.intervals import Estimate, estimate
+
+
+class Report(NamedTuple):
+    """How super-net scores rank architectures. Figures of several super-nets are means over them; None: not asked."""
+
+    num_archs: int
+    num_seeds: int  # super-nets
+    kendall_tau: Estimate  # over architectures, and over super-nets if there are several
+    kendall_tau_accuracy: float | None  # of the sub-networks' accuracies in place of their scores
+    ensemble_kendall_tau: Estimate  # of the mean score over super-nets; over architectures
+    kendall_tau_between_supernets: float | None
+    spearman: float
+    sparse_kendall_tau: float  # differences of truth below 1e-3 are ties
+    flops_kendall_tau: Estimate | None  # what counting multiply-accumulates gives without any training
+    seed_kendall_tau: float | None  # of one training seed of the truth with another
+    truth_reliability: float | None  # of its mean over seeds
+    top_decile_kendall_tau: float | None  # chosen by other measurements than those compared
+    top_decile_flops_kendall_tau: float | None
+    precision_at_k: float
+    best_rank_at_k: float
+    top_k_mean_accuracy: float
+    best_accuracy: float  # the highest truth of all
+    best_found_rank: int  # true rank, from 1, of the architecture that the first super-net scores highest
+    prob_surpass_random_10: float  # chance that it beats all of ten architectures drawn at random
+
+    def figures(self) -> dict[str, float | None]:
+        """One flat dict: an estimate is `name`, `name_low`, `name_high`."""
+        flat: dict[str, float | None] = {}
+        for name, value in self._asdict().items():
+            flat |= value.named(name) if isinstance(value, Estimate) else {name: value}
+        return flat
+
+    def __str__(self) -> str:
+        """A line for each figure that is known, intervals in brackets."""
+        lines = []
+        for name, value in self._asdict().items():
+            if isinstance(value, Estimate):
+                lines.append(f"{name:30}{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]")
+            elif value is not None:
+                lines.append(f"{name:30}{value:.3f}" if isinstance(value, float) else f"{name:30}{value}")
+        return "\n".join(lines)
+
+
+def report(
+    scores: ArrayLike,
+    truth: ArrayLike,
+    *,
+    accuracies: ArrayLike | None = None,
+    macs: ArrayLike | None = None,
+    truth_seeds: ArrayLike | None = None,
+    choose_by: ArrayLike | None = None,
+    top_k: int = 10,
+    num_resamples: int = 1000,
+) -> Report:
+    """Every rank statistic of super-net scores against stand-alone accuracies, with bootstrap intervals.
+
+    Args:
+      scores: [num_archs], or [num_seeds, num_archs] with a row for each super-net; higher is better, so pass minus the
+        validation loss, which ranks better than accuracy.
+      truth: stand-alone accuracy, fractions, [num_archs] or [num_archs, num_seeds].
+      accuracies: of the sub-networks, as scores; for `kendall_tau_accuracy` alone.
+      macs: [num_archs], for the baseline of counting them.
+      truth_seeds: [num_archs, num_seeds], single training seeds where `truth` has none; for its noise alone.
+      choose_by: [num_archs], what chooses the top decile where `truth` has no seeds, such as validation accuracy.
+      top_k: k of the figures `..._at_k` and `top_k_...`.
+      num_resamples: of the bootstrap.
+
+    Raises a ValueError as the single metrics do: lengths that differ, fewer than 11 architectures where there is a top
+    decile, a value that is not finite, a k beyond the number of architectures.
+    """
+    scores, truth = np.atleast_2d(scores), np.asarray(truth)
+    mean_truth = metrics.mean_truth(truth)
+    together = scores.mean(axis=0)
+    if truth_seeds is None and truth.ndim == 2:
+        truth_seeds = truth
+
+    def tau(of: np.ndarray) -> Estimate:
+        return estimate(metrics.kendall_tau, of, mean_truth, num_resamples=num_resamples)
+
+    def mean(statistic, of=scores, **options) -> float:
+        return float(np.mean([statistic(row, mean_truth, **options) for row in of]))
+
+    def top_decile(of) -> float | None:
+        if truth.ndim == 1 and choose_by is None:
+            return None
+        return float(np.mean([metrics.top_decile_kendall_tau(row, truth, choose_by=choose_by) for row in of]))
+
+    best = int(np.argmax(scores[0]))
+    rank = 1 + int((mean_truth > mean_truth[best]).sum())
+    return Report(
+        num_archs=len(mean_truth),
+        num_seeds=len(scores),
+        kendall_tau=tau(scores),
+        kendall_tau_accuracy=None if accuracies is None else mean(metrics.kendall_tau, np.atleast_2d(accuracies)),
+        ensemble_kendall_tau=tau(together),
+        kendall_tau_between_supernets=metrics.seed_kendall_tau(scores.T) if len(scores) > 1 else None,
+        spearman=mean(metrics.spearman),
+        sparse_kendall_tau=mean(metrics.sparse_kendall_tau),
+        flops_kendall_tau=None if macs is None else tau(np.asarray(macs)),
+        seed_kendall_tau=None if truth_seeds is None else metrics.seed_kendall_tau(truth_seeds),
+        truth_reliability=None if truth_seeds is None else metrics.reliability(truth_seeds),
+        top_decile_kendall_tau=top_decile(scores),
+        top_decile_flops_kendall_tau=None if macs is None else top_decile([macs]),
+        precision_at_k=mean(metrics.precision_at_k, k=top_k),
+        best_rank_at_k=mean(metrics.best_rank_at_k, k=top_k),
+        top_k_mean_accuracy=mean(metrics.top_k_mean, k=top_k),
+        best_accuracy=float(mean_truth.max()),
+        best_found_rank=rank,
+        prob_surpass_random_10=metrics.prob_surpass_random(rank, num_archs=len(mean_truth), num_draws=10),
+    )

@@ -1,0 +1,125 @@
+"""ranking.report and the estimates in it, against the single metrics and numbers by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxnas import ranking
+
+pytestmark = pytest.mark.filterwarnings("error")
+RNG = np.random.default_rng(0)
+SEEDS = np.clip(0.9 + 0.01 * (RNG.normal(size=(40, 1)) + 0.5 * RNG.normal(size=(40, 3))), 0, 1)  # of the truth
+TRUTH = SEEDS.mean(axis=1)
+SCORES = 100 * TRUTH + RNG.normal(size=(2, 40))
+MACS = 1e6 * (100 * TRUTH + 2 * RNG.normal(size=40))
+
+
+def tau(first, second):
+    return scipy.stats.kendalltau(first, second).statistic
+
+
+def report(scores=SCORES, truth=SEEDS, **options):
+    return ranking.report(scores, truth, num_resamples=20, **options)
+
+
+def test_every_figure_of_two_super_nets():
+    accuracies = np.round(SCORES)
+    got = report(accuracies=accuracies, macs=MACS, top_k=5)
+    assert (got.num_archs, got.num_seeds) == (40, 2)
+    assert got.kendall_tau.value == pytest.approx(np.mean([tau(row, TRUTH) for row in SCORES]))
+    assert got.kendall_tau_accuracy == pytest.approx(np.mean([tau(row, TRUTH) for row in accuracies]))
+    assert got.ensemble_kendall_tau.value == pytest.approx(tau(SCORES[0] + SCORES[1], TRUTH))
+    assert got.kendall_tau_between_supernets == pytest.approx(tau(*SCORES))
+    assert got.spearman == pytest.approx(np.mean([scipy.stats.spearmanr(row, TRUTH).statistic for row in SCORES]))
+    binned = np.floor(TRUTH / 1e-3)
+    assert got.sparse_kendall_tau == pytest.approx(np.mean([tau(row, binned) for row in SCORES]))
+    assert got.flops_kendall_tau.value == pytest.approx(tau(MACS, TRUTH))
+    pairs = list(itertools.combinations(SEEDS.T, 2))
+    assert got.seed_kendall_tau == pytest.approx(np.mean([tau(*pair) for pair in pairs]))
+    assert got.top_decile_kendall_tau == np.mean([ranking.top_decile_kendall_tau(row, SEEDS) for row in SCORES])
+    assert got.top_decile_flops_kendall_tau == ranking.top_decile_kendall_tau(MACS, SEEDS)
+    ordered = [np.argsort(-row)[:5] for row in SCORES]
+    best = set(np.argsort(-TRUTH)[:5])
+    assert got.precision_at_k == pytest.approx(np.mean([len(best & set(rows)) / 5 for rows in ordered]))
+    assert got.top_k_mean_accuracy == pytest.approx(np.mean([TRUTH[rows].mean() for rows in ordered]))
+    place = list(np.argsort(-TRUTH)).index(SCORES[0].argmax()) + 1
+    assert (got.best_found_rank, got.best_accuracy) == (place, TRUTH.max())
+    assert got.prob_surpass_random_10 == pytest.approx((1 - place / 40) ** 10)
+
+
+def test_what_was_not_given_is_none():
+    got = report(SCORES[0], TRUTH)
+    unknown = {name for name, value in got._asdict().items() if value is None}
+    assert unknown == {
+        "kendall_tau_accuracy", "kendall_tau_between_supernets", "flops_kendall_tau", "seed_kendall_tau",
+        "truth_reliability", "top_decile_kendall_tau", "top_decile_flops_kendall_tau",
+    }  # fmt: skip
+    assert got.kendall_tau == got.ensemble_kendall_tau
+
+
+def test_noise_of_a_truth_without_seeds_comes_from_other_measurements():
+    got = report(SCORES[0], TRUTH, truth_seeds=SEEDS[:, :2], choose_by=SEEDS[:, 2])
+    assert got.seed_kendall_tau == pytest.approx(tau(*SEEDS[:, :2].T))
+    assert got.truth_reliability == ranking.reliability(SEEDS[:, :2])
+    top = SEEDS[:, 2] >= np.sort(SEEDS[:, 2])[-4]
+    assert got.top_decile_kendall_tau == pytest.approx(tau(SCORES[0][top], TRUTH[top]))
+
+
+def test_figures_are_flat_and_the_text_leaves_out_what_is_unknown():
+    got = report(SCORES[0], TRUTH, macs=MACS)
+    figures = got.figures()
+    assert [figures[f"flops_kendall_tau{end}"] for end in ("", "_low", "_high")] == list(got.flops_kendall_tau)
+    assert figures["seed_kendall_tau"] is None and figures["best_found_rank"] == got.best_found_rank
+    assert all(value is None or np.isscalar(value) for value in figures.values())
+    lines = str(got).splitlines()
+    value, low, high = got.kendall_tau
+    assert lines[2].split(maxsplit=1) == ["kendall_tau", f"{value:.3f} [{low:.3f}, {high:.3f}]"]
+    assert not any(line.startswith("seed_kendall_tau") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: report(SCORES[:, :39]), r"\(39,\) and \(40,\)"),
+        (lambda: report(SCORES[:, :10], SEEDS[:10]), "give at least 11"),
+        (lambda: report(top_k=41), "k is 41"),
+        (lambda: report(truth=100 * SEEDS), "divide percentages by 100"),
+        (lambda: report(macs=MACS[:9]), r"\(9,\)"),
+    ],
+)
+def test_bad_input_ends_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_mean_truth():
+    np.testing.assert_array_equal(ranking.mean_truth([[0.5, 0.7], [0.2, 0.4]]), [0.6, 0.30000000000000004])
+    assert ranking.mean_truth(np.float32([0.5, 0.25])).dtype == np.float64
+
+
+def test_an_estimate_of_one_seed_is_over_architectures_of_several_over_seeds_too():
+    options = {"num_resamples": 50}
+    one = ranking.estimate(ranking.kendall_tau, SCORES[0], TRUTH, **options)
+    assert one == ranking.estimate(ranking.kendall_tau, SCORES[:1], TRUTH, **options)
+    assert one[1:] == ranking.bootstrap_interval(ranking.kendall_tau, SCORES[0], TRUTH, **options)
+    both = ranking.estimate(ranking.kendall_tau, SCORES, TRUTH, **options)
+    assert both[1:] == ranking.bootstrap_seeds_interval(ranking.kendall_tau, SCORES, TRUTH, **options)
+    assert one.named("tau") == {"tau": one.value, "tau_low": one.low, "tau_high": one.high}
+
+
+def test_a_difference_is_paired():
+    shifted = SCORES + 0.1 * RNG.normal(size=SCORES.shape)
+    for rows in (slice(0, 1), slice(0, 2)):
+        got = ranking.estimate_difference(ranking.kendall_tau, shifted[rows], SCORES[rows], TRUTH, num_resamples=50)
+        parts = [tau(row, TRUTH) - tau(base, TRUTH) for row, base in zip(shifted[rows], SCORES[rows])]
+        assert got.value == pytest.approx(np.mean(parts)) and got.low <= got.value <= got.high
+        apart = ranking.estimate(ranking.kendall_tau, shifted[rows], TRUTH, num_resamples=50)
+        assert got.high - got.low < 0.7 * (apart.high - apart.low)  # what both sides share cancels
+
+
+def test_a_mean_has_students_interval():
+    assert ranking.estimate_mean([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    assert np.isnan(ranking.estimate_mean([])).all()
