@@ -51,10 +51,8 @@ NUM_RESAMPLES = 1000  # of the bootstrap behind each interval
 import jax
 import numpy as np
 
-from jaxnas import codes, costs, datasets, plotting, ranking, samplers, tables, training
-from jaxnas.evaluation import make_evaluator
+from jaxnas import codes, costs, datasets, make_evaluator, make_supernet, plotting, ranking, samplers, tables, training
 from jaxnas.spaces import digits_chain
-from jaxnas.supernets import make_supernet
 
 data = datasets.load("digits", num_train=600, num_valid=NUM_VALID)
 archs = codes.enumerate_archs(digits_chain)  # int32 [num_archs, num_choices]
@@ -86,11 +84,11 @@ def batch_at(number: int) -> training.Batch:
     return {"train": {"images": data.train_images[rows], "labels": data.train_labels[rows]}}
 
 
-def report(steps: int, figures: dict[str, float], state: training.TrainState) -> None:
+def show(steps: int, figures: dict[str, float], state: training.TrainState) -> None:
     print(f"{steps} steps: loss {figures['loss']:.3f} nats, accuracy {figures['accuracy']:.3f}")
 
 
-state = training.fit(step, state, batch_at, NUM_STEPS, report_at=lambda steps: steps % 100 == 0, callbacks=[report])
+state = training.fit(step, state, batch_at, NUM_STEPS, report_at=lambda steps: steps % 100 == 0, callbacks=[show])
 
 # %% [markdown]
 # ## Score a handful, by hand
@@ -125,35 +123,23 @@ for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[:100]).mea
 #
 # Two figures to hold it against. A ranking must beat counting **FLOPs**, which needs no training at all. And the truth
 # has noise of its own: **one training seed with another** says how well two rankings by stand-alone training agree.
+# `ranking.report` gives these and whatever else belongs beside a τ; higher has to be better, hence minus the loss.
 
 # %%
 scores = make_evaluator(supernet)(state.params, archs, images, labels)
 truth = tables.lookup(tables.load_truth(digits_chain, "digits"), archs, "test_accuracy")  # [num_archs, num_seeds]
-mean_truth = truth.mean(axis=1)
 macs = costs.arch_costs(digits_chain, archs).macs
-
-
-def tau_and_interval(ranking: np.ndarray) -> tuple[float, float, float]:
-    interval = ranking.bootstrap_interval(ranking.kendall_tau, ranking, mean_truth, num_resamples=NUM_RESAMPLES)
-    return ranking.kendall_tau(ranking, mean_truth), *interval
-
-
-tau, low, high = tau_and_interval(-scores.loss)  # higher is better, hence the minus
-print(f"super-net, by validation loss:  {tau:.3f} [{low:.3f}, {high:.3f}]")
-print("super-net, by accuracy:         {:.3f} [{:.3f}, {:.3f}]".format(*tau_and_interval(scores.accuracy)))
-print("FLOPs:                          {:.3f} [{:.3f}, {:.3f}]".format(*tau_and_interval(macs)))
-print(f"one training seed with another: {ranking.seed_kendall_tau(truth):.3f}")
+report = ranking.report(-scores.loss, truth, accuracies=scores.accuracy, macs=macs, num_resamples=NUM_RESAMPLES)
+print(report)
 
 # %%
 figure = plotting.rank_scatter(
     -scores.loss,
-    mean_truth,
+    ranking.mean_truth(truth),
     title=f"digits_chain on digits: one super-net, {NUM_STEPS} steps",
     score_label="super-net score (minus validation loss, nats)",
     truth_label="stand-alone test accuracy",
-    tau=tau,
-    low=low,
-    high=high,
+    tau=report.kendall_tau,
     macs=macs,
 )
 figure.set_dpi(100)  # small enough for the page

@@ -54,12 +54,10 @@ NUM_VALID = 300  # images held out of training, on which architectures are score
 import jax
 import numpy as np
 
-from jaxnas import datasets, plotting, tables, training
+from jaxnas import datasets, make_evaluator, make_supernet, plotting, tables, training
 from jaxnas.costs import limits
-from jaxnas.evaluation import make_evaluator
 from jaxnas.search import drawn, drawn_sampler, pcnas, regions
 from jaxnas.spaces import digits_chain
-from jaxnas.supernets import make_supernet
 
 limit = limits.parse("macs:50e3", digits_chain)
 region = regions.make_region(digits_chain, limit)
@@ -185,5 +183,5 @@ print(f"the best has {of_all.max():.4f}, the median {np.median(of_all):.4f}")
 #   `python -m experiments.pcnas` does one search with all its figures. What they gave is in
 #   [experiments/README.md](https://github.com/jaxnas/jaxnas/blob/main/experiments/README.md).
 # - Limits on parameters, on measured latency or on a cost of your own:
-#   [jaxnas/limits.py](https://github.com/jaxnas/jaxnas/blob/main/jaxnas/limits.py) and
-#   [jaxnas/latency.py](https://github.com/jaxnas/jaxnas/blob/main/jaxnas/latency.py).
+#   [costs/limits.py](https://github.com/jaxnas/jaxnas/blob/main/jaxnas/costs/limits.py) and
+#   [costs/latency.py](https://github.com/jaxnas/jaxnas/blob/main/jaxnas/costs/latency.py).
