@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from jaxnas.plotting.figure import BLUE, DPI, REFERENCE_LINES, WIDTH, axes_of, set_title
+from jaxnas.plotting.figure import BLUE, GREEN, REFERENCE_LINES, VERMILION, WIDTH, axes_of, new_figure, set_title
 
 
 def training_curve(steps: ArrayLike, columns: Mapping[str, ArrayLike], *, title: str) -> Figure:
@@ -18,7 +18,7 @@ def training_curve(steps: ArrayLike, columns: Mapping[str, ArrayLike], *, title:
     nan stands for "not measured at this step". Beyond 200 values a running mean over a 50th of them is drawn on top.
     """
     steps = np.asarray(steps)
-    figure = Figure(figsize=(WIDTH, 0.8 + 1.8 * len(columns)), dpi=DPI, layout="constrained")
+    figure = new_figure(0.8 + 1.8 * len(columns))
     panels = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
     for axes, (label, values) in zip(panels, columns.items()):
         axes_of(axes, "training step" if axes is panels[-1] else "", label)
@@ -45,7 +45,7 @@ def cost_growth(
 
     The legend says the slope of each: 1 where cost grows in proportion, less where something is shared.
     """
-    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    figure = new_figure(0.75 * WIDTH)
     axes = axes_of(figure.subplots(), count_label, cost_label)
     styles = itertools.cycle(((BLUE, "-"), *REFERENCE_LINES))
     for (name, (counts, costs)), (colour, dashes) in zip(curves.items(), styles):
@@ -76,7 +76,7 @@ def panels_over_size(
 
     `sizes`, series name -> [num_sizes], are the same in every panel. Bars are intervals.
     """
-    figure = Figure(figsize=(WIDTH, 0.9 + 1.7 * len(panels)), dpi=DPI, layout="constrained")
+    figure = new_figure(0.9 + 1.7 * len(panels))
     all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     ticks = np.unique(np.concatenate([np.asarray(of_series) for of_series in sizes.values()]))
     for axes, (label, panel) in zip(all_axes, panels.items()):
@@ -84,12 +84,12 @@ def panels_over_size(
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{size:,.0f}" if size < 1e5 else f"{size:.1g}" for size in ticks])
         axes.minorticks_off()
-        styles = zip(((BLUE, "o"), ("#D55E00", "D")), panel.series.items())
+        styles = zip(((BLUE, "o"), (VERMILION, "D")), panel.series.items())
         for (colour, marker), (name, (values, lows, highs)) in styles:
             axes.vlines(sizes[name], lows, highs, color=colour, linewidth=1.4)
             axes.plot(sizes[name], values, color=colour, marker=marker, markersize=5, linewidth=1.4, label=name)
         for name, value in panel.references.items():
-            axes.axhline(value, color="#009E73", linestyle="-.", linewidth=1.4, label=name)
+            axes.axhline(value, color=GREEN, linestyle="-.", linewidth=1.4, label=name)
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     set_title(all_axes[0], title)
     figure.align_ylabels()

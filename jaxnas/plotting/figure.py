@@ -1,8 +1,10 @@
-"""What all figures have in common: size, colours, axes, titles, files."""
+"""What all figures have in common: size, colours, axes, reference lines, titles, files."""
 
 import io
+import itertools
 import os
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,9 +12,10 @@ from matplotlib.figure import Figure
 
 from jaxnas.files import replace_file
 
-BLUE = "#0072B2"
-REFERENCE_LINES = (("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"), ("#E69F00", (0, (8, 3))))  # colour, dashes
-WIDTH, DPI = 6.4, 160  # inches, pixels per inch
+BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
+GREY, DARK_GREY, PALE_GREY = "#999999", "#666666", "#e5e5e5"
+REFERENCE_LINES = ((VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (8, 3))))  # colour, dashes
+WIDTH = 6.4  # inches
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
@@ -25,11 +28,16 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     replace_file(path, content.getvalue())
 
 
+def new_figure(height: float) -> Figure:
+    """An empty figure of the width that all have, and `height` inches."""
+    return Figure(figsize=(WIDTH, height), dpi=160, layout="constrained")
+
+
 def axes_of(axes: Axes, x_label: str, y_label: str) -> Axes:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.grid(color=PALE_GREY, linewidth=0.8)
     axes.set_axisbelow(True)
     return axes
 
@@ -37,3 +45,9 @@ def axes_of(axes: Axes, x_label: str, y_label: str) -> Axes:
 def set_title(axes: Axes, text: str) -> None:
     lines = [textwrap.fill(line, width=78) for line in text.splitlines()]
     axes.set_title("\n".join(lines), loc="left", fontsize=10)
+
+
+def draw_references(axes: Axes, references: Mapping[str, float] | None) -> None:
+    """A horizontal line for each of `references`, name -> value, which the legend states."""
+    for (name, value), (colour, dashes) in zip((references or {}).items(), itertools.cycle(REFERENCE_LINES)):
+        axes.axhline(value, color=colour, linestyle=dashes, linewidth=1.6, label=f"{name}: {value:.3f}")

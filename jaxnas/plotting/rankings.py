@@ -1,6 +1,5 @@
 """How rankings agree with the truth: scatters, correlations over training, paired variants, forests."""
 
-import itertools
 import textwrap
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from jaxnas.plotting.figure import BLUE, DPI, REFERENCE_LINES, WIDTH, axes_of, set_title
+from jaxnas.plotting.figure import BLUE, DARK_GREY, GREY, WIDTH, axes_of, draw_references, new_figure, set_title
 
 
 def rank_scatter(
@@ -39,7 +38,7 @@ def rank_scatter(
     if len(set(shapes)) > 1 or scores.ndim != 1:
         raise ValueError(f"scores, truth, macs have shapes {shapes}, expected one shape, [num_archs].")
     num_archs = len(scores)
-    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    figure = new_figure(0.75 * WIDTH)
     axes = axes_of(figure.subplots(), score_label, truth_label)
     axes.margins(0.02)
     x, y = _within_fences(scores), _within_fences(truth)
@@ -89,14 +88,13 @@ def tau_over_training(
     The band from `lows` to `highs` is the interval of confidence `level`. `references`, name -> tau, are
     horizontal lines: FLOPs only, a published super-net, the agreement of training seeds.
     """
-    figure = Figure(figsize=(WIDTH, 0.65 * WIDTH), dpi=DPI, layout="constrained")
+    figure = new_figure(0.65 * WIDTH)
     axes = axes_of(figure.subplots(), "training step", "Kendall's τ")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.fill_between(steps, lows, highs, color=BLUE, alpha=0.2, linewidth=0)
     axes.vlines(steps, lows, highs, color=BLUE, linewidth=1)  # a band over one evaluation has no width
     axes.plot(steps, taus, color=BLUE, marker="o", markersize=4, label=f"super-net, {100 * level:g} % interval")
-    for (name, tau), (colour, dashes) in zip((references or {}).items(), itertools.cycle(REFERENCE_LINES)):
-        axes.axhline(tau, color=colour, linestyle=dashes, linewidth=1.6, label=f"{name}: {tau:.3f}")
+    draw_references(axes, references)
     set_title(axes, title)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
@@ -120,16 +118,15 @@ def paired_taus(
     values = np.stack([np.asarray(row, np.float64) for row in taus.values()])  # [num_variants, num_seeds]
     means, columns = values.mean(axis=1), np.arange(len(values))
     low, high = np.transpose([intervals[name] for name in taus])
-    figure = Figure(figsize=(WIDTH, 0.65 * WIDTH), dpi=DPI, layout="constrained")
+    figure = new_figure(0.65 * WIDTH)
     axes = axes_of(figure.subplots(), "", "Kendall's τ")
-    axes.plot(columns, values, color="#999999", linewidth=0.8, marker="o", markersize=3, zorder=2)
+    axes.plot(columns, values, color=GREY, linewidth=0.8, marker="o", markersize=3, zorder=2)
     axes.vlines(columns, low, high, color=BLUE, linewidth=2, zorder=3)
     label = f"mean, {100 * level:g} % interval over seeds and architectures"
     axes.plot(columns, means, color=BLUE, linestyle="none", marker="D", markersize=7, zorder=4, label=label)
     for column, mean in zip(columns, means):
         axes.annotate(f"{mean:.3f}", (column, mean), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
-    for (name, tau), (colour, dashes) in zip((references or {}).items(), itertools.cycle(REFERENCE_LINES)):
-        axes.axhline(tau, color=colour, linestyle=dashes, linewidth=1.6, label=f"{name}: {tau:.3f}")
+    draw_references(axes, references)
     axes.set_xticks(columns, list(taus))
     axes.set_xlim(-0.4, len(values) - 0.4)
     set_title(axes, title)
@@ -150,12 +147,12 @@ def forest(
     [low, high] is an interval of confidence `level`; where it leaves out zero the row is filled, else hollow. `points`,
     name -> [num_seeds], are single measurements behind it. `label` says what the effect is, with its unit.
     """
-    figure = Figure(figsize=(WIDTH, 1.3 + 0.32 * len(effects)), dpi=DPI, layout="constrained")
+    figure = new_figure(1.3 + 0.32 * len(effects))
     axes = axes_of(figure.subplots(), label, "")
     axes.axvline(0, color="black", linewidth=1)
     for row, (name, (effect, low, high)) in enumerate(effects.items()):
         single = np.asarray((points or {}).get(name, ()), np.float64)
-        axes.plot(single, np.full(single.shape, row), color="#666666", linestyle="none", marker="|", markersize=8)
+        axes.plot(single, np.full(single.shape, row), color=DARK_GREY, linestyle="none", marker="|", markersize=8)
         axes.hlines(row, low, high, color=BLUE, linewidth=2)
         is_clear = low > 0 or high < 0
         axes.plot(effect, row, color=BLUE, marker="D", markersize=6, markerfacecolor=BLUE if is_clear else "white")

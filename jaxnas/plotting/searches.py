@@ -8,7 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from jaxnas.plotting.figure import BLUE, DPI, REFERENCE_LINES, WIDTH, axes_of, set_title
+from jaxnas.plotting.figure import (
+    BLUE,
+    DARK_GREY,
+    GREY,
+    REFERENCE_LINES,
+    VERMILION,
+    WIDTH,
+    axes_of,
+    new_figure,
+    set_title,
+)
 
 
 def narrowing(
@@ -24,14 +34,14 @@ def narrowing(
     `potentials` holds those of the candidates of each step, of which the `num_kept` highest stay; `shares`
     [num_steps] is the fraction of all feasible architectures that complete the pool after each step, above 0.
     """
-    figure = Figure(figsize=(WIDTH, 0.9 * WIDTH), dpi=DPI, layout="constrained")
+    figure = new_figure(0.9 * WIDTH)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     steps = np.arange(1, len(potentials) + 1)
     axes_of(upper, "", potential_label)
     for step, of_step, kept in zip(steps, potentials, num_kept, strict=True):
         ordered = np.sort(np.asarray(of_step, np.float64))[::-1]
         first = step == 1
-        upper.scatter(np.full(len(ordered) - kept, step), ordered[kept:], s=18, color="#999999", marker="x",
+        upper.scatter(np.full(len(ordered) - kept, step), ordered[kept:], s=18, color=GREY, marker="x",
                       linewidths=0.9, label="candidate dropped" if first else None)  # fmt: skip
         upper.scatter(
             np.full(kept, step), ordered[:kept], s=18, color=BLUE, label="kept in the pool" if first else None
@@ -59,7 +69,7 @@ def regret_over_cost(
     Regret is a fraction of accuracy. The bands, intervals of confidence `level`, are left out where they are nan.
     `references`, name -> regret, are horizontal lines.
     """
-    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    figure = new_figure(0.75 * WIDTH)
     axes = axes_of(figure.subplots(), cost_label, "regret (percentage points of accuracy)")
     axes.xaxis.set_major_formatter(EngFormatter())
     styles = itertools.cycle(((BLUE, "-"), *REFERENCE_LINES))
@@ -68,7 +78,7 @@ def regret_over_cost(
         axes.fill_between(costs, lows, highs, step="post", color=colour, alpha=0.12, linewidth=0)
         axes.step(costs, middle, where="post", color=colour, linestyle=dashes, linewidth=1.8, label=name)
     for (name, regret), dashes in zip((references or {}).items(), itertools.cycle((":", "--"))):
-        axes.axhline(100 * regret, color="#666666", linestyle=dashes, linewidth=1.2, label=name)
+        axes.axhline(100 * regret, color=DARK_GREY, linestyle=dashes, linewidth=1.2, label=name)
     lines = [*(regrets for _, regrets, *_ in curves.values()), *([regret] for regret in (references or {}).values())]
     axes.set_ylim(0, 200 * max(float(np.max(line)) for line in lines) or None)  # bands of few seeds go beyond
     set_title(axes, f"{title}\nbands: {100 * level:g} % intervals over seeds")
@@ -93,10 +103,10 @@ def latency_scatter(
     predicted, measured = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
     if predicted.shape != measured.shape or predicted.ndim != 1:
         raise ValueError(f"latencies have shapes {predicted.shape} and {measured.shape}, expected one, [num_archs].")
-    figure = Figure(figsize=(WIDTH, 0.75 * WIDTH), dpi=DPI, layout="constrained")
+    figure = new_figure(0.75 * WIDTH)
     axes = axes_of(figure.subplots(), "predicted latency (ms)", "measured latency (ms)")
     ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
-    axes.plot(ends, ends, color=REFERENCE_LINES[0][0], linestyle="--", linewidth=1.2, label="prediction = measurement")
+    axes.plot(ends, ends, color=VERMILION, linestyle="--", linewidth=1.2, label="prediction = measurement")
     if low is not None and high is not None:
         label = "quartiles over rounds"
         axes.vlines(predicted, low, high, color=BLUE, linewidth=1, alpha=0.5, label=label)
