@@ -3,12 +3,14 @@
 import importlib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import jaxnas
 from experiments import workdir
 from jaxnas import codes, samplers, training
 from jaxnas.evaluation import make_evaluator
@@ -63,6 +65,17 @@ def test_python_names_exist(document):
         module, _, attribute = name.rpartition(".")
         found = hasattr(importlib.import_module(module), attribute)
         assert found or importlib.util.find_spec(name) is not None, name
+
+
+def test_the_map_has_every_room_and_each_dependency_a_reason():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    names = re.search(r"```\n(jaxnas/space.*?)```", text, re.DOTALL)[1]
+    shown = set(re.findall(r"(\w+)(?:/|\.py)  ", names)) - {"experiments"}
+    assert shown == set(jaxnas.ROOMS)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    reasons = set(re.findall(r"`([\w-]+)`", rows))
+    assert reasons == {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
