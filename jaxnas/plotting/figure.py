@@ -18,7 +18,7 @@ REFERENCE_LINES = ((VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0,
 WIDTH = 6.4  # inches
 
 
-def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write `figure` to `path`, whole or not at all, in the format of its suffix: .png, .pdf or .svg.
 
     Raises an OSError where the file cannot be written, a ValueError for another suffix.

@@ -1,5 +1,6 @@
 """All figures that belong beside a rank correlation: what super-net scores say of a table, and what they must beat."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -76,6 +77,10 @@ def report(
 
     Raises a ValueError as the single metrics do: lengths that differ, fewer than 11 architectures where there is a top
     decile, a value that is not finite, a k beyond the number of architectures.
+
+    >>> found = report([3, 1, 2, 0], [0.94, 0.91, 0.92, 0.93], macs=[4, 1, 2, 3], top_k=2)
+    >>> [round(figure, 3) for figure in (found.kendall_tau.value, found.flops_kendall_tau.value, found.spearman)]
+    [0.333, 1.0, 0.4]
     """
     scores, truth = np.atleast_2d(scores), np.asarray(truth)
     mean_truth = metrics.mean_truth(truth)
@@ -86,10 +91,10 @@ def report(
     def tau(of: np.ndarray) -> Estimate:
         return estimate(metrics.kendall_tau, of, mean_truth, num_resamples=num_resamples)
 
-    def mean(statistic, of=scores, **options) -> float:
+    def mean(statistic: Callable[..., float], of: np.ndarray = scores, **options: int) -> float:
         return float(np.mean([statistic(row, mean_truth, **options) for row in of]))
 
-    def top_decile(of) -> float | None:
+    def top_decile(of: np.ndarray) -> float | None:
         if truth.ndim == 1 and choose_by is None:
             return None
         return float(np.mean([metrics.top_decile_kendall_tau(row, truth, choose_by=choose_by) for row in of]))
@@ -109,7 +114,7 @@ def report(
         seed_kendall_tau=None if truth_seeds is None else metrics.seed_kendall_tau(truth_seeds),
         truth_reliability=None if truth_seeds is None else metrics.reliability(truth_seeds),
         top_decile_kendall_tau=top_decile(scores),
-        top_decile_flops_kendall_tau=None if macs is None else top_decile([macs]),
+        top_decile_flops_kendall_tau=None if macs is None else top_decile(np.atleast_2d(macs)),
         precision_at_k=mean(metrics.precision_at_k, k=top_k),
         best_rank_at_k=mean(metrics.best_rank_at_k, k=top_k),
         top_k_mean_accuracy=mean(metrics.top_k_mean, k=top_k),

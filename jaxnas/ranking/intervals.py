@@ -16,7 +16,11 @@ class Estimate(NamedTuple):
     high: float
 
     def named(self, name: str) -> dict[str, float]:
-        """As result.json and CSV files have it: `name`, `name_low` and `name_high`."""
+        """As result.json and CSV files have it: `name`, `name_low` and `name_high`.
+
+        >>> Estimate(0.5, 0.4, 0.6).named("tau")
+        {'tau': 0.5, 'tau_low': 0.4, 'tau_high': 0.6}
+        """
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 

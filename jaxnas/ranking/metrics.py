@@ -19,7 +19,11 @@ from numpy.typing import ArrayLike
 
 
 def kendall_tau(scores: ArrayLike, truth: ArrayLike) -> float:
-    """Kendall's tau-b in [-1, 1], made for ties (Kendall, "The treatment of ties in ranking problems", 1945)."""
+    """Kendall's tau-b in [-1, 1], made for ties (Kendall, "The treatment of ties in ranking problems", 1945).
+
+    >>> round(kendall_tau([0.1, 0.2, 0.3, 0.4], [0.90, 0.92, 0.91, 0.93]), 3)  # one pair of six is the wrong way round
+    0.667
+    """
     scores, truth = _pair(scores, truth)
     return float(scipy.stats.kendalltau(scores, truth).statistic)
 
@@ -84,7 +88,11 @@ def top_k_mean(scores: ArrayLike, truth: ArrayLike, *, k: int) -> float:
 
 
 def top_k_regret(scores: ArrayLike, truth: ArrayLike, *, k: int) -> float:
-    """Truth of the best architecture minus the best truth among the k best by score: 0 or more, in truth's unit."""
+    """Truth of the best architecture minus the best truth among the k best by score: 0 or more, in truth's unit.
+
+    >>> round(top_k_regret([3, 2, 1], [0.91, 0.93, 0.94], k=2), 3)
+    0.01
+    """
     scores, truth = _pair(scores, truth)
     return float(truth.max() + _expected_min(-truth, scores, k))
 
@@ -164,7 +172,8 @@ def reliability(truth: ArrayLike) -> float:
 def mean_truth(truth: ArrayLike) -> np.ndarray:
     """Mean over training seeds of `truth` [num_archs] or [num_archs, num_seeds]: float64 [num_archs]."""
     truth = np.asarray(truth)
-    return truth.reshape(len(truth), -1).mean(axis=1, dtype=np.float64)
+    mean: np.ndarray = truth.reshape(len(truth), -1).mean(axis=1, dtype=np.float64)
+    return mean
 
 
 def _top_k_chances(scores: np.ndarray, k: int) -> np.ndarray:
@@ -173,7 +182,8 @@ def _top_k_chances(scores: np.ndarray, k: int) -> np.ndarray:
         raise ValueError(f"k is {k}, expected 1 to the number of architectures, {len(scores)}.")
     border = np.partition(scores, -k)[-k]
     above, tied = scores > border, scores == border
-    return above + tied * ((k - above.sum()) / tied.sum())
+    chances: np.ndarray = above + tied * ((k - above.sum()) / tied.sum())
+    return chances
 
 
 def _expected_min(values: np.ndarray, scores: np.ndarray, k: int) -> float:
@@ -189,7 +199,8 @@ def _expected_min(values: np.ndarray, scores: np.ndarray, k: int) -> float:
 
 def _true_ranks(truth: np.ndarray) -> np.ndarray:
     """1 + the number of better architectures: float64 [num_archs]."""
-    return scipy.stats.rankdata(-truth, method="min").astype(np.float64)
+    ranks: np.ndarray = scipy.stats.rankdata(-truth, method="min").astype(np.float64)
+    return ranks
 
 
 def _pair(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

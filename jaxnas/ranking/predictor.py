@@ -98,7 +98,7 @@ def _features(archs: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
     """Ranks of the columns, then one-hot codes, standardised over all architectures: [num_archs, num_features]."""
     ranked = [scipy.stats.rankdata(column)[:, None] for column in columns]
     one_hot = [choice[:, None] == np.unique(choice) for choice in archs.T]
-    features = np.concatenate([*ranked, *one_hot], axis=1).astype(np.float64)
+    features: np.ndarray = np.concatenate([*ranked, *one_hot], axis=1).astype(np.float64)
     features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-12)
     features[:, len(columns) :] *= np.sqrt(1 / archs.shape[1])  # all codes together weigh about as much as the score
     return features
@@ -114,7 +114,8 @@ def _ridge_deviations(features: np.ndarray, known: np.ndarray, residuals: np.nda
     gram = centred[known].T @ centred[known] + alpha * np.eye(features.shape[1])
     leverage = 1 / len(known) + np.einsum("ij,ji->i", centred, np.linalg.solve(gram, centred.T))
     degrees = max(len(known) - leverage[known].sum(), 1.0)  # two known architectures leave none
-    return np.sqrt(residuals @ residuals / degrees * (1 + leverage))
+    deviations: np.ndarray = np.sqrt(residuals @ residuals / degrees * (1 + leverage))
+    return deviations
 
 
 def _check_known(archs: np.ndarray, known: np.ndarray, accuracies: np.ndarray) -> None:
