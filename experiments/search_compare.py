@@ -171,7 +171,7 @@ def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve
     for name in curves[0]:
         at = np.array([held(of_seed[name], costs_of_all) for of_seed in curves])  # [num_seeds, num_costs]
         known = np.isfinite(at).all(axis=0)
-        low, high = np.array([ranking.t_interval(column) for column in at[:, known].T]).T
+        _, low, high = np.array([ranking.estimate_mean(column) for column in at[:, known].T]).T
         shown[name] = (costs_of_all[known], at[:, known].mean(axis=0), np.maximum(low, 0), high)
     limit = task.search.region.limit
     figure = plotting.regret_over_cost(

@@ -220,7 +220,7 @@ def test_constant_input_gives_nan_without_a_warning():
         assert math.isnan(function(constant, varied))
         assert math.isnan(function(varied, constant))
     assert math.isnan(ranking.reliability(np.transpose([constant, varied])))
-    low, high = ranking.bootstrap_interval(ranking.kendall_tau, constant, varied, num_resamples=5)
+    _, low, high = ranking.estimate(ranking.kendall_tau, constant, varied, num_resamples=5)
     assert math.isnan(low) and math.isnan(high)
 
 
@@ -258,22 +258,22 @@ def test_bootstrap_draws_the_same_rows_of_every_array():
         return x.mean()
 
     x = np.arange(20)
-    low, high = ranking.bootstrap_interval(statistic, x, 2 * x, np.stack([x, -x], axis=1), num_resamples=50)
+    _, low, high = ranking.estimate(statistic, x, 2 * x, np.stack([x, -x], axis=1), num_resamples=50)
     assert low < x.mean() < high
-    assert len(seen) == 50 and all(len(rows) == 20 for rows in seen)
-    assert any(len(set(rows)) < 20 for rows in seen) and seen[0] != seen[1]  # with replacement, anew each time
+    assert len(seen) == 51 and all(len(rows) == 20 for rows in seen)
+    assert all(len(set(rows)) < 20 for rows in seen[1:]) and seen[1] != seen[2]  # with replacement, anew each time
 
 
 def test_bootstrap_repeats_with_its_seed():
     x, y = correlated_normals(np.random.default_rng(0), 40, 0.5)
-    first = ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=50, seed=3)
-    assert first == ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=50, seed=3)
-    assert first != ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=50, seed=4)
+    first = ranking.estimate(ranking.kendall_tau, x, y, num_resamples=50, seed=3)
+    assert first == ranking.estimate(ranking.kendall_tau, x, y, num_resamples=50, seed=3)
+    assert first != ranking.estimate(ranking.kendall_tau, x, y, num_resamples=50, seed=4)
 
 
 def test_bootstrap_agrees_with_scipy():
     x, y = correlated_normals(np.random.default_rng(1), 150, 0.5)
-    ours = ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=2000, level=0.9)
+    _, *ours = ranking.estimate(ranking.kendall_tau, x, y, num_resamples=2000, level=0.9)
     theirs = scipy.stats.bootstrap(
         (x, y),
         lambda x, y: scipy.stats.kendalltau(x, y).statistic,
@@ -284,7 +284,7 @@ def test_bootstrap_agrees_with_scipy():
         method="percentile",
         rng=np.random.default_rng(5),
     ).confidence_interval
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)  # the interval is 0.13 wide
+    assert ours == pytest.approx([theirs.low, theirs.high], abs=0.01)  # the interval is 0.13 wide
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -295,7 +295,7 @@ def test_bootstrap_covers_the_known_tau(rounded):
         x, y = correlated_normals(rng, 60, tau=0.4)
         if rounded:  # ties: tau-b of two coins made of the signs is (2 / pi) asin(rho) = tau as well
             x, y = x > 0, y > 0
-        low, high = ranking.bootstrap_interval(ranking.kendall_tau, x, y, num_resamples=100, seed=repetition)
+        _, low, high = ranking.estimate(ranking.kendall_tau, x, y, num_resamples=100, seed=repetition)
         covered += low <= 0.4 <= high
     assert 88 <= covered <= 99
 
@@ -304,7 +304,7 @@ def test_undefined_resamples_are_left_out():
     def statistic(x):
         return math.nan if x[0] == 0 else 7.0
 
-    assert ranking.bootstrap_interval(statistic, [0, 1, 2], num_resamples=30) == (7, 7)
+    assert ranking.estimate(statistic, [0, 1, 2], num_resamples=30)[1:] == (7, 7)
 
 
 def test_seeds_bootstrap_draws_seeds():
@@ -314,9 +314,9 @@ def test_seeds_bootstrap_draws_seeds():
     def statistic(scores, truth):
         return scores.mean()
 
-    assert ranking.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.8) == pytest.approx((0, 2 / 3))
-    assert ranking.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.2) == pytest.approx((1 / 3, 1 / 3))
-    assert ranking.bootstrap_seeds_interval(statistic, scores, np.arange(6), level=0.98) == pytest.approx((0, 1))
+    assert ranking.estimate(statistic, scores, np.arange(6), level=0.8)[1:] == pytest.approx((0, 2 / 3))
+    assert ranking.estimate(statistic, scores, np.arange(6), level=0.2)[1:] == pytest.approx((1 / 3, 1 / 3))
+    assert ranking.estimate(statistic, scores, np.arange(6), level=0.98)[1:] == pytest.approx((0, 1))
 
 
 def test_seeds_bootstrap_draws_the_same_architectures_for_every_seed():
@@ -328,7 +328,8 @@ def test_seeds_bootstrap_draws_the_same_architectures_for_every_seed():
         calls.append((scores[0] - resampled[0], tuple(resampled)))
         return 0.0
 
-    ranking.bootstrap_seeds_interval(statistic, truth + np.array([[0], [100]]), truth, num_resamples=20)
+    ranking.estimate(statistic, truth + np.array([[0], [100]]), truth, num_resamples=20)
+    del calls[:2]  # for the value
     resamples = {rows for _, rows in calls}
     assert {offset for offset, _ in calls} == {0, 100} and len(resamples) == 20
     assert len(calls) > 20  # where both seeds were drawn, both saw the same rows
@@ -341,9 +342,9 @@ def test_seeds_bootstrap_is_wider_where_seeds_differ():
     alike = np.stack([truth + noise] * 4)
     differing = truth + np.array([[0.2], [0.8], [2.0], [4.0]]) * noise
     options = {"num_resamples": 200, "seed": 1}
-    one_seed = np.diff(ranking.bootstrap_interval(ranking.kendall_tau, alike[0], truth, **options))
-    same = np.diff(ranking.bootstrap_seeds_interval(ranking.kendall_tau, alike, truth, **options))
-    wide = np.diff(ranking.bootstrap_seeds_interval(ranking.kendall_tau, differing, truth, **options))
+    one_seed = np.diff(ranking.estimate(ranking.kendall_tau, alike[0], truth, **options)[1:])
+    same = np.diff(ranking.estimate(ranking.kendall_tau, alike, truth, **options)[1:])
+    wide = np.diff(ranking.estimate(ranking.kendall_tau, differing, truth, **options)[1:])
     assert same == pytest.approx(one_seed, rel=0.25)
     assert wide > 1.5 * same
 
@@ -355,13 +356,13 @@ def test_paired_bootstrap_cancels_what_both_sides_share():
     gain = np.array([[0.0], [0.0], [1.0]])
 
     def interval(level):
-        return ranking.bootstrap_paired_interval(
+        return ranking.estimate_difference(
             lambda scores, _: scores.mean(), baseline + gain, baseline, np.arange(50), level=level
-        )
+        )[1:]
 
     assert interval(0.8) == pytest.approx((0, 2 / 3)) and interval(0.98) == pytest.approx((0, 1))
-    same = ranking.bootstrap_paired_interval(ranking.kendall_tau, baseline, baseline, np.arange(50), num_resamples=20)
-    assert same == (0, 0)
+    same = ranking.estimate_difference(ranking.kendall_tau, baseline, baseline, np.arange(50), num_resamples=20)
+    assert same == (0, 0, 0)
 
 
 def test_paired_bootstrap_tells_a_better_ranking():
@@ -369,26 +370,26 @@ def test_paired_bootstrap_tells_a_better_ranking():
     truth = rng.normal(size=300)
     shared = rng.normal(size=(4, 300))  # noise of a seed, in both of its rankings
     options = {"num_resamples": 100}
-    low, high = ranking.bootstrap_paired_interval(
+    _, low, high = ranking.estimate_difference(
         ranking.kendall_tau, truth + 0.7 * shared, truth + shared, truth, **options
     )
     assert 0 < low < high < 0.3
-    apart = [
-        ranking.bootstrap_seeds_interval(ranking.kendall_tau, truth + c * shared, truth, **options) for c in (0.7, 1)
-    ]
+    apart = [ranking.estimate(ranking.kendall_tau, truth + c * shared, truth, **options)[1:] for c in (0.7, 1)]
     assert high - low < 0.7 * min(np.ptp(one) for one in apart)
 
 
 TWENTY = np.arange(20.0)
+FIRST = lambda scores, *_: float(scores[0])  # noqa: E731
 
 
-def test_t_interval():
+def test_a_mean_has_students_interval():
     """By hand, with 4.302653 of the standard error from the table for two degrees of freedom."""
-    assert ranking.t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
-    low, high = ranking.t_interval([1.0, 2.0, 4.0])
+    assert ranking.estimate_mean([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    _, low, high = ranking.estimate_mean([1.0, 2.0, 4.0])
     assert high - 7 / 3 == pytest.approx(4.302653 * math.sqrt(7 / 9), rel=1e-6) == pytest.approx(7 / 3 - low)
-    assert ranking.t_interval([0.3, 0.3]) == (0.3, 0.3)
-    assert all(math.isnan(end) for end in ranking.t_interval([1.0]) + ranking.t_interval([]))
+    assert ranking.estimate_mean([0.3, 0.3]) == (0.3, 0.3, 0.3)
+    assert ranking.estimate_mean([1.0])[0] == 1 and np.isnan(ranking.estimate_mean([1.0])[1:]).all()
+    assert np.isnan(ranking.estimate_mean([])).all()
 
 
 @pytest.mark.parametrize(
@@ -419,14 +420,13 @@ def test_t_interval():
         (lambda: ranking.top_decile_seed_kendall_tau(np.eye(20, 2)), "num_seeds >= 3"),
         (lambda: ranking.seed_kendall_tau(np.full((30, 20), math.nan)), "architecture 0 has"),
         (lambda: ranking.reliability(np.eye(20, 1)), "num_seeds >= 2"),
-        (lambda: ranking.bootstrap_interval(ranking.kendall_tau, [1, 2, 3], [1, 2]), r"\(3,\), \(2,\)"),
-        (lambda: ranking.bootstrap_interval(ranking.kendall_tau), "shapes none"),
-        (lambda: ranking.bootstrap_interval(np.mean, TWENTY, num_resamples=0), "got 0 resamples"),
-        (lambda: ranking.bootstrap_interval(np.mean, TWENTY, level=95), "level 95"),
-        (lambda: ranking.bootstrap_seeds_interval(ranking.kendall_tau, TWENTY[None], TWENTY), r"\(1, 20\)"),
-        (lambda: ranking.bootstrap_seeds_interval(ranking.kendall_tau, np.eye(20)[:3], [1, 2]), r"\(20, 3\), \(2,\)"),
-        (lambda: ranking.bootstrap_paired_interval(np.mean, np.eye(3), np.eye(2)), r"\(3, 3\) and baseline \(2, 2\)"),
-        (lambda: ranking.bootstrap_paired_interval(np.mean, np.ones((1, 9)), np.ones((1, 9))), "two seeds or more"),
+        (lambda: ranking.estimate(FIRST, [1, 2, 3], [1, 2]), r"\(3, 1\), \(2,\)"),
+        (lambda: ranking.estimate(np.mean, TWENTY, num_resamples=0), "got 0 resamples"),
+        (lambda: ranking.estimate(np.mean, TWENTY, level=95), "level 95"),
+        (lambda: ranking.estimate(FIRST, np.eye(20)[:3], [1, 2]), r"\(20, 3\), \(2,\), expected one length"),
+        (lambda: ranking.estimate(FIRST, np.ones((2, 1)), [1]), "at least 2, along architectures"),
+        (lambda: ranking.estimate_difference(np.mean, np.eye(3), np.eye(2)), r"\(3, 3\) and baseline \(2, 2\)"),
+        (lambda: ranking.estimate_difference(np.mean, np.ones(9), np.ones(9)), r"expected \[num_seeds, num_archs\]"),
     ],
 )
 def test_bad_input_ends_in_one_line(call, message):

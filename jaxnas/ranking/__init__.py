@@ -1,16 +1,7 @@
 """How well a ranking agrees with the truth, and how sure one can be of it: NumPy and SciPy, on the host."""
 
 from jaxnas.ranking._report import Report, report
-from jaxnas.ranking.intervals import (
-    Estimate,
-    bootstrap_interval,
-    bootstrap_paired_interval,
-    bootstrap_seeds_interval,
-    estimate,
-    estimate_difference,
-    estimate_mean,
-    t_interval,
-)
+from jaxnas.ranking.intervals import Estimate, estimate, estimate_difference, estimate_mean
 from jaxnas.ranking.metrics import (
     best_rank_at_k,
     kendall_tau,
@@ -34,9 +25,6 @@ __all__ = [
     "Prediction",
     "Report",
     "best_rank_at_k",
-    "bootstrap_interval",
-    "bootstrap_paired_interval",
-    "bootstrap_seeds_interval",
     "estimate",
     "estimate_difference",
     "estimate_mean",
@@ -50,7 +38,6 @@ __all__ = [
     "seed_kendall_tau",
     "sparse_kendall_tau",
     "spearman",
-    "t_interval",
     "top_decile_kendall_tau",
     "top_decile_seed_kendall_tau",
     "top_k_mean",
