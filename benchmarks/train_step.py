@@ -148,7 +148,7 @@ def make_ranking_term(supernet: Supernet, route: Route) -> LossFn:
     if route == "landmarks":
         return make_ranking_loss_fn(supernet, codes, order)
 
-    def one_pair(params, population, batch, key, step):
+    def one_pair(params, archs, batch, key, step, groups=None):
         pair = biased_pairs(NUM_LANDMARKS)(key)[0]
         images, labels = batch["valid"]["images"], batch["valid"]["labels"]
         logits = [supernet.apply(params, jnp.asarray(codes)[row], images, groups=None)[0] for row in pair]
@@ -166,7 +166,7 @@ def make_step(supernet: Supernet, route: Route, code: np.ndarray, batch) -> tupl
             lambda key: jnp.asarray(code[None]), lambda key, state: state, lambda state, *_: state, groups=1
         )
         sampler = fair(supernet.space) if route == "fair" else given
-        loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups)
+        loss_fn = make_cross_entropy_loss(supernet)
         if route in NUM_PAIRS:
             loss_fn = add_losses(
                 {"cross_entropy": (1.0, loss_fn), "ranking": (1.0, make_ranking_term(supernet, route))}

@@ -203,7 +203,7 @@ def trainer(config: Config, supernet: Supernet, data: Dataset) -> Callable[[Cell
     sampler = restricted(space, np.arange(max(space.num_ops)) < np.array(space.num_ops)[:, None])
     tx = sgd(config.learning_rate, num_steps=config.num_steps, weight_decay=config.weight_decay)
     preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
-    loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups, preprocess=preprocess)
+    loss_fn = make_cross_entropy_loss(supernet, preprocess=preprocess)
     step = make_train_step(supernet, loss_fn, sampler, tx, idle="rest")
     images = standardise(jnp.asarray(data.valid_images), data.mean, data.std)
     labels = jnp.asarray(data.valid_labels)

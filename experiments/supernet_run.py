@@ -156,7 +156,6 @@ def make_recipe(
     preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
     loss_fn = make_cross_entropy_loss(
         supernet,
-        groups=sampler.groups,
         preprocess=preprocess,
         label_smoothing=config.label_smoothing,
         dropout_steps=config.num_steps,

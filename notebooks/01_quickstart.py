@@ -70,9 +70,7 @@ print(" -> ".join(names[op] for names, op in zip(digits_chain.op_names, archs[10
 supernet = make_supernet(digits_chain)
 sampler = samplers.fair(digits_chain)
 tx = training.sgd(0.1, num_steps=NUM_STEPS, weight_decay=5e-4)  # any optax transformation will do
-loss_fn = training.make_cross_entropy_loss(
-    supernet, groups=sampler.groups, preprocess=training.make_preprocess(data.mean, data.std, crop=1)
-)
+loss_fn = training.make_cross_entropy_loss(supernet, preprocess=training.make_preprocess(data.mean, data.std, crop=1))
 step = training.make_train_step(supernet, loss_fn, sampler, tx)
 state = training.init_train_state(supernet, sampler, tx, jax.random.key(0))
 print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} weights; a step trains, for instance,")

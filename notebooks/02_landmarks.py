@@ -113,7 +113,7 @@ supernet = make_supernet(digits_chain)
 sampler = samplers.fair(digits_chain)
 tx = training.sgd(0.1, num_steps=NUM_STEPS, weight_decay=5e-4)
 preprocess = training.make_preprocess(data.mean, data.std, crop=1)
-cross_entropy = training.make_cross_entropy_loss(supernet, groups=sampler.groups, preprocess=preprocess)
+cross_entropy = training.make_cross_entropy_loss(supernet, preprocess=preprocess)
 pull = landmarks.make_ranking_loss_fn(
     supernet, archs[chosen], truth[chosen], num_per_step=8, margin=0.1, preprocess=preprocess
 )

@@ -438,7 +438,7 @@ def test_a_few_steps_of_training(scores):
     supernet, _ = built("fixed", "per_input")
     sampler = listed(supernet.space, [CELLS[0]])  # vertices of half the width, a 3x3 and a 1x1 convolution
     state = init_train_state(supernet, sampler, optax.sgd(0.1), jax.random.key(0))
-    loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups)
+    loss_fn = make_cross_entropy_loss(supernet)
     step = make_train_step(supernet, loss_fn, sampler, optax.sgd(0.1), idle="rest", stats_momentum=0.9)
     before = jax.tree.map(np.array, state.params)
     for _ in range(30):

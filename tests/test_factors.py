@@ -275,14 +275,14 @@ class TestDropout:
 
         @jax.jit
         def losses(key, step, steps):
-            loss_fn = make_cross_entropy_loss(supernet, groups=2, dropout_steps=steps)
+            loss_fn = make_cross_entropy_loss(supernet, dropout_steps=steps)
             return loss_fn(params, archs, batch, key, step)[1].arch_loss
 
         first, second = losses(jax.random.key(0), 0, 1)
         assert abs(first - second) > 1e-3
         np.testing.assert_array_equal(losses(jax.random.key(0), 0, 1), [first, second])
         np.testing.assert_allclose(losses(jax.random.key(0), 9, 10), [first, second], rtol=1e-5)  # at full strength
-        plain = make_cross_entropy_loss(built(space)[0], groups=2)
+        plain = make_cross_entropy_loss(built(space)[0])
         expected = jax.jit(plain)(params, archs, batch, jax.random.key(0), 0)[1].arch_loss
         np.testing.assert_allclose(losses(jax.random.key(0), 0, 1e8), expected, rtol=1e-4)
 
@@ -295,7 +295,7 @@ def test_a_shared_kernel_moves_with_whoever_uses_it():
     fixed = Sampler(lambda key: (), lambda key, state: archs, lambda state, archs, losses: state, 1)
     tx = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     batch = {"train": {"images": jnp.asarray(IMAGES), "labels": jnp.asarray(LABELS)}}
-    loss_fn = make_cross_entropy_loss(supernet, groups=1)
+    loss_fn = make_cross_entropy_loss(supernet)
     state = init_train_state(supernet, fixed, tx, jax.random.key(0))
     before = jax.tree.map(np.array, state.params)
     state, _ = make_train_step(supernet, loss_fn, fixed, tx, idle="rest")(state, batch)

@@ -240,7 +240,7 @@ def test_a_landmark_that_the_table_lacks_is_named():
 
 def test_add_losses_by_hand(params):
     population = jnp.array([[0, 0], [1, 1]])
-    cross = make_cross_entropy_loss(SUPERNET, groups=2)
+    cross = make_cross_entropy_loss(SUPERNET)
     ranking = make_ranking_loss_fn(SUPERNET, LANDMARKS, ORDER, margin=1.0)
     inner = add_losses({"rank": (0.5, ranking)})
     total = add_losses({"ce": (2.0, cross), "extra": (constant(3.0, warmup_steps=5), inner)})
@@ -281,7 +281,7 @@ def train():
     sampler = uniform(SPACE)
     weight = lambda step: jnp.asarray(list(WEIGHTS.values()))[step // 1000]  # noqa: E731
     terms = {
-        "cross_entropy": (1.0, make_cross_entropy_loss(SUPERNET, groups=1)),
+        "cross_entropy": (1.0, make_cross_entropy_loss(SUPERNET)),
         "ranking": (weight, make_ranking_loss_fn(SUPERNET, LANDMARKS, ORDER, margin=1.0)),
     }
     tx = sgd(0.1, num_steps=10**6, momentum=0.0)

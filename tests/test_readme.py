@@ -36,7 +36,7 @@ def test_own_space_trains_and_is_scored():
     space, supernet = names["space"], names["supernet"]
     assert space.size == 3 * 2 * 2
     sampler, tx = samplers.fair(space), training.sgd(0.1, num_steps=1)
-    loss_fn = training.make_cross_entropy_loss(supernet, groups=sampler.groups)
+    loss_fn = training.make_cross_entropy_loss(supernet)
     step = training.make_train_step(supernet, loss_fn, sampler, tx)
     before = training.init_train_state(supernet, sampler, tx, jax.random.key(0))
     rng = np.random.default_rng(0)

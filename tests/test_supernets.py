@@ -340,7 +340,7 @@ def test_a_space_and_an_operation_of_your_own():
     supernet = make_supernet(space, ops=OPS | {"shift": lambda channels, stride, affine, policy: Shift()})
     sampler, tx = fair(space), optax.adam(0.03)
     state = init_train_state(supernet, sampler, tx, jax.random.key(0))
-    loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups)
+    loss_fn = make_cross_entropy_loss(supernet)
     step = make_train_step(supernet, loss_fn, sampler, tx)
     images, labels = some_images(space, 20), np.arange(20) % 10
     shifts = [np.asarray(state.params[layer]["shift"]["shift"]) for layer in ("layer0", "layer1")]

@@ -14,6 +14,7 @@ from jaxnas.space import ChainLayout
 from jaxnas.spaces import chain_space
 from jaxnas.supernets import make_supernet
 from jaxnas.training import (
+    Aux,
     fit,
     init_train_state,
     make_cross_entropy_loss,
@@ -54,14 +55,14 @@ def batch(seed: int = 0, num_images: int = 8, space=SPACE):
 
 def make(tx, sampler, supernet=SUPERNET, **options):
     """(step, state)"""
-    loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups)
+    loss_fn = make_cross_entropy_loss(supernet)
     step = make_train_step(supernet, loss_fn, sampler, tx, **options)
     return step, init_train_state(supernet, sampler, tx, jax.random.key(0))
 
 
 def traced(tx, sampler, supernet=SUPERNET, **options):
     """(step, outline of its state); nothing is compiled."""
-    loss_fn = make_cross_entropy_loss(supernet, groups=sampler.groups)
+    loss_fn = make_cross_entropy_loss(supernet)
     state = jax.eval_shape(lambda key: init_train_state(supernet, sampler, tx, key), jax.random.key(0))
     return make_train_step(supernet, loss_fn, sampler, tx, **options), state
 
@@ -382,3 +383,42 @@ def test_flip_alone():
     mirrored = np.array([np.array_equal(f, s[:, ::-1]) for f, s in zip(flipped, standard)])
     as_is = np.array([np.array_equal(f, s) for f, s in zip(flipped, standard)])
     assert (mirrored ^ as_is).all() and 60 < mirrored.sum() < 140
+
+
+def test_a_loss_may_report_only_the_loss_of_each_architecture():
+    """Then there is no accuracy among the metrics, and all else goes on; groups are the sampler's."""
+    seen = []
+
+    def loss_fn(params, archs, batch, key, step, groups=None):
+        seen.append(groups)
+        arch_loss = jnp.arange(1.0, 3.0) * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+        return arch_loss.sum(), Aux(arch_loss)
+
+    tx = optax.sgd(0.0)
+    step, state = (
+        make_train_step(SUPERNET, loss_fn, scripted(), tx),
+        init_train_state(SUPERNET, scripted(), tx, jax.random.key(0)),
+    )
+    total = sum(float(np.sum(np.square(leaf))) for leaf in jax.tree.leaves(jax.device_get(state.params)))
+    _, metrics = step(state, batch())
+    assert set(metrics) == {"loss", "grad_norm"} and seen == [2]
+    np.testing.assert_allclose(metrics["loss"], 1.5 * total, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "outcome, options, words",
+    [
+        (lambda loss: loss, {}, "the loss returned no (scalar, Aux); report the loss of each architecture in an Aux."),
+        (lambda loss: (loss, {}), {}, "the loss returned no (scalar, Aux)"),
+        (lambda loss: (loss, Aux()), {}, "the loss reports nothing of the population"),
+        (lambda loss: (loss, Aux(jnp.ones(2))), {"stats_momentum": 0.9}, "the loss reports none; give Aux its stats."),
+    ],
+)
+def test_losses_that_do_not_fit_are_told_in_one_line(outcome, options, words):
+    def loss_fn(params, archs, batch, key, step, groups=None):
+        return outcome(jnp.sum(params["layer0"]["nor_conv_1x1"]["Conv_0"]["kernel"] ** 2))
+
+    tx = optax.sgd(0.1)
+    step = make_train_step(SUPERNET, loss_fn, scripted(), tx, **options)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        step(init_train_state(SUPERNET, scripted(), tx, jax.random.key(0)), batch())

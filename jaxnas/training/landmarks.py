@@ -94,7 +94,7 @@ def make_ranking_loss_fn(
     groups: Any = count_ops(supernet.decode(archs), supernet.num_candidates) if tile is None else tile
     draw = all_pairs(num_per_step or num_landmarks) if draw is None else draw
 
-    def loss_fn(params, population, batch, key, step):
+    def loss_fn(params, archs_of_step, batch, key, step, groups_of_step=4):
         draw_key, image_key = jax.random.split(key)
         images, labels = preprocess(image_key, batch[split]["images"]), batch[split]["labels"]
         codes, order = jnp.asarray(archs), jnp.asarray(levels)

@@ -1,7 +1,7 @@
 """Losses over a batch of architectures, and the ranking loss of known ones."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import chex
 import jax
@@ -29,13 +29,26 @@ class Aux(NamedTuple):
     terms: dict[str, chex.Array] | None = None  # name -> scalar, what each term of a sum adds; see `add_losses`
 
 
-LossFn = Callable[[Params, chex.Array, Batch, chex.PRNGKey, chex.Array], tuple[chex.Array, Aux]]
+class LossFn(Protocol):
+    """A loss of a population on one batch. `make_train_step` calls it by position, with its sampler's `groups`."""
+
+    def __call__(
+        self,
+        params: Params,
+        archs: chex.Array,
+        batch: Batch,
+        key: chex.PRNGKey,
+        step: chex.Array,
+        groups: Groups = 4,
+    ) -> tuple[chex.Array, Aux]:
+        """Return (scalar to minimise, what it reports); archs int32 [num_archs, num_choices], step int32, the steps
+        done; `groups`, static, is what `supernets.choose` may rely on."""
+        ...
 
 
 def make_cross_entropy_loss(
     supernet: Supernet,
     *,
-    groups: Groups,
     preprocess: Preprocess = lambda key, images: images,
     label_smoothing: float = 0.0,
     split: str = "train",
@@ -44,13 +57,12 @@ def make_cross_entropy_loss(
     """Cross-entropy of a population on one batch, summed over architectures. Each draws its own dropout.
 
     Args:
-      groups: how the population is dispatched; pass `sampler.groups`.
       preprocess: (key, images) -> float images; all architectures of a step see the same ones.
       dropout_steps: path dropout reaches its strength after so many steps, growing linearly (NAO, arXiv 1808.07233);
         None: at once.
     """
 
-    def loss_fn(params, archs, batch, key, step):
+    def loss_fn(params, archs, batch, key, step, groups=4):
         images = preprocess(key, batch[split]["images"])
         if supernet.dropout is None:
             keys, drops = None, {}
@@ -92,10 +104,10 @@ def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> Lo
     if not terms:
         raise ValueError("add_losses: there is no term; give at least one {name: (weight, loss_fn)}.")
 
-    def loss_fn(params, archs, batch, key, step):
+    def loss_fn(params, archs, batch, key, step, groups=4):
         values, reports = {}, []
         for place, (name, (weight, term)) in enumerate(terms.items()):
-            loss, aux = term(params, archs, batch, jax.random.fold_in(key, place), step)
+            loss, aux = term(params, archs, batch, jax.random.fold_in(key, place), step, groups)
             scale = weight(step) if callable(weight) else weight
             values[name] = scale * loss
             values |= {f"{name}/{inner}": scale * value for inner, value in (aux.terms or {}).items()}

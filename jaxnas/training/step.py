@@ -11,7 +11,7 @@ import optax
 
 from jaxnas.samplers import Sampler
 from jaxnas.supernets import Params, Stats, Supernet
-from jaxnas.training.losses import Batch, LossFn
+from jaxnas.training.losses import Aux, Batch, LossFn
 
 
 class TrainState(NamedTuple):
@@ -82,7 +82,8 @@ def make_train_step(
 
     Returns:
       step(state, batch) -> (state, metrics); the given state is consumed (its buffers are donated). metrics: scalars
-      `loss` and `accuracy` (means over the population), `grad_norm`, and for a sum of losses `term_NAME` of each term.
+      `loss` and, where it is reported, `accuracy` (means over the population), `grad_norm`, and for a sum of losses
+      `term_NAME` of each term.
     """
     if idle not in ("move", "rest"):
         raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
@@ -115,10 +116,16 @@ def make_train_step(
     def step(state: TrainState, batch: Batch):
         sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         archs = sampler.sample(sample_key, state.sampler_state)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (_, aux), grads = grad_fn(state.params, archs, batch, loss_key, state.step)
-        if aux.arch_loss is None:
-            raise ValueError("the loss reports nothing of the population; add one that does, with add_losses.")
+
+        def reported(params: Params) -> tuple[chex.Array, Aux]:
+            outcome = loss_fn(params, archs, batch, loss_key, state.step, sampler.groups)
+            if not (isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[1], Aux)):
+                raise ValueError("the loss returned no (scalar, Aux); report the loss of each architecture in an Aux.")
+            if outcome[1].arch_loss is None:
+                raise ValueError("the loss reports nothing of the population; add one that does, with add_losses.")
+            return outcome
+
+        (_, aux), grads = jax.value_and_grad(reported, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         if idle == "rest":
             moves = moving(state.params, archs, grads)
@@ -129,6 +136,8 @@ def make_train_step(
             opt_state = jax.tree.map(jnp.where, moves_state, opt_state, state.opt_state)
         stats = state.stats
         if stats_momentum is not None:
+            if aux.stats is None:
+                raise ValueError("stats_momentum tracks statistics, but the loss reports none; give Aux its stats.")
             stats = track(supernet, stats, archs, aux.stats, stats_momentum)
         state = TrainState(
             step=state.step + 1,
@@ -138,11 +147,10 @@ def make_train_step(
             stats=stats,
             key=state.key,
         )
-        metrics = {
-            "loss": aux.arch_loss.mean(),
-            "accuracy": aux.arch_accuracy.mean(),
-            "grad_norm": optax.tree.norm(grads),
-        }
+        metrics = {"loss": aux.arch_loss.mean()}
+        if aux.arch_accuracy is not None:
+            metrics["accuracy"] = aux.arch_accuracy.mean()
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics |= {f"term_{name}": value for name, value in (aux.terms or {}).items()}
         return state, metrics
 
