@@ -266,7 +266,7 @@ def outline(tree):
 
 def test_terms_have_keys_of_their_own_place():
     """So that a term draws the same whatever stands behind it."""
-    draw = lambda params, archs, batch, key, step: (jax.random.uniform(key), Aux())  # noqa: E731
+    draw = lambda params, archs, batch, key, step, groups: (jax.random.uniform(key), Aux())  # noqa: E731
     of = lambda *names: add_losses({name: (1.0, draw) for name in names})(None, None, None, KEY, 0)[1].terms  # noqa: E731
     two = of("a", "b")
     assert of("a")["a"] == two["a"] != two["b"]
