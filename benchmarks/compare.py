@@ -123,9 +123,7 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
     """Our whole run between runs of the baselines on a few networks."""
     supernet = make_supernet(space, affine=config.affine)
     params = supernet.init(jax.random.key(0))
-    images = np.asarray(
-        jax.random.normal(jax.random.key(1), (config.num_images, *supernet.all_layers["stem"].in_shape))
-    )
+    images = np.asarray(jax.random.normal(jax.random.key(1), (config.num_images, *supernet.layers["stem"].in_shape)))
     labels = np.arange(config.num_images) % space.layout.num_classes
     make = functools.partial(make_evaluator, supernet, images_per_call=config.images_per_call)
     ours_net = make_supernet(space, affine=config.affine, policy=Policy(compute=config.compute_dtype))

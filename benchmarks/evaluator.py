@@ -89,7 +89,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             for route in routes
         }
         params = supernet.init(jax.random.key(0))
-        shape = (config.num_images, *supernet.all_layers["stem"].in_shape)
+        shape = (config.num_images, *supernet.layers["stem"].in_shape)
         images = np.asarray(jax.random.normal(jax.random.key(1), shape))
         more = (config.num_calibration_images, *shape[1:])
         given = {"calibration_images": np.asarray(jax.random.normal(jax.random.key(3), more))} if more[0] else {}

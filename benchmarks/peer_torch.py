@@ -122,9 +122,9 @@ class Peer(nn.Module):
         super().__init__()
         self.steps = nn.ModuleList()
         layout = supernet.space.layout
-        for step, group in itertools.groupby(supernet.all_layers.items(), lambda item: item[0].partition("_edge")[0]):
+        for step, group in itertools.groupby(supernet.layers.items(), lambda item: item[0].partition("_edge")[0]):
             places = [Place(layer, params[name], compiled) for name, layer in group]
-            if isinstance(layout, CellLayout) and step not in supernet.all_layers:
+            if isinstance(layout, CellLayout) and step not in supernet.layers:
                 self.steps.append(Cell(layout.edges, places))
             else:
                 self.steps += places
@@ -142,7 +142,7 @@ class Place(nn.Module):
         super().__init__()
         self.choice = layer.choice
         self.candidates = nn.ModuleList()
-        for name, module in layer.modules.items():
+        for name, module in layer.candidates.items():
             candidate: Any = convert(module, params[name])
             if compiled and not isinstance(candidate, Zero | nn.Identity):
                 candidate = torch.compile(candidate, **COMPILE_SETTINGS)

@@ -57,7 +57,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     space = make_space(config, config.space)  # type: ignore[arg-type]
     supernet = make_supernet(space, affine=False)
     params = supernet.init(jax.random.key(0))
-    shape = (max(config.num_images), *supernet.all_layers["stem"].in_shape)
+    shape = (max(config.num_images), *supernet.layers["stem"].in_shape)
     images = np.asarray(jax.random.normal(jax.random.key(1), shape))
     labels = np.arange(len(images)) % space.layout.num_classes
     archs = np.asarray(codes.sample(jax.random.key(2), space, max(*config.num_archs, 100)))

@@ -74,7 +74,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     archs = np.asarray(codes.sample(jax.random.key(0), space, config.num_archs))
     keys = jax.random.split(jax.random.key(1), config.num_seeds)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (config.num_images, *make_supernet(space).all_layers["stem"].in_shape), np.uint8)
+    images = rng.integers(0, 256, (config.num_images, *make_supernet(space).layers["stem"].in_shape), np.uint8)
     labels = np.arange(config.num_images, dtype=np.int32) % space.layout.num_classes
     data = images, labels, images[:100], labels[:100]
     trains = {route: make_route(config, space, route) for route in config.routes}
@@ -109,7 +109,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             "first_run_s": compile_s[route],  # compiling included
             **{name: getattr(config, name) for name in ("num_archs", "num_seeds", "num_images", "batch_size")},
             "num_epochs": config.num_epochs,
-            "width": make_supernet(space).all_layers["stem"].out_shape[-1],
+            "width": make_supernet(space).layers["stem"].out_shape[-1],
             "repetitions": config.repetitions,
             "device": command.device_name(),
             "versions": command.versions(),

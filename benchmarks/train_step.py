@@ -86,7 +86,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         space = make_space(config, name)  # type: ignore[arg-type]
         supernet = make_supernet(space, affine=config.affine)
         codes = np.asarray(sample(jax.random.key(3), space, config.num_paths))
-        shape = (config.batch_size, *supernet.all_layers["stem"].in_shape)
+        shape = (config.batch_size, *supernet.layers["stem"].in_shape)
         images = jax.random.normal(jax.random.key(1), shape)
         batch = {"train": {"images": images, "labels": jnp.arange(config.batch_size) % space.layout.num_classes}}
         few = np.resize(np.arange(config.batch_size), config.landmark_images)

@@ -41,12 +41,11 @@ from experiments.problem import (
     check,
     evaluation_archs,
     load_problem,
-    macs_of,
     settle,
 )
 from experiments.rank_correlation import compile_clock
 from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
-from jaxnas import plotting, ranking, tables
+from jaxnas import costs, plotting, ranking, tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
 from jaxnas.spaces import get_space
@@ -133,7 +132,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
             f"outside the landmarks there are {len(archs)} architectures, expected 2; raise num_eval_archs."
         )
     test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
-    macs = {"landmarks": macs_of(published, codes), "archs": macs_of(published, archs)}
+    macs = {"landmarks": costs.arch_costs(published, codes).macs, "archs": costs.arch_costs(published, archs).macs}
 
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
     once = dataclasses.replace(config, num_resamples=min(config.num_resamples, 1))

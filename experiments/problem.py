@@ -6,12 +6,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxnas import codes, costs, datasets, tables
+from jaxnas import codes, datasets, tables
 from jaxnas.datasets import Dataset
 from jaxnas.ops import Channels
-from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
+from jaxnas.space import CellLayout, ChainLayout, SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.spaces._nasbench101 import network_costs
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
 
 
@@ -172,13 +171,6 @@ def _existing_archs(config: SupernetConfig, space: SearchSpace) -> np.ndarray:
     archs = space.isomorphs(archs[np.asarray(space.is_valid(archs))])
     _, first = np.unique(archs, axis=0, return_index=True)
     return archs[np.sort(first)[:wanted]]
-
-
-def macs_of(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
-    """MACs for one image of each network, float64 [num_archs]."""
-    if isinstance(space.layout, DagLayout):
-        return np.asarray(network_costs(space, archs)[0], np.float64)
-    return costs.arch_costs(space, archs).macs
 
 
 def arch_rows(space: SearchSpace, archs: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -31,11 +31,10 @@ from experiments.problem import (
     check,
     evaluation_archs,
     load_problem,
-    macs_of,
     settle,
 )
 from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
-from jaxnas import plotting, ranking, tables
+from jaxnas import costs, plotting, ranking, tables
 from jaxnas.spaces import get_space
 
 
@@ -96,7 +95,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     published, space, data, truth = load_problem(config)
     archs = evaluation_archs(config, space)
     mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
-    macs = macs_of(published, archs)
+    macs = costs.arch_costs(published, archs).macs
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
     once = dataclasses.replace(config, num_resamples=min(config.num_resamples, 1))
     ranking_report(once, macs, macs, truth, archs, macs)

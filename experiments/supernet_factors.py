@@ -28,9 +28,9 @@ import numpy as np
 
 from experiments import rank_correlation
 from experiments import workdir as cli
-from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, macs_of, resize, settle
+from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, resize, settle
 from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
-from jaxnas import plotting, ranking, tables
+from jaxnas import costs, plotting, ranking, tables
 from jaxnas.files import replace_file
 from jaxnas.space import ChainLayout, DagLayout
 from jaxnas.spaces import get_space
@@ -138,7 +138,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     problem = load_problem(config)
     archs = evaluation_archs(config, problem.space)
     test = ranking.mean_truth(tables.lookup(problem.truth, archs, "test_accuracy"))
-    macs = macs_of(problem.published, archs)
+    macs = costs.arch_costs(problem.published, archs).macs
     ranking.top_k_mean(macs, test, k=config.top_k)  # a k of no use ends the run before the training, and so do settings
     for variant in variants:
         prepare(variant, problem)

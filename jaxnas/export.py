@@ -23,12 +23,10 @@ import numpy as np
 from jaxnas.codes import check, to_text
 from jaxnas.costs import Limit, arch_costs
 from jaxnas.costs.latency import LATENCY_MS
-from jaxnas.evaluation import candidate_macs
 from jaxnas.files import replace_file
 from jaxnas.space import SearchSpace
-from jaxnas.supernets import Params, Stats, Supernet
-from jaxnas.supernets.network import Network, make_network, network_variables, taken
-from jaxnas.training import only
+from jaxnas.supernets import Params, Stats, Supernet, only
+from jaxnas.supernets.network import Network, make_network, network_variables
 
 FORMAT = 1
 
@@ -127,10 +125,10 @@ def load(path: str | os.PathLike, supernet: Supernet) -> Exported:
         arch = from_json(text, supernet.space)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    own, given = (json.loads(each)["layout"] for each in (text, to_json(supernet.space, arch)))
-    if own != given:  # strides change no parameter's shape
+    written, given = (json.loads(content)["layout"] for content in (text, to_json(supernet.space, arch)))
+    if written != given:  # strides change no parameter's shape
         raise ValueError(
-            f"{path}: exported from another network of {supernet.space.name}, {own}, expected {given};"
+            f"{path}: exported from another network of {supernet.space.name}, {written}, expected {given};"
             " give the super-net that it was exported from."
         )
     shapes = _shapes(supernet)
@@ -138,7 +136,7 @@ def load(path: str | os.PathLike, supernet: Supernet) -> Exported:
     if any(name.startswith("stats/") for name in arrays):
         expected["stats"] = {
             name: jax.ShapeDtypeStruct((2, layer.stats_size), layer.stats_dtype)
-            for name, layer in supernet.all_layers.items()
+            for name, layer in supernet.layers.items()
         }
 
     def find(leaf_path, leaf):
@@ -168,12 +166,12 @@ def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
     """
     (arch,) = check(supernet.space, np.asarray(arch)[None])
     shapes = _shapes(supernet)
-    macs, rows = candidate_macs(supernet), []
-    for name, layer in supernet.all_layers.items():
-        op = taken(supernet, arch, name)
+    rows = []
+    for name, taken in supernet.taken(arch).items():
+        layer = supernet.layers[name]
+        op = list(layer.candidates)[taken]
         num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes[name][op]))
-        own = float(macs[name][list(layer.modules).index(op)])
-        rows.append((name, op, " x ".join(map(str, layer.out_shape)), num_params, own))
+        rows.append((name, op, " x ".join(map(str, layer.out_shape)), num_params, float(layer.costs.macs[taken])))
     num_params, total = sum(row[3] for row in rows), sum(row[4] for row in rows)
     text = [("layer", "operation", "output", "parameters", "MACs")]
     text += [(name, op, shape, f"{size:,}", f"{macs:,.0f}") for name, op, shape, size, macs in rows]
@@ -190,7 +188,7 @@ def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
     return "\n".join([title, *lines])
 
 
-def report(
+def describe(
     space: SearchSpace,
     arch: chex.ArrayNumpy,
     *,

@@ -3,10 +3,33 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+CHAIN_SIZES = ("width", "image_size", "in_channels", "num_classes")
+CELL_SIZES = ("width", "cells_per_stage", "image_size", "in_channels", "num_classes")
+
+
+class Layout(Protocol):
+    """The fixed part of a network, an immutable tuple; `jaxnas.supernets.BUILDERS` has a super-net for each kind."""
+
+    @property
+    def image_size(self) -> int: ...  # pixels, height and width
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def sizes(self) -> tuple[str, ...]: ...  # the names of what `resized` sets
+
+    def resized(self, **sizes: int | None) -> Any: ...  # a layout of the same kind; None: as it is
+
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 class ChainLayout(NamedTuple):
@@ -21,10 +44,14 @@ class ChainLayout(NamedTuple):
     num_classes: int = 10
     stem_stride: int = 1
 
-    def resized(self, *, width: int | None = None, **sizes: int | None) -> "ChainLayout":
-        """Scale every width by `width / stem_width`, head included; set image_size, in_channels, num_classes."""
-        names = ("width", "image_size", "in_channels", "num_classes")
-        changes = _known_sizes(self, {"width": width, **sizes}, names)
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of what `resized` sets."""
+        return CHAIN_SIZES
+
+    def resized(self, **sizes: int | None) -> "ChainLayout":
+        """Set any of `sizes`; width scales every width by `width / stem_width`, head included."""
+        changes = _known_sizes(self, sizes)
         if width := changes.pop("width", None):
 
             def scale(channels: int) -> int:
@@ -49,10 +76,14 @@ class CellLayout(NamedTuple):
     in_channels: int = 3
     num_classes: int = 10
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of what `resized` sets."""
+        return CELL_SIZES
+
     def resized(self, **sizes: int | None) -> "CellLayout":
-        """Set any of width, cells_per_stage, image_size, in_channels, num_classes."""
-        names = ("width", "cells_per_stage", "image_size", "in_channels", "num_classes")
-        return self._replace(**_known_sizes(self, sizes, names))
+        """Set any of `sizes`."""
+        return self._replace(**_known_sizes(self, sizes))
 
 
 class DagLayout(NamedTuple):
@@ -75,22 +106,26 @@ class DagLayout(NamedTuple):
     def num_vertices(self) -> int:
         return max(target for _, target in self.edges) + 1
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of what `resized` sets."""
+        return CELL_SIZES
+
     def resized(self, **sizes: int | None) -> "DagLayout":
-        """Set any of width, cells_per_stage, image_size, in_channels, num_classes."""
-        names = ("width", "cells_per_stage", "image_size", "in_channels", "num_classes")
-        return self._replace(**_known_sizes(self, sizes, names))
+        """Set any of `sizes`."""
+        return self._replace(**_known_sizes(self, sizes))
 
 
-def _known_sizes(layout: NamedTuple, sizes: dict[str, int | None], known: Sequence[str]) -> dict[str, Any]:
+def _known_sizes(layout: Layout, sizes: Mapping[str, int | None]) -> dict[str, Any]:
     for name, size in sizes.items():
-        if name not in known and size is not None:
-            raise ValueError(f"{type(layout).__name__} has no size {name!r}; it has {', '.join(known)}.")
+        if name not in layout.sizes and size is not None:
+            raise ValueError(f"{type(layout).__name__} has no size {name!r}; it has {', '.join(layout.sizes)}.")
         if size is not None and size < 1:
             raise ValueError(f"{type(layout).__name__}: {name} must be at least 1, got {size}.")
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def _same_codes(archs: np.ndarray, **_) -> np.ndarray:
+def _same_codes(archs: np.ndarray) -> np.ndarray:
     return archs
 
 
@@ -108,17 +143,20 @@ class SearchSpace:
       layout: what super-nets and cost tables build from.
       is_valid: archs -> bool [num_archs], for spaces where not every combination exists; of such a space it takes
         JAX's arrays too, so that samplers can ask it while they are traced.
-      prune: (archs, *, affine: bool, bn_mode: str) -> archs, each code replaced by a representative with the SAME
-        SUPER-NET OUTPUT under that normalisation.
       isomorphs: archs -> archs, each code replaced by a representative that is the SAME STAND-ALONE network.
+      operations: candidates of its own beside those of `jaxnas.ops.OPS`: name -> (channels, stride, affine, policy) ->
+        what `jaxnas.ops.as_operation` takes.
+      costs: (space, archs) -> (macs, params), [num_archs] each, where what networks cost is not the sum of what their
+        operations do; None: `jaxnas.costs` sums.
     """
 
     name: str
     op_names: tuple[tuple[str, ...], ...]
-    layout: ChainLayout | CellLayout | DagLayout
+    layout: Layout
     is_valid: Callable[[np.ndarray], np.ndarray] = _all_valid
-    prune: Callable[..., np.ndarray] = _same_codes
     isomorphs: Callable[[np.ndarray], np.ndarray] = _same_codes
+    operations: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict, hash=False)
+    costs: "CostsFn | None" = None
 
     @property
     def num_choices(self) -> int:
@@ -144,6 +182,14 @@ class SearchSpace:
         """16 hex digits over name and operations: files of codes carry it, so that spaces are never mixed up."""
         return hashlib.sha256(repr((self.name, self.op_names)).encode()).hexdigest()[:16]
 
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of the sizes that `resized` sets; not every layout has all."""
+        return self.layout.sizes
+
     def resized(self, **sizes: int | None) -> "SearchSpace":
-        """The same codes on another network: see `ChainLayout.resized` and `CellLayout.resized`."""
+        """The same codes on another network: see `ChainLayout.resized`; a ValueError for a size that it lacks."""
         return dataclasses.replace(self, layout=self.layout.resized(**sizes))
+
+
+CostsFn = Callable[[SearchSpace, np.ndarray], tuple[np.ndarray, np.ndarray]]

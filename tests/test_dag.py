@@ -13,17 +13,18 @@ import pytest
 import scipy.special
 import scipy.stats
 from conftest import random_params
+from oracles import network_costs, vertex_channels
 
 from jaxnas.codes import enumerate_archs, to_index
 from jaxnas.evaluation import make_evaluator, work
-from jaxnas.ops import MaxPool, Place, Tape
+from jaxnas.ops import MaxPool, PlaceChannels, Tape
 from jaxnas.ops.dynamic import narrow
 from jaxnas.samplers import fair, listed, uniform
 from jaxnas.spaces import SPACES, nasbench101_space
-from jaxnas.spaces._nasbench101 import OP_NAMES, adjacency, enumerate_cells, network_costs, prune, vertex_channels
-from jaxnas.supernets import make_supernet, select_stats
+from jaxnas.spaces._nasbench101 import OP_NAMES, adjacency, enumerate_cells, prune
+from jaxnas.supernets import make_supernet, only, select_stats
 from jaxnas.supernets.wiring import Part, make_decode, output_slots, vertex_widths
-from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step, only
+from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step
 
 CONV3, CONV1, POOL = range(3)
 RNG = np.random.default_rng(0)
@@ -84,7 +85,7 @@ def averages(kernels, axis, width):
 
 def kernels_of(supernet, params, channels, name, op, in_width, width):
     """The kernels [k, k, in_width, width] that a layer's operation has at this width."""
-    layer = supernet.all_layers[name]
+    layer = supernet.layers[name]
     full = layer.out_shape[-1]
     if channels == "expanded" and width < full:
         return np.float64(params[name][f"{op}_{width}"]["kernel"])
@@ -95,7 +96,8 @@ def kernels_of(supernet, params, channels, name, op, in_width, width):
         if channels == "interpolated":
             kernels = averages(kernels, axis, number)
         elif channels == "shuffled" and number < kernels.shape[axis]:
-            kernels = kernels.take(drawn_channels(layer.modules[op].seed, kernels.shape[axis], number, axis), axis)
+            seed = layer.candidates[op].module.seed
+            kernels = kernels.take(drawn_channels(seed, kernels.shape[axis], number, axis), axis)
         else:
             kernels = kernels.take(range(number), axis)
     return kernels
@@ -115,7 +117,7 @@ def plain_network(supernet, params, arch_code, images, *, channels="fixed", per_
 
     def unit(name, op, x, width, affine_of=None):
         x = batch_norm(conv(x, kernels_of(supernet, params, channels, name, op, x.shape[-1], width)))
-        own = op if channels != "expanded" or width == supernet.all_layers[name].out_shape[-1] else f"{op}_{width}"
+        own = op if channels != "expanded" or width == supernet.layers[name].out_shape[-1] else f"{op}_{width}"
         leaves = params[name][own] if affine_of is None else params[f"{name}_inputs"][affine_of]
         return np.maximum(x * np.float64(leaves["scale"][:width]) + np.float64(leaves["bias"][:width]), 0)
 
@@ -213,7 +215,7 @@ def test_shuffled_channels():
     assert len({tuple(sorted(drawn.tolist())) for drawn in draws}) == 4
     np.testing.assert_array_equal(drawn_channels(1, 64, 21, 2), draws[0])
     supernet, _ = built("shuffled")
-    seeds = [supernet.all_layers[f"stage0_cell0_vertex{v}"].modules["conv3x3-bn-relu"].seed for v in (1, 2)]
+    seeds = [supernet.layers[f"stage0_cell0_vertex{v}"].candidates["conv3x3-bn-relu"].module.seed for v in (1, 2)]
     assert seeds[0] != seeds[1]
 
 
@@ -229,12 +231,9 @@ def test_interpolated_channels_by_hand():
 
 def taken(supernet, codes):
     """layer -> names of the candidates that the codes take there."""
-    decoded = supernet.decode(np.asarray(codes))
-    return {
-        name: [list(layer.modules)[row[layer.choice]].replace("-bn-relu", "") for row in decoded]
-        for name, layer in supernet.all_layers.items()
-        if layer.choice is not None
-    }
+    names = [supernet.taken_by(code) for code in codes]
+    searched = [name for name, layer in supernet.layers.items() if layer.choice is not None]
+    return {name: [of_code[name].replace("-bn-relu", "") for of_code in names] for name in searched}
 
 
 def test_decoded_codes_by_hand():
@@ -263,14 +262,15 @@ def test_widths_are_those_of_the_published_rule(width):
     codes = codes[space.is_valid(codes)]
     codes[:, -4:] = CONV3
     parts = [Part(stage, "vertex", vertex, vertex) for stage in (0, 1) for vertex in range(1, 5)]
-    decoded = make_decode(space, parts, 1)(codes)
+    decode = make_decode(space, space.layout, parts, 1)
+    decoded = decode(codes)
     for stage in (0, 1):
         widths = [0, *vertex_widths(space.layout, width * 2**stage)]
         for row, edges in enumerate(adjacency(prune(codes))):
             expected = vertex_channels(edges, width, width * 2**stage)[1:-1]
             assert [widths[number] for number in decoded[row, 4 * stage : 4 * stage + 4]] == expected
     if width == 13:
-        traced = jax.jit(make_decode(space, parts, 1))(codes)
+        traced = jax.jit(decode)(codes)
         np.testing.assert_array_equal(traced, decoded)
         assert traced.dtype == decoded.dtype == np.int32
 
@@ -283,7 +283,7 @@ def test_slots_fill_the_output():
         taken = [slots[degree, rank] for rank in range(degree)]
         assert [channel for first, size in taken for channel in range(first, first + size)] == list(range(13))
     x = jnp.arange(1.0, 7.0).reshape(1, 1, 1, 6)
-    assert Place(3, 2).apply({}, x, Tape(None, None)).ravel().tolist() == [0, 0, 0, 1, 2, 0]
+    assert PlaceChannels(3, 2).apply({}, x, Tape(None, None)).ravel().tolist() == [0, 0, 0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -449,7 +449,7 @@ def test_a_few_steps_of_training(scores):
     assert kernel[:, :, :4, :4].all() and not kernel[:, :, 4:].any() and not kernel[..., 4:].any()
     assert not moved["stage0_cell0_vertex1"]["conv1x1-bn-relu"]["kernel"].any()
     own = "stage0_cell0_vertex1"
-    names, tracked = list(supernet.all_layers[own].modules), np.asarray(state.stats[own])
+    names, tracked = list(supernet.layers[own].candidates), np.asarray(state.stats[own])
     changed = [name for name, stats in zip(names, tracked, strict=True) if (stats != [[0], [1]]).any()]
     assert changed == ["conv3x3-bn-relu_4"]
     selected = select_stats(supernet, state.stats, np.array([CELLS[0], CELLS[2]]))[own]
@@ -522,7 +522,7 @@ def test_path_dropout_takes_vertices_image_by_image():
     supernet = make_supernet(small(), path_dropout=0.5)
     params = random_params(supernet)
     images = np.random.default_rng(1).normal(size=(100, 8, 8, 3)).astype(np.float32)
-    sizes = {name: layer.stats_size for name, layer in supernet.all_layers.items()}
+    sizes = {name: layer.stats_size for name, layer in supernet.layers.items()}
     stats = {name: jnp.stack([jnp.zeros(size), jnp.ones(size)]) for name, size in sizes.items()}
     run = jax.jit(functools.partial(supernet.apply, groups=None))
     cell = jnp.array(code("01 13", [CONV1, CONV3]))
@@ -542,8 +542,7 @@ def test_refusals():
         ({"batch_norm": "wsbn"}, r"unknown batch_norm 'wsbn'; choose one of shared, per_input"),
         ({"batch_norm": "per_input", "affine": False}, r"it needs affine=True"),
         ({"channels": "disabled"}, r"take nasbench101_space\(num_vertices, output_degree=\.\.\.\)"),
-        ({"ops": {}}, r"its operations have several widths, those in `ops` one; leave it out"),
-        ({"op_on": "node"}, r"its operations are on its vertices anyway; leave op_on 'edge'"),
+        ({"op_on": "node"}, r"op_on='node' is for cells with operations on edges; .*; leave it 'edge'"),
         (
             {"channels": "expanded", "kernels": "centre"},
             r"has separate kernels for every width, kernels='centre' shared",

@@ -63,8 +63,8 @@ def by_batch(apply, archs):
 @pytest.fixture(scope="module")
 def tracked(net):
     return {
-        name: RNG.uniform(0.5, 2.0, (len(layer.modules), 2, layer.stats_size)).astype(np.float32)
-        for name, layer in net[0].all_layers.items()
+        name: RNG.uniform(0.5, 2.0, (len(layer.candidates), 2, layer.stats_size)).astype(np.float32)
+        for name, layer in net[0].layers.items()
     }
 
 
@@ -160,7 +160,7 @@ def test_any_population(net, archs, by_batch, route, caplog):
         record for record in caplog.records if re.search(r"Compiling .*(score|run|measure)", record.getMessage())
     ]
     if route == "trie":  # one program for each operation, however many architectures; compiled by other tests or here
-        assert len(compiled) <= 1 + sum(len(layer.modules) for layer in supernet.all_layers.values())
+        assert len(compiled) <= 1 + sum(len(layer.candidates) for layer in supernet.layers.values())
     else:  # one program for each size of call, of which there are three at most
         assert 2 <= len(compiled) <= 3
 

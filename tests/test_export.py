@@ -167,7 +167,7 @@ def test_bad_codes_are_refused(small_supernet):
         lambda arch: export.export(supernet, params, arch),
         lambda arch: export.to_json(supernet.space, arch),
         lambda arch: export.summary(supernet, arch),
-        lambda arch: export.report(supernet.space, arch),
+        lambda arch: export.describe(supernet.space, arch),
     ):
         with pytest.raises(ValueError, match=r"^tiny: code 3 at index 1 of architecture 0 is outside"):
             call([0, 3, 0])
@@ -206,17 +206,17 @@ def test_summary_of_cells_adds_up(affine):
 def test_report_against_a_limit():
     arch = np.array([0, 2, 0, 0, 0])
     costs = arch_costs(digits_chain, arch[None])
-    plain = export.report(digits_chain, arch)
+    plain = export.describe(digits_chain, arch)
     assert plain == {
         "arch": "02000", "ops": "identity mb6_k3 identity identity identity", "accuracy": None,
         "params": costs.params[0], "macs": costs.macs[0], "measured_latency_ms": None,
     }  # fmt: skip
     for value, meets in ((costs.macs[0], True), (costs.macs[0] - 1, False)):
-        found = export.report(digits_chain, arch, limit=limits.parse(f"macs:{value}", digits_chain), accuracy=0.9)
+        found = export.describe(digits_chain, arch, limit=limits.parse(f"macs:{value}", digits_chain), accuracy=0.9)
         assert (found["limited"], found["meets_limit"], found["accuracy"]) == (costs.macs[0], meets, 0.9)
         assert "measured_over_limit" not in found
     per_op = limits.cost_table(digits_chain, np.full((5, 3), 0.5), 1.0)
     limit = limits.parse("latency_ms:4", digits_chain, {"latency_ms": per_op})
-    found = export.report(digits_chain, arch, limit=limit, measured_latency_ms=5.0)
+    found = export.describe(digits_chain, arch, limit=limit, measured_latency_ms=5.0)
     assert (found["limited"], found["meets_limit"], found["measured_over_limit"]) == (3.5, True, 1.25)
     json.dumps(found)

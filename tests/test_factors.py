@@ -12,7 +12,7 @@ from conftest import random_params
 
 from jaxnas.codes import enumerate_archs
 from jaxnas.evaluation import make_evaluator
-from jaxnas.ops import OPS, Policy, Tape, has_shortcut
+from jaxnas.ops import OPS, Policy, Tape
 from jaxnas.samplers import Sampler
 from jaxnas.space import CellLayout, ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES, chain_space
@@ -188,8 +188,8 @@ def test_routes_agree(space, settings, bn_mode):
     given = {}
     if bn_mode == "tracked":
         given["stats"] = {
-            name: RNG.uniform([[-0.5], [0.5]], 1.0, (len(layer.modules), 2, layer.stats_size)).astype(np.float32)
-            for name, layer in supernet.all_layers.items()
+            name: RNG.uniform([[-0.5], [0.5]], 1.0, (len(layer.candidates), 2, layer.stats_size)).astype(np.float32)
+            for name, layer in supernet.layers.items()
         }
     losses = {
         route: make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=5, groups=2, workers=1)(
@@ -219,10 +219,10 @@ class TestDropout:
         for it. What can't be lost is the same with and without a key."""
         supernet, params = built(path_dropout=0.4)
         images = np.random.default_rng(1).normal(size=(200, 4, 4, 3)).astype(np.float32)
-        sizes = {name: layer.stats_size for name, layer in supernet.all_layers.items()}
+        sizes = {name: layer.stats_size for name, layer in supernet.layers.items()}
         stats = {name: jnp.stack([jnp.zeros(size), jnp.ones(size)]) for name, size in sizes.items()}
         run = jax.jit(functools.partial(supernet.apply, groups=None))
-        code, layers = jnp.array([NONE, CONV_3, NONE]), supernet.all_layers
+        code, layers = jnp.array([NONE, CONV_3, NONE]), supernet.layers
 
         @jax.jit
         def by_hand(images):
@@ -243,7 +243,7 @@ class TestDropout:
     @pytest.mark.parametrize("op", ["mb2_k3", "nconv2_k3", "rconv_k3", "dconv_k3"])
     def test_a_block_keeps_its_shortcut(self, op):
         module = OPS[op](2, 1, True, Policy())
-        assert has_shortcut(module, 2) and not has_shortcut(module, 3)
+        assert module.has_shortcut(2) and not module.has_shortcut(3)
         x = RNG.normal(size=(3, 4, 4, 2)).astype(np.float32)
         variables = module.init(jax.random.key(0), x, Tape(None, None))
         whole = module.apply(variables, x, Tape(None, None))
@@ -316,7 +316,11 @@ def test_a_shared_kernel_moves_with_whoever_uses_it():
         (CELLS, {"batch_norm": "per_input", "op_on": "node", "affine": False}, "needs affine normalisation"),
         (CELLS, {"path_dropout": 1.0}, r"path_dropout must be within \[0, 1\), got 1.0"),
         (CELLS, {"global_dropout": -0.1}, r"global_dropout must be within \[0, 1\), got -0.1"),
-        (PLAIN_CHAIN, {"op_on": "node"}, "plain: op_on='node' and batch_norm='per_input' are for cells"),
+        (
+            PLAIN_CHAIN,
+            {"op_on": "node"},
+            "plain: op_on='node' is for cells, whose nodes have several inputs; .*; leave it 'edge'",
+        ),
         (PLAIN_CHAIN, {"path_dropout": 0.1}, "plain: path_dropout needs paths beside a shortcut"),
         (SPACES["digits_chain"], {"kernels": "centre"}, "digits_chain: no choice has kernels of two sizes"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from jaxnas.costs import latency, measuring, table_costs
 from jaxnas.costs.measuring import (
-    Program,
+    TimedProgram,
     distinct_operations,
     measure,
     measure_networks,
@@ -82,7 +82,7 @@ def test_the_fastest_run_of_each_round_counts():
     """By a clock on which the runs take 3, 1, 2 and 9, 8, 7 s."""
     times = itertools.accumulate(step for run in (3, 1, 2, 9, 8, 7) for step in (10, run))
     compiled, rounds = [], []
-    program = Program(lambda x: x * 2, (jnp.ones(2),))
+    program = TimedProgram(lambda x: x * 2, (jnp.ones(2),))
     found = time_programs(
         [program],
         2,

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import network_costs, vertex_channels
 
 from jaxnas.codes import check, enumerate_archs, sample, to_index
-from jaxnas.costs import arch_costs
+from jaxnas.costs import arch_costs, op_costs
 from jaxnas.spaces._nasbench101 import (
     OP_NAMES,
     adjacency,
@@ -17,8 +18,7 @@ from jaxnas.spaces._nasbench101 import (
     graph_hash,
     nasbench101,
     nasbench101_space,
-    network_costs,
-    vertex_channels,
+    prune,
 )
 
 CONV3, CONV1, POOL = range(3)
@@ -103,11 +103,11 @@ def test_pruned_codes_have_what_is_on_a_way(pairs):
     if not 0 < len(alive) <= 9:
         assert not nasbench101.is_valid(archs)[0]
         return
-    pruned = nasbench101.prune(archs, affine=True, bn_mode="tracked")
+    pruned = prune(archs)
     assert set(map(tuple, np.argwhere(adjacency(pruned)[0]).tolist())) == alive
     used = {vertex for edge in alive for vertex in edge}
     assert pruned[0, -5:].tolist() == [op if v in used else 0 for v, op in enumerate([1, 2, 1, 2, 1], 1)]
-    np.testing.assert_array_equal(nasbench101.prune(pruned, affine=True, bn_mode="tracked"), pruned)
+    np.testing.assert_array_equal(prune(pruned), pruned)
     assert graph_hash(pruned[0]) == graph_hash(archs[0])
 
 
@@ -206,5 +206,18 @@ def test_macs_by_hand():
     assert macs.tolist() == [stem + cell(4, 4, 64) + cell(4, 8, 16) + cell(8, 16, 4) + head]
     norms = 2 * 4 + 3 * 2 * (4 + 8 + 16)
     assert params.tolist() == [27 * 4 + cell(4, 4, 1) + cell(4, 8, 1) + cell(8, 16, 1) + norms + head + 10]
-    with pytest.raises(ValueError, match=r"depends on the whole cell; use spaces\.nasbench101\.network_costs"):
-        arch_costs(space, code("03", [0, 0], 4)[None])
+    assert [found.tolist() for found in arch_costs(space, code("01 03 13", [CONV3, POOL], 4)[None])] == [
+        macs.tolist(),
+        params.tolist(),
+    ]
+
+
+def test_costs_are_those_of_the_published_rule():
+    rng = np.random.default_rng(0)
+    archs = rng.integers(0, nasbench101.num_ops, (200, nasbench101.num_choices)).astype(np.int32)
+    archs = np.concatenate([archs[nasbench101.is_valid(archs)], np.stack([FIRST, INCEPTION, INCEPTION_STORED])])
+    np.testing.assert_array_equal(arch_costs(nasbench101, archs), network_costs(nasbench101, archs))
+    with pytest.raises(
+        ValueError, match=r"^nasbench101: what an operation costs depends on the whole code; costs\.arch"
+    ):
+        op_costs(nasbench101)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnas import codes
-from jaxnas.costs import Place, op_cost, op_costs
+from jaxnas.costs import op_costs
 from jaxnas.evaluation import make_evaluator, work
 from jaxnas.evaluation.planning import _activation_bytes, make_planner, plan_trie
 from jaxnas.ops import OPS
@@ -49,6 +49,9 @@ class Counted(nn.Module):
         jax.debug.callback(self.report, x[0, 0, 0, 0])
         return self.inner(x, tape)
 
+    def cost(self, in_shape):
+        return self.inner.cost(in_shape)
+
 
 def counted_supernet(space) -> tuple[Supernet, collections.Counter]:
     """A super-net and the runs of its candidates, numbered as they are made: layer by layer, in the order of codes."""
@@ -62,17 +65,14 @@ def counted_supernet(space) -> tuple[Supernet, collections.Counter]:
 
         return build
 
-    return make_supernet(space, ops={name: counted(OPS[name]) for name in set(itertools.chain(*space.op_names))}), runs
+    operations = {name: counted(OPS[name]) for name in set(itertools.chain(*space.op_names))}
+    return make_supernet(dataclasses.replace(space, operations=operations)), runs
 
 
 def macs_of(supernet: Supernet) -> list[float]:
-    """MACs for one image of each candidate, numbered alike; a layer's stride is the ratio of its sizes."""
-    macs = []
-    for layer in supernet.all_layers.values():
-        if layer.choice is not None:
-            (size, _, in_width), (out_size, _, out_width) = layer.in_shape, layer.out_shape
-            macs += [op_cost(op, Place(in_width, out_width, size, size // out_size))[0] for op in layer.modules]
-    return macs
+    """MACs for one image of each candidate, numbered alike."""
+    layers = (layer for layer in supernet.layers.values() if layer.choice is not None)
+    return [float(macs) for layer in layers for macs in layer.costs.macs]
 
 
 TINY = SMALL_SPACES["tiny"]
@@ -108,7 +108,7 @@ def test_executed_work_is_what_counters_in_the_operations_say(space, options):
     given = {}
     if options.get("bn_mode") == "tracked":
         given["stats"] = {
-            name: jnp.ones((len(layer.modules), 2, layer.stats_size)) for name, layer in supernet.all_layers.items()
+            name: jnp.ones((len(layer.candidates), 2, layer.stats_size)) for name, layer in supernet.layers.items()
         }
     evaluate(random_params(supernet), archs, images, np.zeros(3, int), **given)
     jax.effects_barrier()
@@ -125,13 +125,13 @@ def test_executed_work_is_what_counters_in_the_operations_say(space, options):
         assert done["stem"] == len(programs) and done["head"] == sum(len(program.leaves) for program in programs)
         width, size = space.layout.width if space is CELL else 0, space.layout.image_size
         reduction = size**2 // 4 * (9 * width * 2 * width + 9 * 4 * width**2 + 2 * width**2)
-        stem = 9 * channels * np.prod(supernet.all_layers["stem"].out_shape)
+        stem = 9 * channels * np.prod(supernet.layers["stem"].out_shape)
         others = done["stem"] * stem + done["reduction1"] * reduction + done["head"] * (fixed.macs - stem - reduction)
         assert executed == pytest.approx(others + chosen)
         return
     calls = -(-len(archs) // plan.archs_per_call)
     full = calls * plan.archs_per_call
-    stem = 9 * channels * np.prod(supernet.all_layers["stem"].out_shape)
+    stem = 9 * channels * np.prod(supernet.layers["stem"].out_shape)
     times = full if plan.strategy == "serial" else calls
     assert executed == pytest.approx(full * (fixed.macs - stem) + times * stem + chosen)
 

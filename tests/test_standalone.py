@@ -9,8 +9,8 @@ import scipy.special
 from jaxnas import datasets
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import chain_space
-from jaxnas.supernets import make_supernet
-from jaxnas.training import Recipe, make_preprocess, make_standalone, only
+from jaxnas.supernets import make_supernet, only
+from jaxnas.training import Recipe, make_preprocess, make_standalone
 
 RECIPE = Recipe(
     num_epochs=2, batch_size=15, learning_rate=0.2, weight_decay=0.01, clip_norm=1.0, crop=1, flip=True

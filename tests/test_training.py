@@ -167,8 +167,8 @@ def test_tracked_statistics_by_hand(two_steps, loss_and_gradient):
     states, _ = two_steps["move"]
     for number in range(2):
         *_, used = loss_and_gradient(states[number].params, number)
-        for name, layer in SUPERNET.all_layers.items():
-            for op in range(len(layer.modules)):
+        for name, layer in SUPERNET.layers.items():
+            for op in range(len(layer.candidates)):
                 codes = POPULATIONS[number]
                 takes = [n for n in range(2) if layer.choice is None or codes[n, layer.choice] == op]
                 before = states[number].stats[name][op]
@@ -181,8 +181,8 @@ def test_tracked_statistics_by_hand(two_steps, loss_and_gradient):
 
 
 def test_track_leaves_what_none_takes():
-    layers = SUPERNET.all_layers.items()
-    tracked = {name: np.full((len(layer.modules), 2, layer.stats_size), 5.0, np.float32) for name, layer in layers}
+    layers = SUPERNET.layers.items()
+    tracked = {name: np.full((len(layer.candidates), 2, layer.stats_size), 5.0, np.float32) for name, layer in layers}
     used = {name: np.full((3, 2, layer.stats_size), 1.0, np.float32) for name, layer in layers}
     got = track(SUPERNET, tracked, jnp.array([[0, 1], [0, 1], [0, 0]]), used, 0.5)
     assert got["layer0"][:, 0, 0].tolist() == [3.0, 5.0] and got["layer1"][:, 0, 0].tolist() == [3.0, 3.0]

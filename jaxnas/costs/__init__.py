@@ -4,24 +4,23 @@
 """
 
 from jaxnas.costs import latency, limits
-from jaxnas.costs.counted import OP_COSTS, Costs, Place, arch_costs, op_cost, op_costs
+from jaxnas.costs.counted import Costs, arch_costs, is_additive, op_costs, supernet_costs
 from jaxnas.costs.limits import CostFn, CostTable, Limit, cost_table, make_limit, number, parse, table_costs
 
 __all__ = [
-    "OP_COSTS",
     "CostFn",
     "CostTable",
     "Costs",
     "Limit",
-    "Place",
     "arch_costs",
     "cost_table",
+    "is_additive",
     "latency",
     "limits",
     "make_limit",
     "number",
-    "op_cost",
     "op_costs",
     "parse",
+    "supernet_costs",
     "table_costs",
 ]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from jaxnas.costs.counted import op_costs
+from jaxnas.costs.counted import arch_costs, is_additive, op_costs
 from jaxnas.space import SearchSpace
 
 CostFn = Callable[[np.ndarray], np.ndarray]  # archs int32 [num_archs, num_choices] -> costs [num_archs]
@@ -139,6 +139,8 @@ def parse(text: str, space: SearchSpace, others: Mapping[str, CostTable | CostFn
         raise ValueError(f"limit {text!r}: {value!r} is no number.") from None
     if name in others:
         return make_limit(space, name, number_of_value, others[name])
+    if not is_additive(space):
+        return make_limit(space, name, number_of_value, lambda archs: getattr(arch_costs(space, archs), name))
     per_op, fixed = op_costs(space)
     return make_limit(
         space, name, number_of_value, cost_table(space, getattr(per_op, name), float(getattr(fixed, name)))

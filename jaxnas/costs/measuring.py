@@ -20,15 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.codes import check
+from jaxnas.costs.counted import is_additive
 from jaxnas.costs.latency import Setting, operations_table
-from jaxnas.ops import Tape, algebra
-from jaxnas.space import DagLayout, SearchSpace
-from jaxnas.supernets import Params, Policy, Stats, Supernet, make_supernet
+from jaxnas.space import SearchSpace
+from jaxnas.supernets import Params, Policy, Stats, Supernet, make_supernet, only, run_operation
 from jaxnas.tables import Table
-from jaxnas.training import only
 
 
-class Program(NamedTuple):
+class TimedProgram(NamedTuple):
     """What is timed."""
 
     function: Callable[..., Any]
@@ -71,14 +70,14 @@ def measure(
       ValueError: a count below 1, a type that is none, codes not of the space, or a space whose wiring is searched.
     """
     _check_counts(batch_size, dtype, num_rounds, num_runs)
-    if isinstance(space.layout, DagLayout):
-        raise ValueError(f"{space.name}: what an operation costs depends on the whole cell; measure whole networks.")
+    if not is_additive(space):
+        raise ValueError(f"{space.name}: what an operation costs depends on the whole code; measure whole networks.")
     archs = check(space, archs) if len(archs) else np.zeros((0, space.num_choices), np.int32)
     supernet, params, stats = _prepare(space, dtype)
     layers = distinct_operations(supernet)
     programs = [_operation(supernet, params, stats, *places[0], batch_size, dtype) for places in layers]
     programs += [_network(supernet, params, stats, arch, batch_size) for arch in archs]
-    empty = Program(lambda x: x + 1, (jnp.zeros(()),))
+    empty = TimedProgram(lambda x: x + 1, (jnp.zeros(()),))
     times_ms = time_programs([empty, *programs], num_rounds, num_runs, on_program=on_program, on_round=on_round)
     ops_ms = np.maximum(times_ms[1 : len(layers) + 1] - times_ms[0], 0)
     per_op, fixed = np.full((space.num_choices, max(space.num_ops), num_rounds), np.nan), np.zeros(num_rounds)
@@ -86,11 +85,11 @@ def measure(
         per_op[choice, :num_ops] = 0
     for places, taken_ms in zip(layers, ops_ms):
         for name, op in places:
-            layer = supernet.all_layers[name]
+            layer = supernet.layers[name]
             if layer.choice is None:
                 fixed += taken_ms
             else:
-                per_op[layer.choice, list(layer.modules).index(op)] += taken_ms
+                per_op[layer.choice, list(layer.candidates).index(op)] += taken_ms
     setting = Setting(jax.devices()[0].device_kind, batch_size, dtype)
     about = {
         "timed": f"fastest of {num_runs} runs in each round, less that of an empty program; inference",
@@ -122,7 +121,7 @@ def measure_networks(
 
 
 def time_programs(
-    programs: Sequence[Program],
+    programs: Sequence[TimedProgram],
     num_rounds: int,
     num_runs: int,
     *,
@@ -132,7 +131,7 @@ def time_programs(
 ) -> np.ndarray:
     """Compile all, then time them in rounds as the module's docstring says: ms, float64 [num_programs, num_rounds]."""
 
-    def compiled(program: Program) -> Callable[..., Any]:
+    def compiled(program: TimedProgram) -> Callable[..., Any]:
         executable = jax.jit(program.function).lower(*program.args).compile()
         jax.block_until_ready(executable(*program.args))
         on_program()
@@ -170,12 +169,12 @@ def spread(times_ms: chex.ArrayNumpy) -> float:
 
 
 def distinct_operations(supernet: Supernet) -> list[list[tuple[str, str]]]:
-    """The (layer, candidate) pairs of a super-net that do something, those of equal module and input shape together."""
+    """The (layer, candidate) pairs of a super-net that do something; equal ones with inputs of one shape together."""
     places: dict[Any, list[tuple[str, str]]] = {}
-    for name, layer in supernet.all_layers.items():
-        for op, module in layer.modules.items():
-            if algebra(module, layer.in_shape[-1]) not in ("same", "zero"):
-                places.setdefault((module, layer.in_shape), []).append((name, op))
+    for name, layer in supernet.layers.items():
+        for op, operation in layer.candidates.items():
+            if operation.algebra(layer.in_shape[-1]) not in ("same", "zero"):
+                places.setdefault((operation, layer.in_shape), []).append((name, op))
     return list(places.values())
 
 
@@ -204,25 +203,24 @@ def _prepare(space: SearchSpace, dtype: str) -> tuple[Supernet, Params, Stats]:
     supernet = make_supernet(space, policy=Policy(compute=dtype))
     stats = {
         name: jnp.broadcast_to(jnp.array([[0.0], [1.0]]), (2, layer.stats_size))
-        for name, layer in supernet.all_layers.items()
+        for name, layer in supernet.layers.items()
     }
     return supernet, random_params(supernet, np.random.default_rng(0)), stats
 
 
 def _operation(
     supernet: Supernet, params: Params, stats: Stats, name: str, op: str, batch_size: int, dtype: str
-) -> Program:
-    layer = supernet.all_layers[name]
-    module = layer.modules[op]
+) -> TimedProgram:
+    layer = supernet.layers[name]
 
     def function(params, x, stats):
-        return module.apply({"params": params}, x, Tape(stats, None, layer.stats_dtype))
+        return run_operation(layer.candidates[op], params, x, stats, stats_dtype=layer.stats_dtype)[0]
 
     x = jnp.asarray(np.random.default_rng(1).standard_normal((batch_size, *layer.in_shape)), dtype)
-    return Program(function, (params[name][op], x, stats[name]))
+    return TimedProgram(function, (params[name][op], x, stats[name]))
 
 
-def _network(supernet: Supernet, params: Params, stats: Stats, arch: np.ndarray, batch_size: int) -> Program:
+def _network(supernet: Supernet, params: Params, stats: Stats, arch: np.ndarray, batch_size: int) -> TimedProgram:
     code = tuple(int(op) for op in arch)
 
     def function(params, images, stats):
@@ -231,4 +229,4 @@ def _network(supernet: Supernet, params: Params, stats: Stats, arch: np.ndarray,
     layout = supernet.space.layout
     shape = (batch_size, layout.image_size, layout.image_size, layout.in_channels)
     images = jnp.asarray(np.random.default_rng(1).standard_normal(shape), "float32")
-    return Program(function, (only(supernet, params, code), images, stats))
+    return TimedProgram(function, (only(supernet, params, code), images, stats))

@@ -2,13 +2,12 @@
 
 from jaxnas.evaluation.evaluator import Batch, Scores, make_evaluator, measure, ordered_map
 from jaxnas.evaluation.per_image import cross_entropy, is_correct
-from jaxnas.evaluation.planning import Plan, candidate_macs, work
+from jaxnas.evaluation.planning import Plan, work
 
 __all__ = [
     "Batch",
     "Plan",
     "Scores",
-    "candidate_macs",
     "cross_entropy",
     "is_correct",
     "make_evaluator",

@@ -320,7 +320,7 @@ def _batches(images, labels, size: int, wide: int) -> tuple[list[Batch], np.ndar
 
 def _index(supernet: Supernet, node: Node) -> int:
     """Which candidate of its layer a node runs; the first for a sum, which is not normalised."""
-    return 0 if node.op is None else list(supernet.all_layers[node.layer].modules).index(node.op)
+    return 0 if node.op is None else list(supernet.layers[node.layer].candidates).index(node.op)
 
 
 def _forward(supernet, route, groups, params, archs, stats, images, mask):

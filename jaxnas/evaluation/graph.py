@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.ops import Tape, algebra
-from jaxnas.supernets import Params, Supernet
+from jaxnas.ops import Operation
+from jaxnas.supernets import Params, Supernet, run_operation
 
 
 class Node(NamedTuple):
@@ -60,13 +60,13 @@ def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> G
       given_stats: whether normalisation uses statistics that don't come from the images ("tracked"), so that zeros
         don't stay zeros.
     """
-    layers = supernet.all_layers
+    layers = supernet.layers
     kinds = {
-        (name, op): algebra(module, layer.in_shape[-1])
+        (name, op): operation.algebra(layer.in_shape[-1])
         for name, layer in layers.items()
-        for op, module in layer.modules.items()
+        for op, operation in layer.candidates.items()
     }
-    candidates = {name: list(layer.modules) for name, layer in layers.items()}
+    candidates = {name: list(layer.candidates) for name, layer in layers.items()}
     nodes: list[Node] = []
     numbers: dict[tuple, int] = {}  # what a node computes -> its number
     meaning: dict[int, Terms] = {IMAGES: ((IMAGES, 1),)}  # of a node's value, as a sum
@@ -86,10 +86,9 @@ def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> G
             terms.update(dict(meaning[number]))
         return tuple(sorted(terms.items()))
 
-    def trace(code) -> int:
+    def trace(taken: dict[str, int]) -> int:
         def run(name: str, x: _Sum) -> _Sum:
-            choice = layers[name].choice
-            op = candidates[name][0 if choice is None else code[choice]]
+            op = candidates[name][taken[name]]
             kind, inputs = kinds[name, op], x.numbers
             if kind == "zero" or (not inputs and (kind == "linear" or (kind == "vanishing" and not given_stats))):
                 return _Sum(())
@@ -99,7 +98,7 @@ def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> G
             if kind == "same":
                 return _Sum(inputs)
             if kind == "linear":
-                place = layers[name].modules[op]
+                place = layers[name].candidates[op]
                 meant = tuple(sorted((pooled.setdefault((place, term), -2 - len(pooled)), n) for term, n in terms))
                 return _Sum((node((place, terms), name, op, inputs, lambda _: meant),))
             return _Sum((node((name, op, terms), name, op, inputs, lambda number: ((number, 1),)),))
@@ -107,7 +106,8 @@ def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> G
         (leaf,) = supernet.wire(run, _Sum((IMAGES,))).numbers
         return leaf
 
-    return Graph(nodes, np.array([trace(code) for code in supernet.decode(archs).tolist()]))
+    columns = {name: indices.tolist() for name, indices in supernet.taken(archs).items()}
+    return Graph(nodes, np.array([trace(dict(zip(columns, row))) for row in zip(*columns.values())]))
 
 
 class _Sum(NamedTuple):
@@ -160,11 +160,11 @@ def _make_program(supernet: Supernet, nodes: list[Node], leaves: list[int]) -> P
     for number, position in last_use.items():
         if number != IMAGES and position >= 0:
             free[position].append(number)
-    held_by = {(name, False): 4 * math.prod(layer.out_shape) for name, layer in supernet.all_layers.items()}
-    held_by |= {(name, True): 4 * math.prod(layer.in_shape) for name, layer in supernet.all_layers.items()}  # a sum
+    held_by = {(name, False): 4 * math.prod(layer.out_shape) for name, layer in supernet.layers.items()}
+    held_by |= {(name, True): 4 * math.prod(layer.in_shape) for name, layer in supernet.layers.items()}  # a sum
     inside = {
         name: 4 * (math.prod(layer.in_shape) + layer.stats_size * math.prod(layer.in_shape[:2]))
-        for name, layer in supernet.all_layers.items()
+        for name, layer in supernet.layers.items()
     }
     steps, held, peak = [], 0, 0
     for position, number in enumerate(order):
@@ -177,14 +177,14 @@ def _make_program(supernet: Supernet, nodes: list[Node], leaves: list[int]) -> P
 
 
 @functools.cache
-def _operation(module, stats_dtype: str) -> Callable:
+def _operation(operation: Operation, stats_dtype: str) -> Callable:
     """(parameters, inputs, statistics or None, mask, keep_stats) -> (output, statistics used or None), over batches:
     inputs and mask have a leading axis of batches, each normalised by itself where statistics are None."""
 
     def of_batch(params, inputs, stats, mask, keep_stats):
-        tape = Tape(stats, mask, stats_dtype)
-        y = module.apply({"params": params}, sum(inputs[1:], inputs[0]), tape)
-        return y, tape.used(tape.size) if keep_stats else None
+        x = sum(inputs[1:], inputs[0])
+        y, used = run_operation(operation, params, x, stats, mask, stats_dtype=stats_dtype)
+        return y, used if keep_stats else None
 
     @functools.partial(jax.jit, static_argnames="keep_stats")
     def run(params, inputs, stats, mask, *, keep_stats):
@@ -223,7 +223,7 @@ def run_program(
       node used, float [num_batches, 2, size].
     """
     values, used, logits = {IMAGES: images}, {}, {}
-    layers, leaves = supernet.all_layers, set(program.leaves.tolist())
+    layers, leaves = supernet.layers, set(program.leaves.tolist())
     for number, (name, op, inputs), free in program.steps:
         arrays = tuple(values[each] for each in inputs)
         if op is None:
@@ -232,7 +232,7 @@ def run_program(
             layer = layers[name]
             arrays = arrays or (jnp.zeros((*images.shape[:2], *layer.in_shape), images.dtype),)
             own = None if stats is None else stats(number)
-            run = _operation(layer.modules[op], layer.stats_dtype)
+            run = _operation(layer.candidates[op], layer.stats_dtype)
             values[number], used[number] = run(params[name][op], arrays, own, mask, keep_stats=keep_stats)
         if number in leaves:
             logits[number] = values.pop(number)

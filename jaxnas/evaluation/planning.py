@@ -3,17 +3,14 @@
 import math
 import os
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import chex
 import jax
 import numpy as np
 
 from jaxnas import codes
-from jaxnas.costs import Place, op_cost, op_costs
 from jaxnas.evaluation.graph import Graph, Program, make_graph, make_programs
-from jaxnas.ops import Classifier, DynamicConvBN, Stem
-from jaxnas.space import CellLayout, ChainLayout, DagLayout
 from jaxnas.supernets import Layer, Supernet
 from jaxnas.supernets.choice import Groups, branch_runs
 
@@ -147,9 +144,10 @@ def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups:
         assert isinstance(groups, int)
         at_once = min(groups, num_archs)
         held += max(supernet.num_candidates) * (at_once - 1)  # padded tiles
-    copies = 3 if supernet.layers else 6  # of inputs and outputs, sorted and not; in a cell those of several edges
+    is_chain = not any(layer.is_edge for layer in supernet.layers.values())
+    copies = 3 if is_chain else 6  # of inputs and outputs, sorted and not; in a cell those of several edges
     most = 0
-    for layer in supernet.all_layers.values():
+    for layer in supernet.layers.values():
         height, width, _ = layer.in_shape
         inside = layer.stats_size * height * width
         ends = math.prod(layer.in_shape) + math.prod(layer.out_shape)
@@ -164,70 +162,31 @@ def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float,
     codes; a test checks the counts with counters inside the branches. Calibration, of the same work per image, is not
     counted.
     """
-    taken = supernet.decode(codes.check(supernet.space, archs))
-    macs = candidate_macs(supernet)
-    layers = supernet.all_layers
-    needed = executed = 0.0
-    for name, layer in layers.items():
-        needed += macs[name][0] * len(taken) if layer.choice is None else macs[name][taken[:, layer.choice]].sum()
+    archs = codes.check(supernet.space, archs)
+    taken = supernet.taken(archs)
+    macs = {name: layer.costs.macs for name, layer in supernet.layers.items()}
+    needed = sum(macs[name][indices].sum() for name, indices in taken.items())
+    executed = 0.0
     if plan.strategy == "trie":
         _, programs = plan_trie(supernet, archs, plan)
-        candidates = {name: list(layer.modules) for name, layer in layers.items()}
+        candidates = {name: list(layer.candidates) for name, layer in supernet.layers.items()}
         done = (node for program in programs for _, node, _ in program.steps)
         executed = sum(macs[name][candidates[name].index(op)] for name, op, _ in done if op is not None)
         return needed, executed
-    for start in range(0, len(taken), plan.archs_per_call):
-        call = taken[start : start + plan.archs_per_call]
-        call = np.concatenate([call, np.repeat(call[-1:], plan.archs_per_call - len(call), axis=0)])
-        for name, layer in layers.items():
+    for start in range(0, len(archs), plan.archs_per_call):
+        rows = np.minimum(start + np.arange(plan.archs_per_call), len(archs) - 1)
+        for name, layer in supernet.layers.items():
             if layer.choice is None:
                 once = name == "stem" and plan.strategy != "serial"
-                executed += macs[name][0] * (1 if once else len(call))
+                executed += macs[name][0] * (1 if once else len(rows))
             else:
-                executed += (macs[name] * _runs(layer, call[:, layer.choice], plan)).sum()
+                executed += (macs[name] * _runs(layer, taken[name][rows], plan)).sum()
     return needed, executed
-
-
-def candidate_macs(supernet: Supernet) -> dict[str, np.ndarray]:
-    """MACs for one image of each candidate of each layer, float64 [num_candidates]."""
-    if isinstance(supernet.space.layout, DagLayout):
-        by_layer = ((name, layer, layer.modules.values()) for name, layer in supernet.all_layers.items())
-        return {name: np.array([_module_macs(each, layer) for each in modules]) for name, layer, modules in by_layer}
-    macs = {}
-    for name, layer in supernet.all_layers.items():
-        if name != "head":
-            macs[name] = np.array([op_cost(op, _place(supernet, name))[0] for op in layer.modules])
-    _, fixed = op_costs(supernet.space)
-    others = sum(macs[name][0] for name, layer in supernet.all_layers.items() if layer.choice is None and name in macs)
-    return macs | {"head": np.array([float(fixed.macs) - others])}
-
-
-def _place(supernet: Supernet, name: str) -> Place:
-    """Where the operation of a layer stands."""
-    layer, layout = supernet.all_layers[name], supernet.space.layout
-    (in_size, _, in_width), (out_size, _, out_width) = layer.in_shape, layer.out_shape
-    if isinstance(layout, ChainLayout) and layer.choice is not None:
-        stride = layout.strides[layer.choice]  # one pixel stays one pixel under any stride
-    elif isinstance(layout, CellLayout) and layer.choice is not None:
-        stride = 1
-    else:
-        stride = -(-in_size // out_size)
-    return Place(in_width, out_width, in_size, stride)
-
-
-def _module_macs(module: Any, layer: Layer) -> float:
-    """MACs for one image of a candidate that stands in cells whose wiring is searched, at the width that it has."""
-    height, width, channels = layer.in_shape
-    if isinstance(module, DynamicConvBN):
-        return float(module.kernel**2 * module.in_width * module.width * height * width)
-    if isinstance(module, Stem):
-        return float(9 * channels * module.channels * height * width)
-    return float(channels * module.num_classes) if isinstance(module, Classifier) else 0.0
 
 
 def _runs(layer: Layer, choices: np.ndarray, plan: Plan) -> np.ndarray:
     """How many times each candidate of a layer runs in one call."""
-    num_branches = len(layer.modules)
+    num_branches = len(layer.candidates)
     if plan.strategy == "serial":
         return np.bincount(choices, minlength=num_branches)
     shared = layer.shared_input and plan.bn_mode == "batch"  # statistics given per architecture end the sharing

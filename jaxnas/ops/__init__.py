@@ -1,28 +1,21 @@
-"""Candidate operations: Flax modules that take (x, tape) and return activations.
+"""Candidate operations: functions of (parameters, x, tape) that return activations, most of them Flax modules.
 
-`OPS` maps a candidate's name to how it is built: `(channels, stride, affine, policy) -> module`. A user's own
-operation is one more entry in a dict like it, passed to `make_supernet(..., ops=OPS | {"mine": ...})`.
+`OPS` maps a candidate's name to how it is built: `(channels, stride, affine, policy) -> candidate`, which is whatever
+`as_operation` takes. Those of a user's own are in a dict like it, `SearchSpace.operations`.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
-
-import flax.linen as nn
+from typing import Any
 
 from jaxnas.ops.convolution import Classifier, ConvBN, Head, Stem
-from jaxnas.ops.dynamic import DYNAMIC_OPS, Channels, DynamicConvBN, MaxPool, Place, ScaleShift
-from jaxnas.ops.mobile import (
-    BLOCKS_WITH_SHORTCUT,
-    DoubleDepthwise,
-    Identity,
-    InvertedResidual,
-    NormalBottleneck,
-    ResidualPair,
-)
+from jaxnas.ops.dynamic import DYNAMIC_OPS, Channels, DynamicConvBN, MaxPool, PlaceChannels, ScaleShift
+from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, NormalBottleneck, ResidualPair
+from jaxnas.ops.nnx import NNXOperation
 from jaxnas.ops.normalisation import Policy, Tape
+from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, Operation, as_operation, conv_cost
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
 
-OpFactory = Callable[[int, int, bool, Policy], nn.Module]
+OpFactory = Callable[[int, int, bool, Policy], Any]
 
 
 def _inverted(expansion: int, kernel: int) -> OpFactory:
@@ -58,63 +51,22 @@ OPS: dict[str, OpFactory] = {
     **{f"dconv_k{k}": _pair(DoubleDepthwise, k) for k in (3, 5, 7)},
 }
 
-Algebra = Literal["zero", "same", "linear", "vanishing", "any"]
-
-
-def algebra(module: nn.Module, in_channels: int) -> Algebra:
-    """What holds of an operation exactly, whatever its input, so that work can be shared.
-
-    "zero": returns zeros. "same": returns its input. "linear": linear and without parameters, so that equal modules
-    are one function wherever they stand. "vanishing": zeros in, zeros out, where normalisation takes its statistics
-    from the images. "any": nothing is known, as of every operation of a user's own.
-    """
-    if isinstance(module, Zero):
-        return "zero"
-    if isinstance(module, Skip) or (isinstance(module, Identity) and module.is_nothing(in_channels)):
-        return "same"
-    if isinstance(module, AveragePool):
-        return "linear"
-    if isinstance(module, ConvBN) and not module.affine:
-        return "vanishing"
-    return "any"
-
-
-class Kernel(NamedTuple):
-    """The convolution of an operation whose kernel can serve operations of other sizes."""
-
-    kind: Literal["dense", "depthwise"]
-    size: int  # pixels
-    path: tuple[str, ...]  # of the leaf among the operation's parameters
-
-
-def kernel_of(module: nn.Module) -> Kernel | None:
-    """The kernel that `module` may share with its like; None: it has none, as every operation of a user's own."""
-    if isinstance(module, ConvBN):
-        return Kernel("dense", module.kernel, ("Conv_0", "kernel"))
-    if isinstance(module, DynamicConvBN):
-        return Kernel("dense", module.kernel, ("kernel",))
-    if isinstance(module, InvertedResidual):
-        return Kernel("depthwise", module.kernel, ("depthwise", "kernel"))
-    return None
-
-
-def has_shortcut(module: nn.Module, in_channels: int) -> bool:
-    """Whether `module` adds its input to what it makes of it, so that path dropout can take the latter away."""
-    return isinstance(module, BLOCKS_WITH_SHORTCUT) and module.stride == 1 and module.channels == in_channels
-
-
 __all__ = [
     "DYNAMIC_OPS",
     "OPS",
     "Algebra",
     "Channels",
     "Classifier",
+    "Convolution",
+    "Cost",
     "DynamicConvBN",
     "Head",
     "Kernel",
     "MaxPool",
+    "NNXOperation",
     "OpFactory",
-    "Place",
+    "Operation",
+    "PlaceChannels",
     "Policy",
     "Reduction",
     "ScaleShift",
@@ -122,7 +74,6 @@ __all__ = [
     "Stem",
     "Tape",
     "Zero",
-    "algebra",
-    "has_shortcut",
-    "kernel_of",
+    "as_operation",
+    "conv_cost",
 ]

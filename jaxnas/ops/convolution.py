@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
 from jaxnas.ops.reduction import LARGE, sum_over_images
 
 _init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -207,6 +208,15 @@ class ConvBN(nn.Module):
         x = Conv(self.channels, self.kernel, self.stride, self.policy, self.relu_first)(x)
         return BatchNorm(self.affine, self.policy)(x, tape)
 
+    def algebra(self, in_channels: int) -> Algebra:
+        return "any" if self.affine else "vanishing"
+
+    def cost(self, in_shape: tuple[int, ...]) -> Cost:
+        return conv_cost(in_shape, Convolution(self.channels, self.kernel, self.stride))
+
+    def shared_kernel(self) -> Kernel:
+        return Kernel("dense", self.kernel, ("Conv_0", "kernel"))
+
 
 class Stem(nn.Module):
     """3x3 convolution and batch normalisation from image channels; ReLU where the published network has one."""
@@ -223,6 +233,9 @@ class Stem(nn.Module):
         x = BatchNorm(self.affine, self.policy)(x, tape)
         return relu(x) if self.relu else x
 
+    def cost(self, in_shape: tuple[int, ...]) -> Cost:
+        return conv_cost(in_shape, Convolution(self.channels, 3, self.stride))
+
 
 class Classifier(nn.Module):
     """Global average pooling, global dropout and a linear layer; logits are float32 whatever the compute type."""
@@ -234,6 +247,10 @@ class Classifier(nn.Module):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         x = tape.drop(jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return nn.Dense(self.num_classes, param_dtype=self.policy.params, dtype=jnp.float32)(x)
+
+    def cost(self, in_shape: tuple[int, ...]) -> Cost:
+        channels = in_shape[-1]
+        return Cost(float(channels * self.num_classes), float((channels + 1) * self.num_classes))
 
 
 class Head(nn.Module):
@@ -250,3 +267,10 @@ class Head(nn.Module):
             x = Conv(self.head_width, 1, 1, self.policy)(x)
         x = relu(BatchNorm(self.affine, self.policy)(x, tape))
         return Classifier(self.num_classes, self.policy)(x, tape)
+
+    def cost(self, in_shape: tuple[int, ...]) -> Cost:
+        convolutions = [Convolution(self.head_width, 1, norm=False)] if self.head_width else []
+        channels = self.head_width or in_shape[-1]
+        macs, params = conv_cost(in_shape, *convolutions)
+        classifier = Classifier(self.num_classes, parent=None).cost((1, 1, channels))
+        return Cost(macs + classifier.macs, params + 2 * channels + classifier.params)

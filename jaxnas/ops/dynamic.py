@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnas.ops.convolution import convolve, project
 from jaxnas.ops.normalisation import Policy, Tape, relu
+from jaxnas.ops.operation import Convolution, Cost, Free, Kernel, conv_cost
 
 Channels = Literal["fixed", "shuffled", "interpolated", "expanded", "disabled"]
 
@@ -61,6 +62,12 @@ class DynamicConvBN(nn.Module):
             x = relu(x)
         return place(x, 0, self.channels)
 
+    def cost(self, in_shape: tuple[int, ...]) -> Cost:
+        return conv_cost((*in_shape[:2], self.in_width), Convolution(self.width, self.kernel))
+
+    def shared_kernel(self) -> Kernel:
+        return Kernel("dense", self.kernel, ("kernel",))
+
 
 def narrow(kernels: chex.Array, axis: int, width: int, *, rule: Channels, seed: int = 0) -> chex.Array:
     """Kernels for `width` of the channels along `axis`; all channels are taken as they are.
@@ -84,8 +91,9 @@ def narrow(kernels: chex.Array, axis: int, width: int, *, rule: Channels, seed: 
     return kernels[(slice(None),) * axis + (slice(width),)]
 
 
-class ScaleShift(nn.Module):
-    """Scale and shift of a normalised input, and ReLU: one such set for each input configuration of a vertex."""
+class ScaleShift(Free):
+    """Scale and shift of a normalised input, and ReLU: one such set for each input configuration of a vertex. It counts
+    nothing: `DynamicConvBN` counts them, wherever they are."""
 
     policy: Policy = Policy()
 
@@ -96,7 +104,7 @@ class ScaleShift(nn.Module):
         return relu(x * scale.astype(x.dtype) + bias.astype(x.dtype))
 
 
-class Place(nn.Module):
+class PlaceChannels(Free):
     """The first `width` channels moved to `offset`, zeros around them: one part of a concatenation."""
 
     offset: int
@@ -111,7 +119,7 @@ def place(x: chex.Array, offset: int, channels: int) -> chex.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (offset, channels - offset - x.shape[-1])))
 
 
-class MaxPool(nn.Module):
+class MaxPool(Free):
     """3x3 maximum at stride 1 over the pixels that exist, or 2x2 at stride 2; as maxima of slices, which like other
     pooling are faster on CPU than `reduce_window`."""
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from jaxnas.ops.convolution import Conv, ConvBN, shifted
 from jaxnas.ops.normalisation import Policy, Tape
+from jaxnas.ops.operation import Algebra, Convolution, Cost, Free, conv_cost
 
 
-class Zero(nn.Module):
+class Zero(Free):
     """No edge: zeros, of as many channels as the input or of so many."""
 
     channels: int | None = None
@@ -18,16 +19,22 @@ class Zero(nn.Module):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         return jnp.zeros((*x.shape[:-1], self.channels or x.shape[-1]), x.dtype)
 
+    def algebra(self, in_channels: int) -> Algebra:
+        return "zero"
 
-class Skip(nn.Module):
+
+class Skip(Free):
     """The input itself."""
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         return x
 
+    def algebra(self, in_channels: int) -> Algebra:
+        return "same"
 
-class AveragePool(nn.Module):
+
+class AveragePool(Free):
     """3x3 average at stride 1 over the pixels that exist (padding does not count), as a sum of shifted slices:
     `reduce_window` is three to five times slower on CPU."""
 
@@ -38,6 +45,9 @@ class AveragePool(nn.Module):
 
         count = np.outer(in_window(x.shape[1]), in_window(x.shape[2]))[None, :, :, None]
         return sum(shifted(x, 3, 1).values()) * jnp.asarray(1.0 / count, x.dtype)
+
+    def algebra(self, in_channels: int) -> Algebra:
+        return "linear"
 
 
 class Reduction(nn.Module):
@@ -55,3 +65,8 @@ class Reduction(nn.Module):
         num_images, height, width, channels = x.shape
         pooled = x.reshape(num_images, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
         return y + Conv(self.channels, 1, 1, self.policy, name="shortcut")(pooled)
+
+    def cost(self, in_shape: tuple[int, ...]) -> Cost:
+        beside = conv_cost(in_shape, Convolution(self.channels, 1, 2, norm=False))
+        units = conv_cost(in_shape, Convolution(self.channels, 3, 2), Convolution(self.channels, 3))
+        return Cost(units.macs + beside.macs, units.params + beside.params)

@@ -62,10 +62,10 @@ def is_valid(archs: chex.Array, *, output_degree: int | None = None) -> Any:
     return valid if output_degree is None else valid & (edges[..., 1:-1, -1].sum(axis=-1) == output_degree)
 
 
-def prune(archs: np.ndarray, **_) -> np.ndarray:
+def prune(archs: np.ndarray) -> np.ndarray:
     """Zero the edges and operations that are not on a way from input to output; archs int32 [num_archs, num_choices].
 
-    The vertices stay where they are. Holds under every normalisation, since nothing is computed there at all.
+    The vertices stay where they are.
     """
     archs = check(_space_of(archs), archs)
     edges = live_edges(adjacency(archs))
@@ -138,70 +138,6 @@ def graph_hash(arch: chex.ArrayNumpy | Sequence[int]) -> str:
     return _md5(str(sorted(hashes)))
 
 
-def vertex_channels(edges: chex.ArrayNumpy, in_channels: int, out_channels: int) -> list[int]:
-    """The width of every vertex of one pruned cell, [num_vertices, num_vertices]; 0 for a vertex that isn't used.
-
-    The output concatenates what flows into it, so its channels are divided among these vertices and the remainder is
-    handed out, one each, to the first of them; any other takes the largest width that it feeds. The cell's input is
-    projected to whatever it feeds, and counts as none of the vertices.
-    """
-    edges = np.asarray(edges, bool)
-    last = len(edges) - 1
-    feeding = np.flatnonzero(edges[1:last, last]) + 1
-    channels = [in_channels, *[0] * (last - 1), out_channels]
-    for place, vertex in enumerate(feeding.tolist()):
-        share, rest = divmod(out_channels, len(feeding))
-        channels[vertex] = share + (place < rest)
-    for vertex in range(last - 1, 0, -1):
-        if not edges[vertex, last]:
-            channels[vertex] = max(
-                (channels[target] for target in range(vertex + 1, last) if edges[vertex, target]), default=0
-            )
-    return channels
-
-
-def network_costs(space: SearchSpace, archs: chex.ArrayNumpy) -> tuple[np.ndarray, np.ndarray]:
-    """MACs and parameters of whole networks, float64 [num_archs] each, counted as in `jaxnas.costs`.
-
-    The parameters are the published ones. What an operation costs depends on the whole cell, so that there is no sum
-    over choices as in other spaces.
-    """
-    layout = space.layout
-    assert isinstance(layout, DagLayout)
-    codes = prune(archs)
-    costs = np.zeros((len(codes), 2))
-    num_ops = layout.num_vertices - 2
-    for row, (edges, code) in enumerate(zip(adjacency(codes), codes, strict=True)):
-        size, width = layout.image_size, layout.width
-        costs[row] += _conv(3, layout.in_channels, width, size)
-        for stage in range(layout.num_stages):
-            out_width = layout.width * 2**stage
-            size = -(-layout.image_size // 2**stage)
-            for _ in range(layout.cells_per_stage):
-                costs[row] += _cell_cost(edges, code[-num_ops:], width, out_width, size)
-                width = out_width
-        costs[row] += [width * layout.num_classes, (width + 1) * layout.num_classes]
-    return costs[:, 0], costs[:, 1]
-
-
-def _cell_cost(edges: np.ndarray, ops: np.ndarray, in_width: int, out_width: int, size: int) -> np.ndarray:
-    channels = vertex_channels(edges, in_width, out_width)
-    cost = np.zeros(2)
-    for vertex in range(1, len(edges)):
-        if edges[0, vertex]:
-            cost += _conv(1, in_width, channels[vertex], size)
-    for vertex, op in enumerate(ops, 1):
-        if channels[vertex] and OP_NAMES[op].startswith("conv"):
-            cost += _conv(int(OP_NAMES[op][4]), channels[vertex], channels[vertex], size)
-    return cost
-
-
-def _conv(kernel: int, in_width: int, out_width: int, size: int) -> np.ndarray:
-    """[MACs, parameters] of a convolution without bias and its batch normalisation."""
-    weights = kernel**2 * in_width * out_width
-    return np.array([weights * size**2, weights + 2 * out_width], np.float64)
-
-
 def _smallest_index(pruned: np.ndarray) -> np.ndarray:
     """The smallest lexicographic index over all orders of the inner vertices of pruned codes: int64 [num_archs]."""
     edges = adjacency(pruned)
@@ -257,7 +193,6 @@ def nasbench101_space(num_vertices: int = 7, *, output_degree: int | None = None
         (("no_edge", "edge"),) * len(edges) + (OP_NAMES,) * (num_vertices - 2),
         DagLayout(width=128, cells_per_stage=3, edges=edges, output_degree=output_degree),
         is_valid=functools.partial(is_valid, output_degree=output_degree),
-        prune=prune,
         isomorphs=isomorphs,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnas.codes import check, enumerate_archs, from_index, to_index
+from jaxnas.codes import enumerate_archs, from_index, to_index
 from jaxnas.space import CellLayout, SearchSpace
 
 # In the order of the published table, which also lists every edge into a node before the edges out of it.
@@ -17,37 +17,6 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 OP_NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NONE = OP_NAMES.index("none")
 NUM_NODES = 4
-BN_MODES = ("batch", "calibrated", "tracked")
-
-
-def prune(archs: np.ndarray, *, affine: bool, bn_mode: str) -> np.ndarray:
-    """Set the edges to "none" that cannot change the super-net's output; archs int32 [num_archs, 6], as returned.
-
-    An edge is dead where its target doesn't reach the output, or where its source is always zero and its operation maps
-    zero to zero: none, skip and pooling always, a convolution only while its batch normalisation has no affine part
-    (else its bias comes out). 9,445 codes are left without affine parameters and 10,405 with them.
-
-    With bn_mode "batch" or "calibrated" the statistics are those of the network itself, and a zero input is normalised
-    to zero. With "tracked" they are those of a mixture of networks, a zero input gives -mean / std, and the codes come
-    back unchanged. Raises a ValueError for another bn_mode and for bad codes.
-    """
-    if bn_mode not in BN_MODES:
-        raise ValueError(f"nasbench201: unknown bn_mode {bn_mode!r}; choose one of {', '.join(BN_MODES)}.")
-    archs = check(nasbench201, archs)
-    if bn_mode == "tracked":
-        return archs
-    keeps_zero = np.array([not (affine and name.startswith("nor_conv")) for name in OP_NAMES])
-    is_zero = np.ones((len(archs), NUM_NODES), bool)
-    is_zero[:, 0] = False
-    for edge, (source, target) in enumerate(EDGES):
-        archs[is_zero[:, source] & keeps_zero[archs[:, edge]], edge] = NONE
-        is_zero[:, target] &= archs[:, edge] == NONE
-    is_used = np.zeros((len(archs), NUM_NODES), bool)
-    is_used[:, -1] = True
-    for edge, (source, target) in reversed(list(enumerate(EDGES))):
-        archs[~is_used[:, target], edge] = NONE
-        is_used[:, source] |= archs[:, edge] != NONE
-    return archs
 
 
 def isomorphs(archs: np.ndarray) -> np.ndarray:
@@ -88,6 +57,5 @@ nasbench201 = SearchSpace(
     "nasbench201",
     (OP_NAMES,) * len(EDGES),
     CellLayout(width=16, cells_per_stage=5, edges=EDGES),
-    prune=prune,
     isomorphs=isomorphs,
 )

@@ -1,18 +1,27 @@
 """Chains, where one searched layer follows another: a search space of your own in a dozen lines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxnas.space import ChainLayout, SearchSpace
+from jaxnas.space import ChainLayout, CostsFn, SearchSpace
 
 IDENTITY = "identity"
 
 
-def chain_space(name: str, layout: ChainLayout, op_names: Sequence[Sequence[str]]) -> SearchSpace:
+def chain_space(
+    name: str,
+    layout: ChainLayout,
+    op_names: Sequence[Sequence[str]],
+    *,
+    operations: Mapping[str, Callable[..., Any]] | None = None,
+    costs: CostsFn | None = None,
+) -> SearchSpace:
     """A chain with the candidates `op_names[choice]` at each choice.
 
-    The operation names are those that the super-net and the cost table know ("identity", "mb3_k3", ...):
+    The names are those of `jaxnas.ops.OPS` ("identity", "mb3_k3", ...) and of `operations`, which like `costs` is a
+    field of `SearchSpace`:
 
         my_chain = chain_space(
             "my_chain",
@@ -32,7 +41,14 @@ def chain_space(name: str, layout: ChainLayout, op_names: Sequence[Sequence[str]
         if isinstance(names, str) or not names or len(set(names)) < len(names):
             raise ValueError(f"{name}: op_names[{choice}] is {names!r}, expected a list of distinct operation names.")
     names_of_choices = tuple(tuple(names) for names in op_names)
-    return SearchSpace(name, names_of_choices, layout, isomorphs=chain_isomorphs(layout, names_of_choices))
+    return SearchSpace(
+        name,
+        names_of_choices,
+        layout,
+        isomorphs=chain_isomorphs(layout, names_of_choices),
+        operations=operations or {},
+        costs=costs,
+    )
 
 
 def chain_isomorphs(layout: ChainLayout, op_names: Sequence[Sequence[str]]) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,18 +1,22 @@
 """From a search space to a super-net."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable
 
-from jaxnas.ops import OPS, Channels, OpFactory, Policy
-from jaxnas.space import ChainLayout, DagLayout, SearchSpace
+from jaxnas.ops import Channels, Policy
+from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
 from jaxnas.supernets.dag import dag_supernet
-from jaxnas.supernets.layer import Layer, Params, Stats, Supernet, own_params, select_stats
+from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
+from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
+from jaxnas.supernets.supernet import Supernet, only, select_stats
 
-Kernels = Literal["separate", "centre", "transform"]
-OpOn = Literal["edge", "node"]
-BatchNorm = Literal["shared", "per_input"]
+# Type of layout -> (space, its layout, settings) -> super-net.
+BUILDERS: dict[type, Callable[..., Supernet]] = {
+    ChainLayout: chain_supernet,
+    CellLayout: cell_supernet,
+    DagLayout: dag_supernet,
+}
 
 
 def make_supernet(
@@ -20,7 +24,6 @@ def make_supernet(
     *,
     affine: bool = True,
     policy: Policy = Policy(),  # noqa: B008 (an immutable tuple)
-    ops: Mapping[str, OpFactory] = OPS,
     kernels: Kernels = "separate",
     op_on: OpOn = "edge",
     channels: Channels = "fixed",
@@ -32,10 +35,10 @@ def make_supernet(
     Ranftl and Salzmann, arXiv 2003.04276); whatever they are, a code stands for the same network of the same shape.
 
     Args:
-      space: its layout says chain, cell or DAG, widths and sizes.
+      space: its layout says chain, cell or DAG, widths and sizes; its candidates are those of `jaxnas.ops.OPS` and its
+        own `operations`.
       affine: whether batch normalisation learns a scale and a shift.
       policy: number types of parameters, activations and statistics.
-      ops: candidate name -> factory; your own operations are `OPS | {"mine": factory}`. Not for NAS-Bench-101.
       kernels: "separate", or one for all candidates of a choice that differ in kernel size (Once-for-All, arXiv
         1908.09791): the smaller ones take its "centre", or a learned linear "transform" of the centre. Dense kernels
         in cells (3x3 and 1x1; not with channels="expanded"), depthwise ones in inverted residuals, where fewer channels
@@ -59,44 +62,33 @@ def make_supernet(
         `apply` drops where it gets a key.
 
     Raises:
-      ValueError: a candidate that `ops` does not have, candidates of one choice that disagree in shape, or a setting
+      ValueError: a candidate that neither has, candidates of one choice that disagree in shape, or a setting
         that the space has no place for.
     """
-    for name, value, known in (
-        ("kernels", kernels, Kernels),
-        ("op_on", op_on, OpOn),
-        ("channels", channels, Channels),
-        ("batch_norm", batch_norm, BatchNorm),
-    ):
-        if value not in get_args(known):
-            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(get_args(known))}.")
-    settings: dict[str, Any] = {
-        "affine": affine,
-        "policy": policy,
-        "kernels": kernels,
-        "batch_norm": batch_norm,
-        "path_dropout": path_dropout,
-        "global_dropout": global_dropout,
-    }
-    if isinstance(space.layout, DagLayout):
-        if ops is not OPS:
-            raise ValueError(f"{space.name}: its operations have several widths, those in `ops` one; leave it out.")
-        if op_on != "edge":
-            raise ValueError(f"{space.name}: its operations are on its vertices anyway; leave op_on 'edge'.")
-        return dag_supernet(space, channels=channels, **settings)
-    if channels != "fixed":
+    factors = Factors(affine, policy, kernels, op_on, channels, batch_norm, path_dropout, global_dropout)
+    supernet = build_supernet(space, factors)
+    for layer in supernet.layers.values():
+        check_layer(layer)
+    return supernet
+
+
+def build_supernet(space: SearchSpace, factors: Factors) -> Supernet:
+    """`make_supernet` without a look at each candidate's shape: quick, for what asks for structure and costs alone."""
+    factors.check()
+    build = BUILDERS.get(type(space.layout))
+    if build is None:
         raise ValueError(
-            f"{space.name}: channels={channels!r} is for cells whose wiring is searched; leave it 'fixed'."
+            f"{space.name}: no super-net is known for a {type(space.layout).__name__}; enter one in"
+            " jaxnas.supernets.BUILDERS."
         )
-    unknown = sorted({name for names in space.op_names for name in names} - set(ops))
-    if unknown:
-        raise ValueError(f"{space.name}: no operation named {', '.join(unknown)}; known: {', '.join(ops)}.")
-    build = chain_supernet if isinstance(space.layout, ChainLayout) else cell_supernet
-    return build(space, ops=ops, op_on=op_on, **settings)
+    return build(space, space.layout, factors)
 
 
 __all__ = [
+    "BUILDERS",
     "BatchNorm",
+    "Costs",
+    "Factors",
     "Kernels",
     "Layer",
     "OpOn",
@@ -104,7 +96,9 @@ __all__ = [
     "Policy",
     "Stats",
     "Supernet",
+    "build_supernet",
     "make_supernet",
-    "own_params",
+    "only",
+    "run_operation",
     "select_stats",
 ]

@@ -1,35 +1,24 @@
 """Cell super-nets: stages of equal cells with an operation on every edge (NAS-Bench-201)."""
 
-from collections.abc import Mapping
-
-from jaxnas.ops import Head, OpFactory, Policy, Reduction, Stem
+from jaxnas.ops import Head, Reduction, Stem
 from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.supernets.dropout import make_dropout
-from jaxnas.supernets.layer import Layer, Supernet, make_apply, make_init, make_layer
+from jaxnas.supernets.factors import Factors, candidates_at
+from jaxnas.supernets.layer import Layer, make_layer
 from jaxnas.supernets.sharing import NO_SHARING, both, share_by_node, share_kernels
+from jaxnas.supernets.supernet import Supernet, assemble
 
 
-def cell_supernet(
-    space: SearchSpace,
-    *,
-    affine: bool,
-    policy: Policy,
-    ops: Mapping[str, OpFactory],
-    kernels: str,
-    op_on: str,
-    batch_norm: str,
-    path_dropout: float,
-    global_dropout: float,
-) -> Supernet:
-    """A super-net over `space.layout`, a CellLayout; see `make_supernet`. Every cell has its own parameters."""
-    layout = space.layout
-    assert isinstance(layout, CellLayout)
+def cell_supernet(space: SearchSpace, layout: CellLayout, factors: Factors) -> Supernet:
+    """A super-net over `layout`; see `make_supernet`. Every cell has its own parameters."""
+    factors.refuse(space, "is for cells whose wiring is searched", "channels")
+    affine, policy, op_on = factors.affine, factors.policy, factors.op_on
     if layout.image_size % 2 ** (layout.num_stages - 1):
         raise ValueError(
             f"{space.name}: image_size {layout.image_size} cannot be halved {layout.num_stages - 1} times;"
             f" choose a multiple of {2 ** (layout.num_stages - 1)}."
         )
-    if batch_norm == "per_input" and not (op_on == "node" and affine):
+    if factors.batch_norm == "per_input" and not (op_on == "node" and affine):
         raise ValueError(
             f"{space.name}: batch_norm='per_input' needs affine normalisation and op_on='node', got affine={affine} and"
             f" op_on={op_on!r}: with an operation on every edge, each input has its own normalisation anyway."
@@ -37,8 +26,8 @@ def cell_supernet(
     image_shape = (layout.image_size, layout.image_size, layout.in_channels)
     layers: dict[str, Layer] = {}
 
-    def add(name, choice, modules, in_shape, **how) -> tuple[int, ...]:
-        layers[name] = make_layer(name, choice, modules, in_shape, stats_dtype=policy.stats, **how)
+    def add(name, choice, candidates, in_shape, **how) -> tuple[int, ...]:
+        layers[name] = make_layer(name, choice, candidates, in_shape, stats_dtype=policy.stats, **how)
         return layers[name].out_shape
 
     shape = add("stem", None, {"stem": Stem(layout.width, affine=affine, policy=policy)}, image_shape)
@@ -52,22 +41,22 @@ def cell_supernet(
         for cell in range(layout.cells_per_stage):
             steps.append([f"stage{stage}_cell{cell}_edge{i}{j}" for i, j in layout.edges])
             for choice, name in enumerate(steps[-1]):
-                modules = {op: ops[op](width, 1, affine, policy) for op in space.op_names[choice]}
+                candidates = candidates_at(space, choice, width, 1, factors)
                 source, target = layout.edges[choice]
-                add(name, choice, modules, shape, shared_input=stage == cell == source == 0, is_edge=True)
+                add(name, choice, candidates, shape, shared_input=stage == cell == source == 0, is_edge=True)
                 node_of[name] = f"stage{stage}_cell{cell}_node{target}"
     add("head", None, {"head": Head(0, layout.num_classes, affine=affine, policy=policy)}, shape)
 
     sharing, stored = NO_SHARING, {name: layers[name] for name in node_of}
     if op_on == "node":
         _check_nodes(space, layout)
-        sharing, stored = share_by_node(node_of, per_input=batch_norm == "per_input"), {}
+        sharing, stored = share_by_node(node_of, per_input=factors.batch_norm == "per_input"), {}
         for name, node in node_of.items():
             stored.setdefault(node, layers[name])
-    if kernels != "separate":
-        sharing = both(sharing, share_kernels(space.name, stored, transform=kernels == "transform"))
+    if factors.kernels != "separate":
+        sharing = both(sharing, share_kernels(space.name, stored, transform=factors.kernels == "transform"))
     cells = [names for names in steps if len(names) == len(layout.edges)]
-    dropout = make_dropout(cells, path_dropout, global_dropout, shape[-1])
+    dropout = make_dropout(cells, factors.path_dropout, factors.global_dropout, shape[-1])
 
     def wire(run, images):
         x = run("stem", images)
@@ -82,8 +71,7 @@ def cell_supernet(
             x = nodes[max(nodes)]
         return run("head", x)
 
-    apply = make_apply(layers, wire, view=sharing.view, dropout=dropout)
-    return Supernet(space, make_init(layers, sharing.store), apply, None, layers, wire, sharing.view, dropout)
+    return assemble(space, layers, wire, sharing=sharing, dropout=dropout)
 
 
 def _check_nodes(space: SearchSpace, layout: CellLayout) -> None:

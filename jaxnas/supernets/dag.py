@@ -8,20 +8,16 @@ computes so many channels.
 """
 
 import zlib
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxnas.ops import (
     DYNAMIC_OPS,
-    Channels,
     Classifier,
     DynamicConvBN,
     MaxPool,
-    Place,
-    Policy,
+    PlaceChannels,
     ScaleShift,
     Skip,
     Stem,
@@ -30,95 +26,52 @@ from jaxnas.ops import (
 from jaxnas.ops.normalisation import relu
 from jaxnas.space import DagLayout, SearchSpace
 from jaxnas.supernets.dropout import make_dropout
-from jaxnas.supernets.layer import Layer, Supernet, make_apply, make_init, make_layer
+from jaxnas.supernets.factors import Factors
+from jaxnas.supernets.layer import Layer, make_layer
 from jaxnas.supernets.sharing import NO_SHARING, both, share_candidates, share_kernels
+from jaxnas.supernets.supernet import Supernet, assemble
 from jaxnas.supernets.wiring import Part, make_decode, output_degrees, output_slots, vertex_widths
 
-Modules = dict[str, nn.Module]
+Candidates = dict[str, Any]
+Owners = dict[str, str]  # candidate -> the one whose parameters it uses
 
 
-def dag_supernet(
-    space: SearchSpace,
-    *,
-    affine: bool,
-    policy: Policy,
-    kernels: str,
-    channels: Channels,
-    batch_norm: Literal["shared", "per_input"],
-    path_dropout: float,
-    global_dropout: float,
-) -> Supernet:
-    """A super-net over `space.layout`, a DagLayout; see `make_supernet`. Every cell has its own parameters."""
-    layout = space.layout
-    assert isinstance(layout, DagLayout)
-    _check(space, layout, affine, channels, batch_norm, kernels)
-    last, per_input = layout.num_vertices - 1, batch_norm == "per_input"
+def dag_supernet(space: SearchSpace, layout: DagLayout, factors: Factors) -> Supernet:
+    """A super-net over `layout`; see `make_supernet`. Every cell has its own parameters."""
+    _check(space, layout, factors)
+    last, per_input = layout.num_vertices - 1, factors.batch_norm == "per_input"
     layers: dict[str, Layer] = {}
     parts: list[Part] = []
-    owners: dict[str, dict[str, str]] = {}  # layer -> candidate -> the one whose parameters it uses
+    owners: dict[str, Owners] = {}  # by layer
 
-    def add(name: str, part: Part | None, modules: Modules, in_shape, kind: Callable = Layer, **options):
+    def add(name: str, part: Part | None, candidates: Candidates, in_shape, kind: type[Layer] = Layer, **options):
         if part is not None and part not in parts:
             parts.append(part)
         choice = None if part is None else parts.index(part)
-        layers[name] = kind(*make_layer(name, choice, modules, in_shape, stats_dtype=policy.stats, **options))
+        layers[name] = kind(
+            *make_layer(name, choice, candidates, in_shape, stats_dtype=factors.policy.stats, **options)
+        )
         return layers[name].out_shape
 
-    def convolution(name: str, op: str, width: int, in_width: int | None, **options) -> tuple[Modules, dict[str, str]]:
-        """One operation at every width that a vertex may have: the candidates, and whose parameters they use."""
-        widths = vertex_widths(layout, width)
-        names = [op, *(f"{op}_{each}" for each in widths[1:])]
-        alone = channels in ("expanded", "disabled")  # of the latter there is one width
-        options |= {"rule": "expanded" if alone else channels, "affine": affine, "policy": policy}
-        if channels == "shuffled":
-            options["seed"] = zlib.crc32(f"{name}/{op}".encode())
-        built = {
-            each: DYNAMIC_OPS[op](channels=width, width=own, in_width=in_width or own, **options)
-            for each, own in zip(names, widths, strict=True)
-        }
-        return built, {} if alone else dict.fromkeys(names, op)
+    def add_cell(cell: str, stage: int, in_shape: tuple[int, ...]) -> tuple[int, ...]:
+        shape = (*in_shape[:2], layout.width * 2**stage)
+        for source, target in layout.edges:
+            name, part = f"{cell}_edge{source}{target}", Part(stage, "edge", source, target)
+            candidates, owners[name] = _edge(layout, factors, name, part, in_shape[-1])
+            kind = Gate if source > 0 and target < last else Layer
+            first = {"shared_input": cell == "stage0_cell0"} if source == 0 else {}
+            add(name, part, candidates, shape if source else in_shape, kind, **first)
+        for vertex in range(1, last):
+            name, part = f"{cell}_vertex{vertex}", Part(stage, "vertex", vertex, vertex)
+            candidates, owners[name] = _vertex(space, layout, factors, name, shape[-1])
+            add(name, part, candidates, shape, is_edge=True)
+            if per_input:
+                add(f"{name}_inputs", part._replace(kind="inputs"), _inputs(factors, vertex), shape, ScaleShiftByInputs)
+        return shape
 
-    def add_edge(cell: str, part: Part, cell_shape, width: int, shared_input: bool) -> None:
-        name, shape = f"{cell}_edge{part.source}{part.target}", (*cell_shape[:2], width)
-        modules: Modules = {"no_edge": Zero(width)}
-        if part.source:
-            if part.target < last:
-                add(name, part, modules | {"edge": Skip()}, shape, Gate)
-                return
-            for (degree, rank), (offset, own) in output_slots(layout, width).items():
-                modules[f"{rank + 1}of{degree}"] = Place(offset, own)
-            add(name, part, modules, shape)
-            return
-        if part.target == last:  # always all channels
-            options: dict[str, Any] = {"rule": "expanded", "affine": affine, "policy": policy}
-            modules["project"] = DynamicConvBN(width, width, cell_shape[-1], 1, **options)
-        else:
-            built, owners[name] = convolution(name, "conv1x1-bn-relu", width, cell_shape[-1])
-            modules |= built
-        add(name, part, modules, cell_shape, shared_input=shared_input)
-
-    def add_vertex(cell: str, part: Part, shape) -> None:
-        name = f"{cell}_vertex{part.target}"
-        modules: Modules = {"no_vertex": Zero()}
-        owners[name] = {}
-        for op in space.op_names[-1]:
-            if op.startswith("conv"):
-                built, owned = convolution(name, op, shape[-1], None, norm_only=per_input)
-                modules |= built
-                owners[name] |= owned
-            else:
-                modules[op] = DYNAMIC_OPS[op]()
-        add(name, part, modules, shape, is_edge=True)
-        if per_input:
-            known: Modules = {"no_convolution": Skip()}
-            for configuration in range(1, 2**part.target):
-                sources = [str(source) for source in range(part.target) if configuration >> source & 1]
-                known["inputs" + "".join(sources)] = ScaleShift(policy)
-            add(f"{name}_inputs", part._replace(kind="inputs"), known, shape, ScaleShiftByInputs)
-
-    stem: Modules = {"stem": Stem(layout.width, relu=True, affine=affine, policy=policy)}
-    shape = add("stem", None, stem, (layout.image_size, layout.image_size, layout.in_channels))
-    vertices: list[list[str]] = []  # of each cell
+    image_shape = (layout.image_size, layout.image_size, layout.in_channels)
+    stem = Stem(layout.width, relu=True, affine=factors.affine, policy=factors.policy)
+    shape = add("stem", None, {"stem": stem}, image_shape)
     steps: list[str] = []  # cells and what stands between their stages
     for stage in range(layout.num_stages):
         if stage:
@@ -126,15 +79,8 @@ def dag_supernet(
             shape = add(steps[-1], None, {"pool": MaxPool(stride=2)}, shape)
         for number in range(layout.cells_per_stage):
             steps.append(f"stage{stage}_cell{number}")
-            width = layout.width * 2**stage
-            for source, target in layout.edges:
-                part = Part(stage, "edge", source, target)
-                add_edge(steps[-1], part, shape, width, shared_input=stage == number == 0)
-            shape = (*shape[:2], width)
-            vertices.append([f"{steps[-1]}_vertex{vertex}" for vertex in range(1, last)])
-            for vertex in range(1, last):
-                add_vertex(steps[-1], Part(stage, "vertex", vertex, vertex), shape)
-    add("head", None, {"head": Classifier(layout.num_classes, policy)}, shape)
+            shape = add_cell(steps[-1], stage, shape)
+    add("head", None, {"head": Classifier(layout.num_classes, factors.policy)}, shape)
 
     def wire(run, images):
         x = run("stem", images)
@@ -152,22 +98,87 @@ def dag_supernet(
                 outputs.append(x)
         return run("head", x)
 
-    decode = make_decode(space, parts, max(len(layer.modules) for layer in layers.values()))
-    sharing = NO_SHARING if channels in ("expanded", "disabled") else share_candidates(owners)
-    if kernels != "separate":
+    vertices = [[f"{cell}_vertex{vertex}" for vertex in range(1, last)] for cell in steps if cell not in layers]
+    sharing = NO_SHARING if factors.channels in ("expanded", "disabled") else share_candidates(owners)
+    if factors.kernels != "separate":
         stored = {}
         for name in (name for names in vertices for name in names):
-            own = {op: module for op, module in layers[name].modules.items() if owners[name].get(op, op) == op}
-            stored[name] = layers[name]._replace(modules=own)
-        sharing = both(sharing, share_kernels(space.name, stored, transform=kernels == "transform"))
-    dropout = make_dropout(vertices, path_dropout, global_dropout, shape[-1])
-    apply = make_apply(layers, wire, decode=decode, view=sharing.view, dropout=dropout)
-    init = make_init(layers, sharing.store)
-    return Supernet(space, init, apply, None, layers, wire, sharing.view, dropout, decode)
+            candidates, owner = layers[name].candidates, owners[name]
+            stored[name] = layers[name]._replace(
+                candidates={op: candidate for op, candidate in candidates.items() if owner.get(op, op) == op}
+            )
+        sharing = both(sharing, share_kernels(space.name, stored, transform=factors.kernels == "transform"))
+    return assemble(
+        space,
+        layers,
+        wire,
+        sharing=sharing,
+        dropout=make_dropout(vertices, factors.path_dropout, factors.global_dropout, shape[-1]),
+        decode=make_decode(space, layout, parts, max(len(layer.candidates) for layer in layers.values())),
+    )
+
+
+def _convolution(
+    layout: DagLayout, factors: Factors, name: str, op: str, width: int, in_width: int | None = None, **options: Any
+) -> tuple[Candidates, Owners]:
+    """One operation at every width that a vertex may have; in_width None: it has as many channels before it."""
+    widths = vertex_widths(layout, width)
+    names = [op, *(f"{op}_{narrower}" for narrower in widths[1:])]
+    alone = factors.channels in ("expanded", "disabled")  # of the latter there is one width
+    options |= {"rule": "expanded" if alone else factors.channels, "affine": factors.affine, "policy": factors.policy}
+    if factors.channels == "shuffled":
+        options["seed"] = zlib.crc32(f"{name}/{op}".encode())
+    candidates = {
+        candidate: DYNAMIC_OPS[op](channels=width, width=narrow, in_width=in_width or narrow, **options)
+        for candidate, narrow in zip(names, widths, strict=True)
+    }
+    return candidates, {} if alone else dict.fromkeys(names, op)
+
+
+def _edge(layout: DagLayout, factors: Factors, name: str, part: Part, in_channels: int) -> tuple[Candidates, Owners]:
+    """The candidates of an edge; in_channels: of the cell's input."""
+    width, last = layout.width * 2**part.stage, layout.num_vertices - 1
+    nothing: Candidates = {"no_edge": Zero(width)}
+    if part.source and part.target < last:
+        return nothing | {"edge": Skip()}, {}
+    if part.source:
+        slots = output_slots(layout, width).items()
+        return nothing | {f"{rank + 1}of{degree}": PlaceChannels(*slot) for (degree, rank), slot in slots}, {}
+    if part.target == last:  # always all channels
+        options: dict[str, Any] = {"rule": "expanded", "affine": factors.affine, "policy": factors.policy}
+        return nothing | {"project": DynamicConvBN(width, width, in_channels, 1, **options)}, {}
+    candidates, owners = _convolution(layout, factors, name, "conv1x1-bn-relu", width, in_channels)
+    return nothing | candidates, owners
+
+
+def _vertex(
+    space: SearchSpace, layout: DagLayout, factors: Factors, name: str, width: int
+) -> tuple[Candidates, Owners]:
+    """The candidates of a vertex: each convolution at each width, and pooling, which minds no width."""
+    candidates: Candidates = {"no_vertex": Zero()}
+    owners: Owners = {}
+    for op in space.op_names[-1]:
+        if op.startswith("conv"):
+            norm_only = factors.batch_norm == "per_input"
+            widths, widths_owners = _convolution(layout, factors, name, op, width, norm_only=norm_only)
+            candidates |= widths
+            owners |= widths_owners
+        else:
+            candidates[op] = DYNAMIC_OPS[op]()
+    return candidates, owners
+
+
+def _inputs(factors: Factors, vertex: int) -> Candidates:
+    """A set of scale and shift for each combination of inputs that a vertex may have."""
+    candidates: Candidates = {"no_convolution": Skip()}
+    for configuration in range(1, 2**vertex):
+        sources = [str(source) for source in range(vertex) if configuration >> source & 1]
+        candidates["inputs" + "".join(sources)] = ScaleShift(factors.policy)
+    return candidates
 
 
 class Gate(Layer):
-    """An edge between vertices: nothing or everything, which takes no dispatch."""
+    """An edge between vertices, nothing or everything: a selection, where `choose` would dispatch."""
 
     def __call__(self, params, arch, x, stats, mask, groups, keep=None):
         here = arch[self.choice]
@@ -184,13 +195,18 @@ class ScaleShiftByInputs(Layer):
         here = arch[self.choice]
         if jnp.ndim(here) == 1:
             return super().__call__(params, arch, x, stats, mask, groups, keep)
-        own = [params[self.name][name] for name in list(self.modules)[1:]]
-        scale, bias = (jnp.stack([each[leaf] for each in own])[here - 1].astype(x.dtype) for leaf in ("scale", "bias"))
+        sets = [params[self.name][name] for name in list(self.candidates)[1:]]
+        scale, bias = (jnp.stack([one[leaf] for one in sets])[here - 1].astype(x.dtype) for leaf in ("scale", "bias"))
         return jnp.where(here > 0, relu(x * scale + bias), x), jnp.zeros((2, self.stats_size), self.stats_dtype)
 
 
-def _check(space: SearchSpace, layout: DagLayout, affine: bool, channels: str, batch_norm: str, kernels: str) -> None:
+def _check(space: SearchSpace, layout: DagLayout, factors: Factors) -> None:
     """Raise a ValueError for settings that don't go together."""
+    if space.operations:
+        raise ValueError(
+            f"{space.name}: its operations have several widths, those in `operations` one; leave them out."
+        )
+    factors.refuse(space, "is for cells with operations on edges; here they are on vertices", "op_on")
     halved = 2 ** (layout.num_stages - 1)
     if layout.image_size % halved:
         raise ValueError(
@@ -202,14 +218,14 @@ def _check(space: SearchSpace, layout: DagLayout, affine: bool, channels: str, b
         raise ValueError(
             f"{space.name}: up to {most} vertices share the width, got {layout.width}; choose {most} or more."
         )
-    if batch_norm == "per_input" and not affine:
+    if factors.batch_norm == "per_input" and not factors.affine:
         raise ValueError(f"{space.name}: batch_norm='per_input' is about scales and shifts; it needs affine=True.")
-    if channels == "expanded" and kernels != "separate":
+    if factors.channels == "expanded" and factors.kernels != "separate":
         raise ValueError(
-            f"{space.name}: channels='expanded' has separate kernels for every width, kernels={kernels!r} shared ones;"
-            " change one of them."
+            f"{space.name}: channels='expanded' has separate kernels for every width, kernels={factors.kernels!r}"
+            " shared ones; change one of them."
         )
-    if channels != "disabled":
+    if factors.channels != "disabled":
         return
     if layout.output_degree is None:
         raise ValueError(

@@ -1,13 +1,15 @@
 """One sub-network as a Flax module of its own, without the candidates that it doesn't take."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
 
-from jaxnas.ops import Tape
-from jaxnas.supernets.layer import Params, Stats, Supernet
+from jaxnas.ops import Operation, Tape
+from jaxnas.ops.operation import FlaxOperation
+from jaxnas.supernets.layer import Params, Stats
+from jaxnas.supernets.supernet import Supernet, Wire
 
 
 class Network(nn.Module):
@@ -20,7 +22,7 @@ class Network(nn.Module):
     """
 
     layers: Mapping[str, nn.Module]
-    wire: Callable[[Callable[[str, Any], Any], Any], Any]  # of the super-net
+    wire: Wire  # of the super-net
     stats_dtype: str = "float32"
 
     preserve_adopted_names: ClassVar[bool] = True  # parameters are filed under the layers' own names
@@ -34,12 +36,27 @@ class Network(nn.Module):
         return self.wire(run, images)
 
 
+class Part(nn.Module):
+    """An operation as a Flax module with parameters of its own."""
+
+    operation: Operation
+
+    @nn.compact
+    def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        if self.is_initializing():
+            for leaf, value in self.operation.init(self.make_rng("params"), x, Tape(None, None)).items():
+                self.param(leaf, lambda _, value=value: value)
+        return self.operation.apply(self.variables.get("params", {}), x, tape)
+
+
 def make_network(supernet: Supernet, arch: chex.ArrayNumpy) -> Network:
     """The network of `arch`, int [num_choices], codes in range: what `supernet.apply` computes for it."""
-    layers = {
-        name: layer.modules[taken(supernet, arch, name)].clone(name=name) for name, layer in supernet.all_layers.items()
-    }
-    (stats_dtype,) = {layer.stats_dtype for layer in supernet.all_layers.values()}
+    layers: dict[str, nn.Module] = {}
+    for name, op in supernet.taken_by(arch).items():
+        operation = supernet.layers[name].candidates[op]
+        module = operation.module if isinstance(operation, FlaxOperation) else Part(operation)
+        layers[name] = module.clone(name=name)
+    (stats_dtype,) = {layer.stats_dtype for layer in supernet.layers.values()}
     return Network(layers, supernet.wire, stats_dtype)
 
 
@@ -50,15 +67,9 @@ def network_variables(
 
     Args:
       params: of each candidate, as `Supernet.view` gives them, or those of this architecture alone
-        (`jaxnas.training.standalone.only`).
+        (`jaxnas.supernets.only`).
       stats: layer -> [2, size], what `supernet.apply` returned for this architecture; None: normalise by the images.
     """
-    own = {name: params[name][taken(supernet, arch, name)] for name in supernet.all_layers}
-    variables = {"params": {name: tree for name, tree in own.items() if tree}}
+    trees = {name: params[name][op] for name, op in supernet.taken_by(arch).items()}
+    variables = {"params": {name: tree for name, tree in trees.items() if tree}}
     return variables if stats is None else variables | {"batch_stats": dict(stats)}
-
-
-def taken(supernet: Supernet, arch: chex.ArrayNumpy, name: str) -> str:
-    """The name of the candidate that `arch` takes in the layer called `name`."""
-    layer = supernet.all_layers[name]
-    return list(layer.modules)[0 if layer.choice is None else int(supernet.decode(arch)[layer.choice])]

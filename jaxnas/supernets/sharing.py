@@ -7,14 +7,13 @@ super-net computes as any other does. Gradients sum over all who share by themse
 
 import collections
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxnas.ops import kernel_of
-from jaxnas.supernets.layer import Layer, Params, outline, own_params
+from jaxnas.supernets.layer import Layer, Params, outline
 
 
 class Sharing(NamedTuple):
@@ -29,7 +28,12 @@ class Sharing(NamedTuple):
     view: Callable[[Params], Params]
 
 
-NO_SHARING = Sharing(own_params, own_params)
+def as_it_is(given: Any) -> Any:
+    """`view` where nothing is shared, `decode` where a code says itself which candidate each choice takes."""
+    return given
+
+
+NO_SHARING = Sharing(as_it_is, as_it_is)
 
 
 def share_candidates(owners: Mapping[str, Mapping[str, str]]) -> Sharing:
@@ -121,14 +125,14 @@ def share_kernels(name: str, groups: Mapping[str, Layer], *, transform: bool) ->
 
     def store(params):
         stored = dict(params)
-        for group, taken in cuts.items():
+        for group, cuts_of_group in cuts.items():
             candidates = {op: dict(flatten_dict(tree)) for op, tree in params[group].items()}
             whole: dict[str, jax.ShapeDtypeStruct] = {}
-            for op, cut in taken.items():
+            for op, cut in cuts_of_group.items():
                 kernel = candidates[op].pop(cut.path)
                 shape = whole[cut.name].shape if cut.name in whole else kernel.shape
                 whole[cut.name] = jax.ShapeDtypeStruct(tuple(map(max, shape, kernel.shape)), kernel.dtype)
-            for op, cut in taken.items():
+            for op, cut in cuts_of_group.items():
                 if transform and cut.shape[0] < whole[cut.name].shape[0]:
                     matrix = jax.ShapeDtypeStruct((cut.shape[0] ** 2,) * 2, whole[cut.name].dtype)
                     candidates[op]["transform",] = matrix
@@ -138,15 +142,15 @@ def share_kernels(name: str, groups: Mapping[str, Layer], *, transform: bool) ->
 
     def view(stored):
         params = dict(stored)
-        for group, taken in cuts.items():
-            candidates = {op: stored[group][op] for op in groups[group].modules}
-            for op, cut in taken.items():
-                own = dict(candidates[op])
+        for group, cuts_of_group in cuts.items():
+            candidates = {op: stored[group][op] for op in groups[group].candidates}
+            for op, cut in cuts_of_group.items():
+                others = dict(candidates[op])
                 kernel = _centre(stored[group][cut.name]["kernel"], cut.shape)
-                if "transform" in own:
-                    matrix = own.pop("transform")
+                if "transform" in others:
+                    matrix = others.pop("transform")
                     kernel = (matrix @ kernel.reshape(len(matrix), -1)).reshape(kernel.shape)
-                candidates[op] = _merged(own, unflatten_dict({cut.path: kernel}))
+                candidates[op] = _merged(others, unflatten_dict({cut.path: kernel}))
             params[group] = candidates
         return params
 
@@ -160,13 +164,13 @@ def both(first: Sharing, second: Sharing) -> Sharing:
 
 def _cuts(layer: Layer) -> dict[str, _Cut]:
     """By candidate, for the kinds of kernels that this layer has in two sizes or more."""
-    kernels = {op: kernel for op, module in layer.modules.items() if (kernel := kernel_of(module)) is not None}
+    kernels = {op: kernel for op, each in layer.candidates.items() if (kernel := each.shared_kernel()) is not None}
     sizes = collections.Counter(kind for kind, _ in {(kernel.kind, kernel.size) for kernel in kernels.values()})
     return {
         op: _Cut(
             f"{kernel.kind}_kernel",
             kernel.path,
-            flatten_dict(outline(layer.modules[op], layer.in_shape)[1])[kernel.path].shape,
+            flatten_dict(outline(layer.candidates[op], layer.in_shape)[1])[kernel.path].shape,
         )
         for op, kernel in kernels.items()
         if sizes[kernel.kind] > 1

@@ -43,15 +43,15 @@ def vertex_widths(layout: DagLayout, channels: int) -> tuple[int, ...]:
     return tuple(sorted({width for _, width in output_slots(layout, channels).values()}, reverse=True))
 
 
-def make_decode(space: SearchSpace, parts: Sequence[Part], most_candidates: int) -> Callable[[Any], Any]:
+def make_decode(
+    space: SearchSpace, layout: DagLayout, parts: Sequence[Part], most_candidates: int
+) -> Callable[[Any], Any]:
     """`Supernet.decode`: codes int [..., num_choices] -> int32 [..., num_parts], the candidate that each part takes.
 
     Candidates are numbered as `dag_supernet` lists them; 0 is nothing at all. Of edges and vertices only those on a way
     from input to output count. NumPy's arrays and JAX's alike, also traced ones. Weights of candidates, float
     [num_parts, most_candidates], are what `Supernet.apply` takes in place of a decoded code, and pass.
     """
-    layout = space.layout
-    assert isinstance(layout, DagLayout)
 
     def decode(archs: Any) -> Any:
         archs = archs if isinstance(archs, jax.Array) else np.asarray(archs)
@@ -66,16 +66,16 @@ def make_decode(space: SearchSpace, parts: Sequence[Part], most_candidates: int)
         ops = archs[..., len(layout.edges) :]
         columns: dict[Part, Any] = {}
         for stage in range(layout.num_stages):
-            columns |= _decode_stage(space, stage, edges, ops)
+            columns |= _decode_stage(space, layout, stage, edges, ops)
         stack = jnp.stack if isinstance(archs, jax.Array) else np.stack
         return stack([columns[part] for part in parts], axis=-1).astype(np.int32)
 
     return decode
 
 
-def _decode_stage(space: SearchSpace, stage: int, edges: chex.Array, ops: chex.Array) -> dict[Part, Any]:
-    layout = space.layout
-    assert isinstance(layout, DagLayout)
+def _decode_stage(
+    space: SearchSpace, layout: DagLayout, stage: int, edges: chex.Array, ops: chex.Array
+) -> dict[Part, Any]:
     channels, last = layout.width * 2**stage, layout.num_vertices - 1
     leads = edges[..., 1:-1, -1]
     degree, rank = leads.sum(axis=-1, keepdims=True), leads.cumsum(axis=-1) - leads
@@ -95,8 +95,8 @@ def _decode_stage(space: SearchSpace, stage: int, edges: chex.Array, ops: chex.A
         if source == 0 and target != last:  # a projection to the vertex's width
             there = there * (1 + width_number[..., target - 1])
         elif target == last and source != 0:
-            own = [(degree[..., 0] == d) & (rank[..., source - 1] == r) for d, r in slots]
-            there = there * sum(number * here for number, here in enumerate(own, 1))
+            is_slot = [(degree[..., 0] == d) & (rank[..., source - 1] == r) for d, r in slots]
+            there = there * sum(number * here for number, here in enumerate(is_slot, 1))
         columns[Part(stage, "edge", source, target)] = there
     for vertex in range(1, last):
         op, used = ops[..., vertex - 1], widths[..., vertex - 1] > 0

@@ -4,7 +4,7 @@ from jaxnas.training import landmarks, schedules, standalone
 from jaxnas.training._fit import fit
 from jaxnas.training.losses import Aux, Batch, LossFn, add_losses, make_cross_entropy_loss, ranking_loss
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
-from jaxnas.training.standalone import Recipe, Standalone, make_standalone, only
+from jaxnas.training.standalone import Recipe, Standalone, make_standalone
 from jaxnas.training.step import TrainState, init_train_state, make_train_step, sgd, track
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "make_preprocess",
     "make_standalone",
     "make_train_step",
-    "only",
     "ranking_loss",
     "schedules",
     "sgd",

@@ -12,7 +12,7 @@ import optax
 
 from jaxnas import codes
 from jaxnas.evaluation import cross_entropy, is_correct, ordered_map
-from jaxnas.supernets import Params, Supernet, own_params
+from jaxnas.supernets import Supernet, only
 from jaxnas.training.preprocess import make_preprocess, standardise
 from jaxnas.training.step import sgd
 
@@ -77,7 +77,7 @@ def make_standalone(
     if archs_per_call < 1 or (compiled == "each" and archs_per_call > 1):
         wanted = "1 with compiled 'each'" if compiled == "each" else "at least 1"
         raise ValueError(f"archs_per_call must be {wanted}, got {archs_per_call}.")
-    if supernet.view is not own_params:
+    if supernet.has_shared_params:
         raise ValueError(
             f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
             " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded'."
@@ -181,16 +181,6 @@ def make_standalone(
         return Standalone(accuracy=correct / len(test_images), loss=loss)
 
     return train
-
-
-def only(supernet: Supernet, params: Params, arch) -> Params:
-    """Of all parameters, those of one architecture [num_choices]; same paths, the other candidates absent."""
-    kept: Params = {}
-    taken = supernet.decode(arch)
-    for name, layer in supernet.all_layers.items():
-        op = list(layer.modules)[0 if layer.choice is None else int(taken[layer.choice])]
-        kept[name] = {op: params[name][op]}
-    return kept
 
 
 def _optimiser(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:

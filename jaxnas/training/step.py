@@ -54,8 +54,10 @@ def init_train_state(
     params_key, sampler_key, run_key = jax.random.split(key, 3)
     params = supernet.init(params_key)
     stats = {
-        name: jnp.broadcast_to(jnp.array([[0.0], [1.0]], layer.stats_dtype), (len(layer.modules), 2, layer.stats_size))
-        for name, layer in supernet.all_layers.items()
+        name: jnp.broadcast_to(
+            jnp.array([[0.0], [1.0]], layer.stats_dtype), (len(layer.candidates), 2, layer.stats_size)
+        )
+        for name, layer in supernet.layers.items()
     }
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler.init(sampler_key), stats, run_key)
 
@@ -93,19 +95,21 @@ def make_train_step(
         whoever uses it. A gradient counts as use, since landmarks and the like train candidates outside the
         population."""
 
-        def mark(layer, place, own):
-            used = True if layer.choice is None else jnp.any(taken[:, layer.choice] == place)
-            return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), own)
+        def mark(indices, index, candidate):
+            used = jnp.any(indices == index)
+            return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), candidate)
 
         def one(reached, grads):
             touched = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), False)
             return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
 
-        taken = supernet.decode(archs)
-        own, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
+        of_candidates, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
         marked = {
-            name: {op: mark(layer, place, own[name][op]) for place, op in enumerate(layer.modules)}
-            for name, layer in supernet.all_layers.items()
+            name: {
+                op: mark(indices, index, of_candidates[name][op])
+                for index, op in enumerate(supernet.layers[name].candidates)
+            }
+            for name, indices in supernet.taken(archs).items()
         }
         (reached,) = back(marked)
         return {
@@ -160,16 +164,13 @@ def make_train_step(
 def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, momentum: float) -> Stats:
     """Exponential averages per candidate: tracked [num_candidates, 2, size] by used [num_archs, 2, size]; a candidate
     taken by several architectures moves towards their mean, one that none takes stays."""
-    archs = supernet.decode(archs)
 
-    def one(name, layer):
-        if layer.choice is None:
-            taken = jnp.ones((1, archs.shape[0]))
-        else:
-            taken = (archs[:, layer.choice] == jnp.arange(len(layer.modules))[:, None]).astype(jnp.float32)
-        count = taken.sum(axis=1)[:, None, None]
-        mean = jnp.einsum("oa,ars->ors", taken, used[name].astype(jnp.float32)) / jnp.maximum(count, 1)
+    def one(name, indices):
+        num_candidates = len(supernet.layers[name].candidates)
+        takes = (indices == jnp.arange(num_candidates)[:, None]).astype(jnp.float32)
+        count = takes.sum(axis=1)[:, None, None]
+        mean = jnp.einsum("oa,ars->ors", takes, used[name].astype(jnp.float32)) / jnp.maximum(count, 1)
         new = momentum * tracked[name] + (1 - momentum) * mean
         return jnp.where(count > 0, new.astype(tracked[name].dtype), tracked[name])
 
-    return {name: one(name, layer) for name, layer in supernet.all_layers.items()}
+    return {name: one(name, indices) for name, indices in supernet.taken(archs).items()}

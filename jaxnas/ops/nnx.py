@@ -1,0 +1,55 @@
+"""A Flax NNX module as a candidate operation: split into a pure function and its parameters."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable
+
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxnas.ops.operation import Operation, said_by
+
+
+@dataclasses.dataclass(frozen=True)
+class NNXOperation(Operation):
+    """The module that `build(in_channels, *args, rngs=rngs)` makes, called with (x, tape).
+
+    It keeps parameters (`nnx.Param`) alone: `tape` does batch normalisation and dropout. Equal `build` and `args` are
+    one operation, so give the class of the module itself as `build`, and what its constructor takes as `args`. Its
+    methods `algebra`, `cost` and `has_shortcut` say what is known of it.
+    """
+
+    build: Callable[..., nnx.Module]
+    args: tuple[Hashable, ...] = ()
+
+    def init(self, key, x, tape):
+        module = self.build(x.shape[-1], *self.args, rngs=nnx.Rngs(key))
+        leaves = nnx.to_flat_state(nnx.split(module)[1])
+        kinds = sorted({type(leaf).__name__ for _, leaf in leaves if not isinstance(leaf, nnx.Param)})
+        if kinds:
+            raise ValueError(
+                f"{type(module).__name__} keeps {', '.join(kinds)}, but an operation has parameters (nnx.Param) alone;"
+                " let tape.normalise and tape.drop do batch normalisation and dropout."
+            )
+        return unflatten_dict({tuple(map(str, path)): leaf.get_value() for path, leaf in leaves})
+
+    def apply(self, params, x, tape):
+        graph, state = nnx.split(_outline(self, x.shape[-1]))
+        leaves = flatten_dict(params)
+        given = [(path, leaf.replace(leaves[tuple(map(str, path))])) for path, leaf in nnx.to_flat_state(state)]
+        return nnx.merge(graph, nnx.from_flat_state(given))(x, tape)
+
+    def algebra(self, in_channels):
+        return said_by(_outline(self, in_channels), "algebra", super().algebra)(in_channels)
+
+    def cost(self, in_shape):
+        return said_by(_outline(self, in_shape[-1]), "cost", super().cost)(in_shape)
+
+    def has_shortcut(self, in_channels):
+        return said_by(_outline(self, in_channels), "has_shortcut", super().has_shortcut)(in_channels)
+
+
+@functools.cache
+def _outline(operation: NNXOperation, in_channels: int) -> nnx.Module:
+    """The module with shapes in place of parameters."""
+    return nnx.eval_shape(lambda: operation.build(in_channels, *operation.args, rngs=nnx.Rngs(0)))

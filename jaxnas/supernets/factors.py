@@ -1,0 +1,47 @@
+"""The settings of a super-net, factors of "How to Train Your Super-Net" among them."""
+
+from typing import Any, Literal, NamedTuple, get_args
+
+from jaxnas.ops import OPS, Channels, Policy
+from jaxnas.space import SearchSpace
+
+Kernels = Literal["separate", "centre", "transform"]
+OpOn = Literal["edge", "node"]
+BatchNorm = Literal["shared", "per_input"]
+
+
+class Factors(NamedTuple):
+    """The settings of `make_supernet`, which says what they mean."""
+
+    affine: bool = True
+    policy: Policy = Policy()
+    kernels: Kernels = "separate"
+    op_on: OpOn = "edge"
+    channels: Channels = "fixed"
+    batch_norm: BatchNorm = "shared"
+    path_dropout: float = 0.0
+    global_dropout: float = 0.0
+
+    def check(self) -> None:
+        """Raise a ValueError where a setting has a value that none knows."""
+        for name, known in (("kernels", Kernels), ("op_on", OpOn), ("channels", Channels), ("batch_norm", BatchNorm)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(get_args(known))}.")
+
+    def refuse(self, space: SearchSpace, reason: str, *names: str) -> None:
+        """Raise a ValueError where one of these settings, for which the space has no place, isn't the default."""
+        defaults: dict[str, Any] = Factors._field_defaults
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{space.name}: {name}={getattr(self, name)!r} {reason}; leave it {defaults[name]!r}.")
+
+
+def candidates_at(space: SearchSpace, choice: int, width: int, stride: int, factors: Factors) -> dict[str, Any]:
+    """The candidates of a choice by name, for so many output channels; from `jaxnas.ops.OPS` and the space's own."""
+    ops = {**OPS, **space.operations}
+    if unknown := sorted(set(space.op_names[choice]) - set(ops)):
+        raise ValueError(
+            f"{space.name}: no operation named {', '.join(unknown)}; enter it in the space's `operations`, or take one"
+            f" of {', '.join(ops)}."
+        )
+    return {name: ops[name](width, stride, factors.affine, factors.policy) for name in space.op_names[choice]}

@@ -1,0 +1,162 @@
+"""The `Supernet` that layers, a wiring and what they share become, and what can be asked of it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.ops import Tape
+from jaxnas.space import SearchSpace
+from jaxnas.supernets.dropout import Dropout, draw_keep
+from jaxnas.supernets.layer import Layer, Params, Stats, outline
+from jaxnas.supernets.sharing import NO_SHARING, Sharing, as_it_is
+
+Wire = Callable[[Callable[[str, Any], Any], Any], Any]
+
+
+class Supernet(NamedTuple):
+    """All sub-networks of a space over one parameter tree.
+
+    Attributes:
+      space: the space whose codes it takes.
+      init: key -> params. Leaf paths are layer/candidate/leaf and stable.
+      apply: (params, arch, images, *, stats=None, mask=None, key=None, ramp=1.0, groups=4) -> (logits, stats), for ONE
+        architecture; `jax.vmap` it over architectures.
+        arch: int32 [num_choices]; or float [num_places, max(num_candidates)], weights that mix the candidates of each
+          place of the decoded code.
+        images: float [num_images, height, width, channels], already normalised. logits: float32 [num_images, classes].
+        stats None: normalise by these images (those where `mask` is True) and return what was used.
+        stats given (calibrated, tracked): normalise by them and return them.
+        key: draws what dropout takes away, which is a training matter; None: nothing is dropped. ramp: strength of path
+          dropout, in [0, 1]. Of no matter to a super-net without dropout.
+        groups: how a batch of architectures is dispatched, see `jaxnas.supernets.choose`; counts are given per place of
+          the decoded code, as `jaxnas.supernets.count_ops` gives them. The gradient of an unbatched call needs
+          `groups=None`; losses are written over a batch.
+      layers: every layer by name.
+      wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
+        returns. `apply` follows it with arrays, `jaxnas.evaluation.graph` with symbols.
+      view: params -> {layer: {candidate: parameters}}: where candidates share some, what each has of them.
+      dropout: what is dropped in training, or None.
+      decode: codes int32 [..., num_choices] -> int32 [..., num_places], the candidate taken wherever there are several:
+        a layer's `choice` is a position in it. The code itself, but for cells whose wiring is searched.
+    """
+
+    space: SearchSpace
+    init: Callable[[chex.PRNGKey], Params]
+    apply: Callable[..., tuple[chex.Array, Stats]]
+    layers: Mapping[str, Layer]
+    wire: Callable[[Callable[[str, Any], Any], Any], Any]
+    view: Callable[[Params], Params] = as_it_is
+    dropout: Dropout | None = None
+    decode: Callable[[Any], Any] = as_it_is
+
+    @property
+    def num_candidates(self) -> tuple[int, ...]:
+        """Number of candidates at each place of a decoded code."""
+        by_place = {layer.choice: len(layer.candidates) for layer in self.layers.values() if layer.choice is not None}
+        return tuple(by_place[place] for place in range(len(by_place)))
+
+    @property
+    def has_shared_params(self) -> bool:
+        """Whether candidates share parameters."""
+        return self.view is not as_it_is
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether what a choice stands for depends on the rest of the code."""
+        return self.decode is not as_it_is
+
+    def taken(self, archs: Any) -> dict[str, Any]:
+        """Which candidate each layer runs: codes int [..., num_choices] -> layer -> int [...], its index; NumPy's
+        arrays and JAX's alike, also traced ones."""
+        decoded = self.decode(archs if isinstance(archs, jax.Array) else np.asarray(archs))
+        return {name: layer.taken(decoded) for name, layer in self.layers.items()}
+
+    def taken_by(self, arch: chex.ArrayNumpy) -> dict[str, str]:
+        """Of one code int [num_choices] on the host: layer -> name of the candidate."""
+        return {name: list(self.layers[name].candidates)[int(index)] for name, index in self.taken(arch).items()}
+
+
+def assemble(
+    space: SearchSpace,
+    layers: Mapping[str, Layer],
+    wire: Wire,
+    *,
+    sharing: Sharing = NO_SHARING,
+    dropout: Dropout | None = None,
+    decode: Callable[[Any], Any] = as_it_is,
+) -> Supernet:
+    """The super-net of these layers, wired so; arguments as `Supernet` has them."""
+
+    def apply(params, arch, images, *, stats=None, mask=None, key=None, ramp=1.0, groups=4):
+        used: Stats = {}
+        params, arch = sharing.view(params), decode(arch)
+        keep = {} if dropout is None or key is None else draw_keep(dropout, key, ramp, len(images))
+
+        def run(name, x):
+            y, used[name] = layers[name](params, arch, x, stats, mask, groups, keep.get(name))
+            return y
+
+        return wire(run, images), used
+
+    return Supernet(space, make_init(layers, sharing.store), apply, layers, wire, sharing.view, dropout, decode)
+
+
+def make_init(
+    layers: Mapping[str, Layer], store: Callable[[Params], Params] = as_it_is
+) -> Callable[[chex.PRNGKey], Params]:
+    """Initialise every candidate of every layer, or what `store` makes of their parameters, from one key.
+
+    By leaf name: `kernel` He-normal over its fan-in (all axes but the last), `scale` one, `bias` zero, `transform` the
+    identity. One draw serves all kernels, since each separate draw costs XLA half a second to compile. An operation
+    with other leaves initialises itself.
+    """
+
+    def by_rule(path) -> bool:
+        return path[-1].key in ("kernel", "scale", "bias")
+
+    @jax.jit
+    def init(key: chex.PRNGKey) -> Params:
+        kernel_key, own_key = jax.random.split(key)
+        params: Params = {}
+        for number, (name, layer) in enumerate(layers.items()):
+            params[name] = {}
+            for index, (op, operation) in enumerate(layer.candidates.items()):
+                _, tree, _ = outline(operation, layer.in_shape)
+                if not all(by_rule(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)):
+                    op_key = jax.random.fold_in(jax.random.fold_in(own_key, number), index)
+                    tree = operation.init(op_key, jnp.zeros((2, *layer.in_shape)), Tape(None, None))
+                params[name][op] = tree
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(store(params))
+        kernels = [leaf for path, leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct) and path[-1].key == "kernel"]
+        draws = jax.random.normal(kernel_key, (sum(leaf.size for leaf in kernels),))
+        values, used = [], 0
+        for path, leaf in leaves:
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                values.append(leaf)
+            elif path[-1].key == "kernel":
+                std = math.sqrt(2.0 / math.prod(leaf.shape[:-1]))
+                values.append((std * draws[used : used + leaf.size].reshape(leaf.shape)).astype(leaf.dtype))
+                used += leaf.size
+            elif path[-1].key == "transform":
+                values.append(jnp.eye(leaf.shape[0], dtype=leaf.dtype))
+            else:
+                values.append(jnp.full(leaf.shape, path[-1].key == "scale", leaf.dtype))
+        return jax.tree.unflatten(treedef, values)
+
+    return init
+
+
+def select_stats(supernet: Supernet, tracked: Stats, archs: chex.Array) -> Stats:
+    """Of tracked statistics [num_candidates, 2, size] by layer, those of each architecture: [num_archs, 2, size]."""
+    return {name: tracked[name][taken] for name, taken in supernet.taken(archs).items()}
+
+
+def only(supernet: Supernet, params: Params, arch: chex.ArrayNumpy) -> Params:
+    """Of the parameters of each candidate, as `Supernet.view` gives them, those of one architecture [num_choices]: same
+    paths, the other candidates absent."""
+    return {name: {op: params[name][op]} for name, op in supernet.taken_by(arch).items()}
