@@ -146,8 +146,9 @@ def as_operation(candidate: Any) -> Operation:
         )
     try:
         hash(candidate)
-    except TypeError as error:
-        raise ValueError(f"operation {candidate!r} is not hashable ({error}); take tuples for lists in it.") from None
+    except TypeError:
+        name = type(getattr(candidate, "module", candidate)).__name__
+        raise ValueError(f"an operation {name} is not hashable; give it tuples for lists and arrays.") from None
     return candidate
 
 
