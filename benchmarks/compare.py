@@ -180,7 +180,7 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
             "ours_speedup": median[name] / median["ours"],
             "width": config.width,
             "image_size": config.image_size,
-            "cells": None if isinstance(space.layout, ChainLayout) else config.cells,
+            "cells": config.cells if "cells_per_stage" in space.sizes else None,
             "affine": config.affine,
             "compute_dtype": config.compute_dtype if name == "ours" else "float32",
             "num_measured": len(archs) if name == "ours" else len(few),

@@ -26,7 +26,7 @@ from benchmarks import command
 from jaxnas import codes
 from jaxnas.evaluation import make_evaluator, work
 from jaxnas.samplers import fair
-from jaxnas.space import CellLayout, SearchSpace
+from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.supernets import make_supernet
 
@@ -106,7 +106,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                         "space": space.name,
                         "width": config.width,
                         "image_size": config.image_size,
-                        "cells": config.cells if isinstance(space.layout, CellLayout) else None,
+                        "cells": config.cells if "cells_per_stage" in space.sizes else None,
                         "population": kind,
                         "route": route,
                         "strategy": plan.strategy,  # what auto chose
@@ -137,7 +137,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 def make_space(config: Config, name: str) -> SearchSpace:
     """The space at the configured size."""
     space = get_space(name)
-    cells = {"cells_per_stage": config.cells} if isinstance(space.layout, CellLayout) else {}
+    cells = {"cells_per_stage": config.cells} if "cells_per_stage" in space.sizes else {}
     return space.resized(width=config.width, image_size=config.image_size, **cells)
 
 

@@ -32,6 +32,7 @@ from torch import nn
 
 from jaxnas import codes
 from jaxnas.ops import convolution, mobile, pooling
+from jaxnas.ops.operation import FlaxOperation
 from jaxnas.space import CellLayout
 from jaxnas.supernets import Layer, Params, Supernet
 
@@ -142,8 +143,9 @@ class Place(nn.Module):
         super().__init__()
         self.choice = layer.choice
         self.candidates = nn.ModuleList()
-        for name, module in layer.candidates.items():
-            candidate: Any = convert(module, params[name])
+        for name, operation in layer.candidates.items():
+            assert isinstance(operation, FlaxOperation)  # as all of the library are
+            candidate: Any = convert(operation.module, params[name])
             if compiled and not isinstance(candidate, Zero | nn.Identity):
                 candidate = torch.compile(candidate, **COMPILE_SETTINGS)
             self.candidates.append(candidate)

@@ -31,7 +31,7 @@ from experiments.problem import arch_rows
 from jaxnas import codes, costs, plotting, ranking, tables
 from jaxnas.costs import latency, table_costs
 from jaxnas.costs.measuring import Measured, measure, num_programs, spread
-from jaxnas.space import CellLayout, DagLayout, SearchSpace
+from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 
 
@@ -70,9 +70,9 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         if (value := getattr(config, name)) < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     published = get_space(config.space)
-    if isinstance(published.layout, DagLayout):
+    if not costs.is_additive(published):
         raise ValueError(f"{config.space}: what an operation costs depends on the whole cell; take another space.")
-    is_cells = isinstance(published.layout, CellLayout)
+    is_cells = "cells_per_stage" in published.sizes
     sizes = {"cells_per_stage": config.cells_per_stage} if is_cells else {}
     space = published.resized(width=config.width, image_size=config.image_size, **sizes)
     archs = draw_archs(config, space)

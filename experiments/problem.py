@@ -9,7 +9,7 @@ import numpy as np
 from jaxnas import codes, datasets, tables
 from jaxnas.datasets import Dataset
 from jaxnas.ops import Channels
-from jaxnas.space import CellLayout, ChainLayout, SearchSpace
+from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
 
@@ -135,7 +135,7 @@ def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
 
 def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
     """The space with the sizes of the config and of the images."""
-    is_cells = not isinstance(published.layout, ChainLayout)
+    is_cells = "cells_per_stage" in published.sizes
     return published.resized(
         width=config.width,
         image_size=data.train_images.shape[1],

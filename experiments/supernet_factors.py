@@ -32,7 +32,7 @@ from experiments.problem import Problem, SupernetConfig, check, evaluation_archs
 from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
 from jaxnas import costs, plotting, ranking, tables
 from jaxnas.files import replace_file
-from jaxnas.space import ChainLayout, DagLayout
+from jaxnas.space import DagLayout
 from jaxnas.spaces import get_space
 
 # Field of Config -> the factor's name. Those of the mapping to shared weights, of low fidelity, of the protocol.
@@ -178,7 +178,7 @@ def make_variants(config: Config) -> list[Variant]:
                 f"factor {text!r} is not NAME=VALUE,VALUE with a name among {', '.join(FACTORS)}; for instance"
                 " learning_rate=0.05,0.1."
             )
-        if name == "cells_per_stage" and isinstance(layout, ChainLayout):
+        if name == "cells_per_stage" and name not in layout.sizes:
             raise ValueError(f"factor {text!r}: {config.space} is no space of cells; its layers are all searched.")
         for word in values.split(","):
             value = read_value(name, word)

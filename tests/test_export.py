@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import network_costs
 
 from jaxnas import export
 from jaxnas.costs import arch_costs, limits
-from jaxnas.spaces import digits_chain, nasbench201
+from jaxnas.spaces import digits_chain, nasbench101_space, nasbench201
 from jaxnas.supernets import make_supernet
 
 TINY_ARCH = np.array([0, 1, 2])
@@ -203,7 +204,19 @@ def test_summary_of_cells_adds_up(affine):
     assert columns[1][-2] == 16 * 10  # the head: 16 channels, ten classes
 
 
-def test_report_against_a_limit():
+NASBENCH101 = nasbench101_space(4)
+
+
+def test_describe_a_cell_whose_wiring_is_searched():
+    arch = np.array([1, 0, 1, 1, 0, 1, 0, 2])  # edges 01, 03, 12 and 23; a 3x3 convolution, then pooling
+    limit = limits.parse("macs:3e9", NASBENCH101)
+    found = export.describe(NASBENCH101, arch, limit=limit)
+    macs, params = network_costs(NASBENCH101, arch[None])
+    assert (found["macs"], found["params"], found["limited"]) == (macs[0], params[0], macs[0])
+    assert found["meets_limit"] == (macs[0] <= 3e9) and found["limit"] == "macs <= 3000000000"
+
+
+def test_describe_against_a_limit():
     arch = np.array([0, 2, 0, 0, 0])
     costs = arch_costs(digits_chain, arch[None])
     plain = export.describe(digits_chain, arch)

@@ -117,7 +117,7 @@ def test_killed_in_the_middle(ran, truth, tmp_path):
         ("--factors learning_rate=fast", "factor learning_rate: expected a value of type float, got 'fast'"),
         ("--factors affine=maybe", "factor affine: unknown value 'maybe'; choose among true, false"),
         ("--factors kernels=half", "factor kernels: unknown value 'half'; choose among separate, centre, transform"),
-        ("--factors op_on=node", "op_on=node: small: op_on='node' and batch_norm='per_input' are for cells"),
+        ("--factors op_on=node", "op_on=node: small: op_on='node' is for cells"),
         ("--factors kernels=centre", "kernels=centre: small: no choice has kernels of two sizes"),
         ("--factors path_dropout=0.2", "path_dropout=0.2: small: path_dropout needs paths beside a shortcut"),
         ("--factors cells_per_stage=2", "factor 'cells_per_stage=2': small is no space of cells"),

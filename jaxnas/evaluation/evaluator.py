@@ -332,7 +332,7 @@ def _forward(supernet, route, groups, params, archs, stats, images, mask):
     if route == "serial":
         return jax.lax.map(lambda xs: one(*xs, None), (archs, stats))
     if route == "mask":
-        archs = jax.nn.one_hot(supernet.decode(archs), max(supernet.num_candidates))
+        archs = supernet.weights(archs)
     return jax.vmap(lambda arch, own: one(arch, own, groups))(archs, stats)
 
 
@@ -357,9 +357,7 @@ def _check_labels(supernet: Supernet, labels, num_images: int) -> None:
 
 def _check_balanced(supernet: Supernet, archs: np.ndarray) -> None:
     """Raise a ValueError where an operation of a choice occurs more often than another."""
-    taken = supernet.decode(archs)
-    for place, num_candidates in enumerate(supernet.num_candidates):
-        counts = np.bincount(taken[:, place], minlength=num_candidates)
+    for place, counts in enumerate(supernet.counts(archs)):
         if len(set(counts)) > 1:
             raise ValueError(
                 f"groups='balanced' needs each operation of a choice equally often, got {counts} at index {place};"

@@ -84,8 +84,10 @@ def make_region(
     def members(partial: chex.ArrayNumpy | None = None) -> np.ndarray:
         todo = read(partial)
         if todo.ways > max_members:
+            by = "" if is_additive and all_exist else " by rejection"
             raise ValueError(
-                f"{space.name}: {int(todo.ways)} architectures are too many to list, at most {max_members}."
+                f"{space.name}: {int(todo.ways)} architectures are too many to list, at most {max_members}; `sample`"
+                f" draws from them{by}, `count` bounds their number."
             )
         found = listed(tuple(todo.codes.tolist()))
         if not len(found):

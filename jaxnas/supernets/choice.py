@@ -32,7 +32,7 @@ def choose(
     Args:
       branches: functions of (shared, *inputs). They must not close over traced values.
       choice: a Python int (decided while tracing), or an int32 scalar in [0, len(branches)); `lax.switch` clamps
-        what lies outside, so codes are checked on the host (`arch.check`).
+        what lies outside, so codes are checked on the host (`jaxnas.codes.check`).
       shared: read by every architecture alike. If it is batched under `vmap` (several super-nets at once) each
         branch runs for all of them and the results are selected: len(branches) times the work.
       *inputs: one architecture's own. Where `vmap` leaves them unbatched (the first choice after the stem) and there

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnas.ops import Tape
 from jaxnas.space import SearchSpace
+from jaxnas.supernets.choice import count_ops
 from jaxnas.supernets.dropout import Dropout, draw_keep
 from jaxnas.supernets.layer import Layer, Params, Stats, outline
 from jaxnas.supernets.sharing import NO_SHARING, Sharing, as_it_is
@@ -34,7 +35,7 @@ class Supernet(NamedTuple):
         key: draws what dropout takes away, which is a training matter; None: nothing is dropped. ramp: strength of path
           dropout, in [0, 1]. Of no matter to a super-net without dropout.
         groups: how a batch of architectures is dispatched, see `jaxnas.supernets.choose`; counts are given per place of
-          the decoded code, as `jaxnas.supernets.count_ops` gives them. The gradient of an unbatched call needs
+          the decoded code, as `counts` gives them. The gradient of an unbatched call needs
           `groups=None`; losses are written over a batch.
       layers: every layer by name.
       wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
@@ -75,6 +76,14 @@ class Supernet(NamedTuple):
         arrays and JAX's alike, also traced ones."""
         decoded = self.decode(archs if isinstance(archs, jax.Array) else np.asarray(archs))
         return {name: layer.taken(decoded) for name, layer in self.layers.items()}
+
+    def weights(self, archs: Any) -> chex.Array:
+        """Float [..., num_places, max(num_candidates)] of codes [..., num_choices]: 1 for what they take, else 0."""
+        return jax.nn.one_hot(self.decode(archs), max(self.num_candidates))
+
+    def counts(self, archs: chex.ArrayNumpy) -> tuple[tuple[int, ...], ...]:
+        """How often codes [num_archs, num_choices] take each candidate of each place: the `groups` of this batch."""
+        return count_ops(self.decode(np.asarray(archs)), self.num_candidates)
 
     def taken_by(self, arch: chex.ArrayNumpy) -> dict[str, str]:
         """Of one code int [num_choices] on the host: layer -> name of the candidate."""

@@ -16,7 +16,6 @@ import numpy as np
 from jaxnas.codes import check
 from jaxnas.evaluation import cross_entropy
 from jaxnas.supernets import Supernet
-from jaxnas.supernets.choice import count_ops
 from jaxnas.training.losses import Aux, LossFn, ranking_loss
 from jaxnas.training.preprocess import Preprocess
 
@@ -91,7 +90,7 @@ def make_ranking_loss_fn(
     levels = ((levels[from_worst] - levels.min()) / spread).astype(np.float32)
     if num_per_step is not None:
         tile = tile or 1
-    groups: Any = count_ops(supernet.decode(archs), supernet.num_candidates) if tile is None else tile
+    groups: Any = supernet.counts(archs) if tile is None else tile
     draw = all_pairs(num_per_step or num_landmarks) if draw is None else draw
 
     def loss_fn(params, archs_of_step, batch, key, step, groups_of_step=4):
