@@ -86,8 +86,8 @@ def narrow(kernels: chex.Array, axis: int, width: int, *, rule: Channels, seed: 
     if rule == "interpolated":
         number = np.arange(width)
         first, end = number * channels // width, -(-(number + 1) * channels // width)
-        taken = (np.arange(channels)[:, None] >= first) & (np.arange(channels)[:, None] < end)
-        return jnp.moveaxis(jnp.moveaxis(kernels, axis, -1) @ (taken / (end - first)).astype(kernels.dtype), -1, axis)
+        inside = (np.arange(channels)[:, None] >= first) & (np.arange(channels)[:, None] < end)
+        return jnp.moveaxis(jnp.moveaxis(kernels, axis, -1) @ (inside / (end - first)).astype(kernels.dtype), -1, axis)
     return kernels[(slice(None),) * axis + (slice(width),)]
 
 

@@ -43,7 +43,7 @@ class Tape:
         self.stats = None if stats is None else stats.astype(dtype)
         self.mask, self.dtype, self.keep = mask, dtype, keep
         self.size = 0  # normalised channels so far
-        self.taken: list[chex.Array] = []
+        self.parts: list[chex.Array] = []
 
     def normalise(self, x: chex.Array) -> chex.Array:
         """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used."""
@@ -55,7 +55,7 @@ class Tape:
             scale = jax.lax.rsqrt(stats[1] + EPSILON)
             y = (x * scale + (-stats[0] * scale)).astype(x.dtype)
         self.size += channels
-        self.taken.append(stats)
+        self.parts.append(stats)
         return y
 
     def drop(self, x: chex.Array) -> chex.Array:
@@ -66,7 +66,7 @@ class Tape:
 
     def used(self, size: int) -> chex.Array:
         """What was used, zero-padded to float [2, size] so that all candidates of a choice agree in shape."""
-        stats = jnp.concatenate([jnp.zeros((2, 0), self.dtype), *self.taken], axis=1)
+        stats = jnp.concatenate([jnp.zeros((2, 0), self.dtype), *self.parts], axis=1)
         return jnp.pad(stats, ((0, 0), (0, size - stats.shape[1])))
 
 

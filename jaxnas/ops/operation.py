@@ -2,7 +2,34 @@
 
 A candidate is given as a Flax Linen module, as a plain pair (init, apply), as an `NNXOperation`, or as an object of a
 class derived from `Operation`; `as_operation` makes the last of them all. What an operation says of itself is optional,
-"nothing known" by default. A Flax module says it by methods of its class with the same names.
+"nothing known" by default. A module says it by methods of its class with the same names.
+
+    class Scale(nn.Module):                                  # Linen
+        @nn.compact
+        def __call__(self, x, tape):
+            return x * self.param("gain", nn.initializers.ones, (x.shape[-1],))
+
+        def cost(self, in_shape):
+            return Cost(macs=0, params=in_shape[-1])
+
+    class ScaleNNX(nnx.Module):                              # NNX: in_channels, then the args of `NNXOperation`
+        def __init__(self, in_channels, start, *, rngs):
+            self.gain = nnx.Param(jnp.full(in_channels, start))
+
+        def __call__(self, x, tape):
+            return x * self.gain[...]
+
+    def init(key, x, tape):                                  # a pair
+        return {"gain": jnp.ones(x.shape[-1])}
+
+    def apply(params, x, tape):
+        return x * params["gain"]
+
+    space = chain_space("mine", layout, op_names, operations={
+        "linen": lambda channels, stride, affine, policy: Scale(),
+        "nnx": lambda channels, stride, affine, policy: NNXOperation(ScaleNNX, (1.0,)),
+        "pair": lambda channels, stride, affine, policy: (init, apply),
+    })
 """
 
 import dataclasses

@@ -76,8 +76,8 @@ def choose(
             run = [jax.vmap(branch, in_axes=(None, *axes)) for branch in branches]
             outputs = jax.lax.switch(choice, run, shared, *inputs)
         elif num_archs == 1:
-            own = jax.tree.map(lambda leaf, batched: leaf[0] if batched else leaf, inputs, inputs_batched)
-            outputs = jax.tree.map(lambda leaf: leaf[None], jax.lax.switch(choice[0], branches, shared, *own))
+            only_inputs = jax.tree.map(lambda leaf, batched: leaf[0] if batched else leaf, inputs, inputs_batched)
+            outputs = jax.tree.map(lambda leaf: leaf[None], jax.lax.switch(choice[0], branches, shared, *only_inputs))
         elif num_archs >= len(branches) and not any(jax.tree.leaves(inputs_batched)):
             results = [branch(shared, *inputs) for branch in branches]
             outputs = jax.tree.map(lambda *leaves: jnp.stack(leaves)[choice], *results)
@@ -144,8 +144,8 @@ def _dispatch_counts(branches, choice, shared, inputs, groups):
     results = []
     for branch, count, end in zip(branches, groups, np.cumsum(groups), strict=True):
         if count:
-            own = jax.tree.map(lambda leaf, span=slice(end - count, end): leaf[span], inputs)
-            results.append(_over(branch, count)(shared, *own))
+            inputs_of_branch = jax.tree.map(lambda leaf, span=slice(end - count, end): leaf[span], inputs)
+            results.append(_over(branch, count)(shared, *inputs_of_branch))
     kept = jnp.all(choice[order] == np.repeat(np.arange(num_branches), groups))
 
     def restore(*leaves):
@@ -202,11 +202,11 @@ def _dispatch_tiles(branches, choice, shared, inputs, tile):
     rows = order[first_row[within][:, None] + jnp.minimum(position, counts[within][:, None] - 1)]
 
     def run_tile(_, xs):
-        branch, own = xs
+        branch, tile_inputs = xs
         run = [_over(branch, tile) for branch in branches]
-        like = jax.eval_shape(run[0], shared, *own)
+        like = jax.eval_shape(run[0], shared, *tile_inputs)
         idle = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)  # noqa: E731
-        return None, jax.lax.switch(branch, [*run, idle], shared, *own)
+        return None, jax.lax.switch(branch, [*run, idle], shared, *tile_inputs)
 
     _, outputs = jax.lax.scan(run_tile, None, (branch_of, jax.tree.map(lambda leaf: leaf[rows], inputs)))
     rank = jnp.argsort(order)  # place of each architecture in the sorted population

@@ -36,7 +36,7 @@ class Network(nn.Module):
         return self.wire(run, images)
 
 
-class Part(nn.Module):
+class OperationModule(nn.Module):
     """An operation as a Flax module with parameters of its own."""
 
     operation: Operation
@@ -54,7 +54,7 @@ def make_network(supernet: Supernet, arch: chex.ArrayNumpy) -> Network:
     layers: dict[str, nn.Module] = {}
     for name, op in supernet.taken_by(arch).items():
         operation = supernet.layers[name].candidates[op]
-        module = operation.module if isinstance(operation, FlaxOperation) else Part(operation)
+        module = operation.module if isinstance(operation, FlaxOperation) else OperationModule(operation)
         layers[name] = module.clone(name=name)
     (stats_dtype,) = {layer.stats_dtype for layer in supernet.layers.values()}
     return Network(layers, supernet.wire, stats_dtype)

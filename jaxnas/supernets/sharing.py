@@ -164,7 +164,8 @@ def both(first: Sharing, second: Sharing) -> Sharing:
 
 def _cuts(layer: Layer) -> dict[str, _Cut]:
     """By candidate, for the kinds of kernels that this layer has in two sizes or more."""
-    kernels = {op: kernel for op, each in layer.candidates.items() if (kernel := each.shared_kernel()) is not None}
+    said = {op: operation.shared_kernel() for op, operation in layer.candidates.items()}
+    kernels = {op: kernel for op, kernel in said.items() if kernel is not None}
     sizes = collections.Counter(kind for kind, _ in {(kernel.kind, kernel.size) for kernel in kernels.values()})
     return {
         op: _Cut(

@@ -100,13 +100,13 @@ def _decode_stage(
         columns[Part(stage, "edge", source, target)] = there
     for vertex in range(1, last):
         op, used = ops[..., vertex - 1], widths[..., vertex - 1] > 0
-        first, taken, is_conv = 1, 0, 0
+        first, candidate, is_conv = 1, 0, 0
         for number, name in enumerate(space.op_names[-1]):
             dynamic = name.startswith("conv")
-            taken = taken + (op == number) * (first + dynamic * width_number[..., vertex - 1])
+            candidate = candidate + (op == number) * (first + dynamic * width_number[..., vertex - 1])
             is_conv = is_conv + (op == number) * dynamic
             first += len(known) if dynamic else 1
-        columns[Part(stage, "vertex", vertex, vertex)] = used * taken
+        columns[Part(stage, "vertex", vertex, vertex)] = used * candidate
         configuration = (edges[..., :vertex, vertex] * 2 ** np.arange(vertex, dtype=np.int32)).sum(axis=-1)
         columns[Part(stage, "inputs", vertex, vertex)] = is_conv * configuration
     return columns
