@@ -155,7 +155,7 @@ class SearchSpace:
     layout: Layout
     is_valid: Callable[[np.ndarray], np.ndarray] = _all_valid
     isomorphs: Callable[[np.ndarray], np.ndarray] = _same_codes
-    operations: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict, hash=False)
+    operations: Mapping[str, "OpFactory"] = dataclasses.field(default_factory=dict, hash=False)
     costs: "CostsFn | None" = None
 
     @property
@@ -192,4 +192,5 @@ class SearchSpace:
         return dataclasses.replace(self, layout=self.layout.resized(**sizes))
 
 
+OpFactory = Callable[[int, int, bool, Any], Any]  # as `jaxnas.ops.OpFactory`
 CostsFn = Callable[[SearchSpace, np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -1,11 +1,10 @@
 """Chains, where one searched layer follows another: a search space of your own in a dozen lines."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from jaxnas.space import ChainLayout, CostsFn, SearchSpace
+from jaxnas.space import ChainLayout, CostsFn, OpFactory, SearchSpace
 
 IDENTITY = "identity"
 
@@ -15,7 +14,7 @@ def chain_space(
     layout: ChainLayout,
     op_names: Sequence[Sequence[str]],
     *,
-    operations: Mapping[str, Callable[..., Any]] | None = None,
+    operations: Mapping[str, OpFactory] | None = None,
     costs: CostsFn | None = None,
 ) -> SearchSpace:
     """A chain with the candidates `op_names[choice]` at each choice.

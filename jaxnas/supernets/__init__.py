@@ -1,6 +1,7 @@
 """From a search space to a super-net."""
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxnas.ops import Channels, Policy
 from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
@@ -12,7 +13,7 @@ from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run
 from jaxnas.supernets.supernet import Supernet, only, select_stats
 
 # Type of layout -> (space, its layout, settings) -> super-net.
-BUILDERS: dict[type, Callable[..., Supernet]] = {
+BUILDERS: dict[type, Callable[[SearchSpace, Any, Factors], Supernet]] = {
     ChainLayout: chain_supernet,
     CellLayout: cell_supernet,
     DagLayout: dag_supernet,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -17,6 +17,23 @@ from jaxnas.supernets.layer import Layer, Params, Stats, outline
 from jaxnas.supernets.sharing import NO_SHARING, Sharing, as_it_is
 
 Wire = Callable[[Callable[[str, Any], Any], Any], Any]
+
+
+class SupernetApply(Protocol):
+    """One architecture on images; `jax.vmap` it over architectures."""
+
+    def __call__(
+        self,
+        params: Params,
+        arch: Any,
+        images: chex.Array,
+        *,
+        stats: Stats | None = None,
+        mask: chex.Array | None = None,
+        key: chex.PRNGKey | None = None,
+        ramp: float | chex.Array = 1.0,
+        groups: Any = 4,
+    ) -> tuple[chex.Array, Stats]: ...
 
 
 class Supernet(NamedTuple):
@@ -48,7 +65,7 @@ class Supernet(NamedTuple):
 
     space: SearchSpace
     init: Callable[[chex.PRNGKey], Params]
-    apply: Callable[..., tuple[chex.Array, Stats]]
+    apply: SupernetApply
     layers: Mapping[str, Layer]
     wire: Callable[[Callable[[str, Any], Any], Any], Any]
     view: Callable[[Params], Params] = as_it_is
