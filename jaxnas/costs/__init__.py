@@ -4,8 +4,9 @@
 """
 
 from jaxnas.costs import latency, limits
-from jaxnas.costs.counted import Costs, arch_costs, is_additive, op_costs, supernet_costs
+from jaxnas.costs.counted import arch_costs, is_additive, op_costs, supernet_costs
 from jaxnas.costs.limits import CostFn, CostTable, Limit, cost_table, make_limit, number, parse, table_costs
+from jaxnas.supernets import Costs
 
 __all__ = [
     "CostFn",

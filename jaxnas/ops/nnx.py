@@ -4,10 +4,12 @@ import dataclasses
 import functools
 from collections.abc import Callable, Hashable
 
+import chex
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxnas.ops.operation import Operation, said_by
+from jaxnas.ops.normalisation import Tape
+from jaxnas.ops.operation import Algebra, Cost, Operation, OpParams, said_by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class NNXOperation(Operation):
     build: Callable[..., nnx.Module]
     args: tuple[Hashable, ...] = ()
 
-    def init(self, key, x, tape):
+    def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> OpParams:
         module = self.build(x.shape[-1], *self.args, rngs=nnx.Rngs(key))
         leaves = nnx.to_flat_state(nnx.split(module)[1])
         kinds = sorted({type(leaf).__name__ for _, leaf in leaves if not isinstance(leaf, nnx.Param)})
@@ -33,19 +35,19 @@ class NNXOperation(Operation):
             )
         return unflatten_dict({tuple(map(str, path)): leaf.get_value() for path, leaf in leaves})
 
-    def apply(self, params, x, tape):
+    def apply(self, params: OpParams, x: chex.Array, tape: Tape) -> chex.Array:
         graph, state = nnx.split(_outline(self, x.shape[-1]))
         leaves = flatten_dict(params)
         given = [(path, leaf.replace(leaves[tuple(map(str, path))])) for path, leaf in nnx.to_flat_state(state)]
         return nnx.merge(graph, nnx.from_flat_state(given))(x, tape)
 
-    def algebra(self, in_channels):
+    def algebra(self, in_channels: int) -> Algebra:
         return said_by(_outline(self, in_channels), "algebra", super().algebra)(in_channels)
 
-    def cost(self, in_shape):
+    def cost(self, in_shape: tuple[int, ...]) -> Cost | None:
         return said_by(_outline(self, in_shape[-1]), "cost", super().cost)(in_shape)
 
-    def has_shortcut(self, in_channels):
+    def has_shortcut(self, in_channels: int) -> bool:
         return said_by(_outline(self, in_channels), "has_shortcut", super().has_shortcut)(in_channels)
 
 

@@ -42,8 +42,9 @@ import flax.linen as nn
 from jaxnas.ops.normalisation import Tape
 
 Algebra = Literal["zero", "same", "linear", "vanishing", "any"]
-InitFn = Callable[[chex.PRNGKey, chex.Array, Tape], Mapping[str, Any]]
-ApplyFn = Callable[[Mapping[str, Any], chex.Array, Tape], chex.Array]
+OpParams = Mapping[str, Any]  # dicts by name, nested or not, of arrays
+InitFn = Callable[[chex.PRNGKey, chex.Array, Tape], OpParams]
+ApplyFn = Callable[[OpParams, chex.Array, Tape], chex.Array]
 
 
 class Kernel(NamedTuple):
@@ -66,19 +67,19 @@ class Operation(Protocol):
     """A candidate. It must be hashable, and equal operations must be one function: compiled programs, shapes and costs
     are kept by operation.
 
-    Parameters are dicts by name, nested or not, of arrays. Leaves called `kernel`, `scale` and `bias` are initialised
+    Leaves called `kernel`, `scale` and `bias` are initialised
     by the rule of `jaxnas.supernets.make_init` where an operation has no others.
     """
 
-    def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> Mapping[str, Any]:
+    def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> OpParams:
         """Parameters for inputs like x [num_images, height, width, channels]."""
         ...
 
-    def apply(self, params: Mapping[str, Any], x: chex.Array, tape: Tape) -> chex.Array:
+    def apply(self, params: OpParams, x: chex.Array, tape: Tape) -> chex.Array:
         """What is made of x; `tape` normalises (`tape.normalise`) and drops (`tape.drop`)."""
         ...
 
-    def init_with_output(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> tuple[chex.Array, Mapping[str, Any]]:
+    def init_with_output(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> tuple[chex.Array, OpParams]:
         """What `apply` makes of x by the parameters of `init`, and these."""
         params = self.init(key, x, Tape(None, None))
         return self.apply(params, x, tape), params
@@ -114,10 +115,10 @@ class FlaxOperation(Operation):
 
     module: nn.Module
 
-    def init(self, key, x, tape):
+    def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> OpParams:
         return self.init_with_output(key, x, tape)[1]
 
-    def init_with_output(self, key, x, tape):
+    def init_with_output(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> tuple[chex.Array, OpParams]:
         y, variables = self.module.init_with_output(key, x, tape)
         if others := set(variables) - {"params"}:
             raise ValueError(
@@ -126,19 +127,19 @@ class FlaxOperation(Operation):
             )
         return y, variables.get("params", {})
 
-    def apply(self, params, x, tape):
+    def apply(self, params: OpParams, x: chex.Array, tape: Tape) -> chex.Array:
         return self.module.apply({"params": params}, x, tape)
 
-    def algebra(self, in_channels):
+    def algebra(self, in_channels: int) -> Algebra:
         return said_by(self.module, "algebra", super().algebra)(in_channels)
 
-    def cost(self, in_shape):
+    def cost(self, in_shape: tuple[int, ...]) -> Cost | None:
         return said_by(self.module, "cost", super().cost)(in_shape)
 
-    def shared_kernel(self):
+    def shared_kernel(self) -> Kernel | None:
         return said_by(self.module, "shared_kernel", super().shared_kernel)()
 
-    def has_shortcut(self, in_channels):
+    def has_shortcut(self, in_channels: int) -> bool:
         return said_by(self.module, "has_shortcut", super().has_shortcut)(in_channels)
 
 
@@ -149,10 +150,10 @@ class PlainOperation(Operation):
     init_fn: InitFn
     apply_fn: ApplyFn
 
-    def init(self, key, x, tape):
+    def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> OpParams:
         return self.init_fn(key, x, tape)
 
-    def apply(self, params, x, tape):
+    def apply(self, params: OpParams, x: chex.Array, tape: Tape) -> chex.Array:
         return self.apply_fn(params, x, tape)
 
 

@@ -59,7 +59,7 @@ class Layer(NamedTuple):
         def branch(name: str, operation: Operation) -> Branch:
             is_path = operation.algebra(self.in_shape[-1]) not in ("zero", "same")
 
-            def run(shared, x, stats, keep=None):
+            def run(shared: Any, x: chex.Array, stats: Any, keep: Any = None) -> tuple[chex.Array, chex.Array]:
                 params, mask = shared
                 tape = Tape(stats, mask, self.stats_dtype, None if self.is_edge else keep)
                 y = operation.apply(params[name], x, tape)
@@ -75,7 +75,16 @@ class Layer(NamedTuple):
         """The index of the candidate that decoded codes, int [..., num_places], take here: int [...]."""
         return np.zeros(decoded.shape[:-1], np.int32) if self.choice is None else decoded[..., self.choice]
 
-    def __call__(self, params, arch, x, stats, mask, groups: Groups | tuple[tuple[int, ...], ...], keep=None):
+    def __call__(
+        self,
+        params: Params,
+        arch: Any,
+        x: chex.Array,
+        stats: Stats | None,
+        mask: chex.Array | None,
+        groups: Groups | tuple[tuple[int, ...], ...],
+        keep: chex.Array | None = None,
+    ) -> tuple[chex.Array, chex.Array]:
         """Run the candidate that the decoded `arch` takes here: x [num_images, *in_shape] -> (y, stats used).
 
         Args:
@@ -83,14 +92,14 @@ class Layer(NamedTuple):
           keep: what dropout leaves, see `jaxnas.ops.Tape`.
         """
         shared = (params[self.name], mask)
-        stats = None if stats is None else stats[self.name]
+        stats_here = None if stats is None else stats[self.name]
         if self.choice is None:
-            return self.branches[0](shared, x, stats, keep)
+            return self.branches[0](shared, x, stats_here, keep)
         here = arch[self.choice]
         if jnp.ndim(here) == 1:  # weights of the candidates instead of a code
-            return mix(self.branches, here[: len(self.candidates)], shared, x, stats, keep)
+            return mix(self.branches, here[: len(self.candidates)], shared, x, stats_here, keep)
         groups_here: Any = groups[self.choice] if isinstance(groups, tuple) else groups
-        return choose(self.branches, here, shared, x, stats, keep, groups=groups_here)
+        return choose(self.branches, here, shared, x, stats_here, keep, groups=groups_here)
 
 
 def make_layer(

@@ -43,14 +43,14 @@ def share_candidates(owners: Mapping[str, Mapping[str, str]]) -> Sharing:
       owners: layer -> candidate -> the one under whose name the parameters are stored; those left out have their own.
     """
 
-    def store(params):
+    def store(params: Params) -> Params:
         kept = {}
         for layer, candidates in params.items():
             of = owners.get(layer, {})
             kept[layer] = {op: tree for op, tree in candidates.items() if of.get(op, op) == op}
         return kept
 
-    def view(stored):
+    def view(stored: Params) -> Params:
         return {
             layer: candidates | {op: candidates[owner] for op, owner in owners.get(layer, {}).items()}
             for layer, candidates in stored.items()
@@ -67,14 +67,14 @@ def share_by_node(edges: Mapping[str, str], *, per_input: bool) -> Sharing:
       per_input: each edge keeps scale and shift of its own batch normalisations, so a set for each input of the node.
     """
 
-    def split(tree):
+    def split(tree: Any) -> tuple[dict[Any, Any], dict[Any, Any]]:
         """Parameters of a candidate: (without those of its normalisations, those of its normalisations)."""
         leaves = flatten_dict(tree)
         norms = {path: leaf for path, leaf in leaves.items() if (*path[:-1], "scale") in leaves}
         rest = {path: leaf for path, leaf in leaves.items() if path not in norms}
         return unflatten_dict(rest), unflatten_dict(norms)
 
-    def store(params):
+    def store(params: Params) -> Params:
         stored = {}
         for layer, candidates in params.items():
             if layer not in edges:
@@ -87,7 +87,7 @@ def share_by_node(edges: Mapping[str, str], *, per_input: bool) -> Sharing:
                 stored.setdefault(edges[layer], candidates)
         return stored
 
-    def view(stored):
+    def view(stored: Params) -> Params:
         nodes = set(edges.values())
         params = {layer: candidates for layer, candidates in stored.items() if layer not in nodes | set(edges)}
         for layer, node in edges.items():
@@ -123,7 +123,7 @@ def share_kernels(name: str, groups: Mapping[str, Layer], *, transform: bool) ->
     if not any(cuts.values()):
         raise ValueError(f"{name}: no choice has kernels of two sizes that could share one; take kernels='separate'.")
 
-    def store(params):
+    def store(params: Params) -> Params:
         stored = dict(params)
         for group, cuts_of_group in cuts.items():
             candidates = {op: dict(flatten_dict(tree)) for op, tree in params[group].items()}
@@ -140,7 +140,7 @@ def share_kernels(name: str, groups: Mapping[str, Layer], *, transform: bool) ->
             stored[group] = {op: unflatten_dict(leaves) for op, leaves in candidates.items()} | shared
         return stored
 
-    def view(stored):
+    def view(stored: Params) -> Params:
         params = dict(stored)
         for group, cuts_of_group in cuts.items():
             candidates = {op: stored[group][op] for op in groups[group].candidates}
@@ -186,6 +186,6 @@ def _centre(kernel: chex.Array, shape: tuple[int, ...]) -> chex.Array:
     )
 
 
-def _merged(first: Mapping, second: Mapping) -> dict:
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two trees of parameters as one."""
     return unflatten_dict(flatten_dict(first) | flatten_dict(second))
