@@ -135,7 +135,7 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
         if baseline == "torch_eager" or baseline == "torch_best":
             baselines[baseline] = peer(route=baseline, device="cpu" if jax.default_backend() == "cpu" else "cuda")
         else:
-            baselines[baseline] = make(strategy="serial", workers=1 if baseline == "serial_1" else None)
+            baselines[baseline] = make(strategy="serial", workers=1 if baseline == "serial_1" else None).evaluate
     few = np.random.default_rng(0).choice(len(archs), min(config.num_baseline, len(archs)), replace=False)
 
     def seconds(evaluate: Callable, codes: np.ndarray) -> tuple[float, np.ndarray]:
@@ -145,12 +145,12 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
 
     took: dict[str, list[float]] = {name: [] for name in ("ours", *baselines)}
     loss = {name: seconds(evaluate, archs[few])[1] for name, evaluate in baselines.items()}  # compiles
-    seconds(ours, archs[few])
+    seconds(ours.evaluate, archs[few])
     for repetition in range(config.repetitions + 1):
         for name, evaluate in baselines.items():
             took[name].append(seconds(evaluate, archs[few])[0] * len(archs) / len(few))
         if repetition < config.repetitions:
-            time_of_all, losses = seconds(ours, archs)
+            time_of_all, losses = seconds(ours.evaluate, archs)
             took["ours"].append(time_of_all)
     for name, of_few in loss.items():
         difference = float(np.max(np.abs(of_few - losses[few])))
@@ -159,8 +159,8 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
                 f"{row}: the losses of {name} and ours differ by up to {difference:.3g} nats, expected at most"
                 f" {tolerance}; nothing is reported."
             )
-    plan = ours.plan(len(archs), config.num_images)  # type: ignore[attr-defined]
-    needed, executed = work(supernet, archs, plan)
+    population = ours.prepare(archs, config.num_images)
+    plan, (needed, executed) = population.plan, work(supernet, population)
     median = {name: float(np.median(times)) for name, times in took.items()}
     padded = -(-config.num_images // plan.images_per_call) * plan.images_per_call
     return [

@@ -24,11 +24,11 @@ import numpy as np
 
 from benchmarks import command
 from jaxnas import codes
-from jaxnas.evaluation import make_evaluator, work
+from jaxnas.evaluation import Evaluator, Population, make_evaluator, work
 from jaxnas.samplers import fair
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.supernets import make_supernet
+from jaxnas.supernets import Supernet, make_supernet
 
 TOLERANCE = 1e-3  # nats; float32 sums in another order, through many normalisations
 
@@ -40,8 +40,8 @@ class Config:
 
     spaces: tuple[str, ...] = ("nasbench_macro", "nasbench201")
     populations: tuple[Literal["balanced", "random", "all"], ...] = ("balanced", "random")
-    routes: tuple[Literal["mask", "serial", "dispatch", "trie", "auto"], ...] = (
-        "mask", "serial", "dispatch", "trie", "auto",
+    routes: tuple[Literal["mask", "serial", "dispatch", "graph", "auto"], ...] = (
+        "mask", "serial", "dispatch", "graph", "auto",
     )  # fmt: skip
     width: int = 8  # channels of the stem; all others in proportion
     image_size: int = 16  # pixels
@@ -81,10 +81,10 @@ def run(config: Config) -> list[dict[str, Any]]:
     records = []
     for space in [make_space(config, name) for name in config.spaces]:
         supernet = make_supernet(space)
-        routes: dict[str, Any] = {route: make_route(config, supernet, route) for route in config.routes}
+        routes: dict[str, Evaluator] = {route: make_route(config, supernet, route) for route in config.routes}
         populations = {kind: population(config, space, kind) for kind in config.populations}
-        plans = {  # now, so that unusable settings end before anything is compiled
-            (kind, route): routes[route].plan(len(archs), config.num_images)
+        planned: dict[tuple[str, str], Population] = {  # now, so that unusable settings end before anything is compiled
+            (kind, route): routes[route].prepare(archs, config.num_images)
             for kind, archs in populations.items()
             for route in routes
         }
@@ -99,8 +99,8 @@ def run(config: Config) -> list[dict[str, Any]]:
             compared = compare(routes, config.repetitions, params, archs, images, labels, **given)
             serial = compared["serial"]["ms"] if "serial" in compared else None
             for route, figures in compared.items():
-                plan = plans[kind, route]
-                needed, executed = count_gflop(supernet, archs, plan, config)
+                plan = planned[kind, route].plan
+                needed, executed = count_gflop(supernet, planned[kind, route])
                 records.append(
                     {
                         "space": space.name,
@@ -141,7 +141,7 @@ def make_space(config: Config, name: str) -> SearchSpace:
     return space.resized(width=config.width, image_size=config.image_size, **cells)
 
 
-def make_route(config: Config, supernet, route: str):
+def make_route(config: Config, supernet: Supernet, route: str) -> Evaluator:
     """An evaluator that takes this route, else with the configured settings."""
     return make_evaluator(
         supernet,
@@ -171,15 +171,17 @@ def compare(routes, repetitions: int, params, archs, images, labels, **given) ->
       of any architecture from the first route's.
     """
     compile_s = {}
-    for route, evaluate in routes.items():
-        one_call = archs[: evaluate.plan(len(archs), len(images)).archs_per_call]
-        (first, _), (second, _) = (timed(evaluate, params, one_call, images, labels, **given) for _ in range(2))
+    for route, evaluator in routes.items():
+        one_call = archs[: evaluator.plan(len(archs), len(images)).archs_per_call]
+        (first, _), (second, _) = (
+            timed(evaluator.evaluate, params, one_call, images, labels, **given) for _ in range(2)
+        )
         compile_s[route] = max(0.0, first - second)
     seconds: dict[str, list[float]] = {route: [] for route in routes}
     loss = {}
     for _ in range(repetitions):
-        for route, evaluate in routes.items():
-            took, scores = timed(evaluate, params, archs, images, labels, **given)
+        for route, evaluator in routes.items():
+            took, scores = timed(evaluator.evaluate, params, archs, images, labels, **given)
             seconds[route].append(took)
             loss[route] = scores.loss
     reference = next(iter(routes))
@@ -207,11 +209,12 @@ def timed(evaluate, *args, **given) -> tuple[float, Any]:
     return time.perf_counter() - start, scores
 
 
-def count_gflop(supernet, archs: np.ndarray, plan, config: Config) -> tuple[float, float]:
-    """GFLOP that the population needs on all images, and that the plan executes, padding included."""
-    needed, executed = work(supernet, archs, plan)
-    padded = -(-config.num_images // plan.images_per_call) * plan.images_per_call
-    return 2e-9 * needed * config.num_images, 2e-9 * executed * padded
+def count_gflop(supernet: Supernet, population: Population) -> tuple[float, float]:
+    """GFLOP that the population needs on all images, and that its plan executes, padding included."""
+    needed, executed = work(supernet, population)
+    num_images, per_call = population.num_images, population.plan.images_per_call
+    padded = -(-num_images // per_call) * per_call
+    return 2e-9 * needed * num_images, 2e-9 * executed * padded
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:

@@ -64,7 +64,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
 
     def point(what: str, route: str, archs: np.ndarray, num_images: int, mesh=None) -> None:
-        evaluate = make_evaluator(supernet, strategy=route, images_per_call=config.images_per_call, mesh=mesh)  # type: ignore[arg-type]
+        evaluate = make_evaluator(supernet, strategy=route, images_per_call=config.images_per_call, mesh=mesh).evaluate  # type: ignore[arg-type]
         work = params, archs, images[:num_images], labels[:num_images]
         times = [timed(evaluate, *work)[0] for _ in range(config.repetitions + 1)][1:]
         records.append(

@@ -44,7 +44,7 @@ from experiments.problem import (
     settle,
 )
 from experiments.rank_correlation import compile_clock
-from experiments.supernet_run import Recipe, batches, build, evaluator, make_recipe, score_all, train
+from experiments.supernet_run import Recipe, batches, build, make_recipe, make_score, score_all, train
 from jaxnas import costs, plotting, ranking, tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
@@ -140,7 +140,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     compile_seconds = compile_clock()
     supernet = build(config, space)
-    score = evaluator(config, supernet, data)
+    score = make_score(config, supernet, data)
     warmup_steps = num_warmup_steps(config)
     recipes = make_recipes(config, problem, supernet, codes, {"landmark": accuracy, "flops_order": macs["landmarks"]})
 

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.problem import SupernetConfig, check, load_images, resize
-from experiments.supernet_run import batches, build, evaluator, make_recipe, save_scores
+from experiments.supernet_run import batches, build, make_recipe, make_score, save_scores
 from experiments.workdir import read_rows
 from jaxnas import tables
 from jaxnas.codes import to_text
@@ -124,7 +124,7 @@ def prepare(config: SearchConfig) -> Task:
     def start(key: chex.PRNGKey) -> TrainState:
         return init_train_state(supernet, sampler, recipe.tx, key)
 
-    score = evaluator(config, supernet, data)
+    score = make_score(config, supernet, data)
     return Task(published, space, data, search, supernet, score, recipe.step, start, ends, populations)
 
 

@@ -67,7 +67,7 @@ class SupernetConfig(ProblemConfig):
     images_per_call: int = 256
     archs_per_call: int | None = None
     memory_budget: int | None = None  # bytes for activations; None: 1 GiB on CPU, 8 GiB elsewhere
-    strategy: Literal["auto", "mask", "serial", "dispatch", "trie"] = "auto"
+    strategy: Literal["auto", "mask", "serial", "dispatch", "graph"] = "auto"
     archs_per_save: int = 729  # scores are saved after so many architectures
     num_curve_points: int = 4  # evaluations along the training, for tau over training
     num_curve_archs: int = 243

@@ -33,7 +33,7 @@ from experiments.problem import (
     load_problem,
     settle,
 )
-from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
+from experiments.supernet_run import build, make_recipe, make_score, score_all, score_blocks, train
 from jaxnas import costs, plotting, ranking, tables
 from jaxnas.spaces import get_space
 
@@ -102,7 +102,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     compile_seconds = compile_clock()
     supernet = build(config, space)
-    score = evaluator(config, supernet, data)
+    score = make_score(config, supernet, data)
     recipe = make_recipe(config, supernet, data)
     losses, accuracies, last, curves = [], [], [], []
     seconds = {"train_seconds": 0.0, "evaluate_seconds": 0.0}

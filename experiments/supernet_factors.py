@@ -29,7 +29,7 @@ import numpy as np
 from experiments import rank_correlation
 from experiments import workdir as cli
 from experiments.problem import Problem, SupernetConfig, check, evaluation_archs, load_problem, resize, settle
-from experiments.supernet_run import build, evaluator, make_recipe, score_all, score_blocks, train
+from experiments.supernet_run import build, make_recipe, make_score, score_all, score_blocks, train
 from jaxnas import costs, plotting, ranking, tables
 from jaxnas.files import replace_file
 from jaxnas.space import DagLayout
@@ -222,7 +222,7 @@ def prepare(variant: Variant, problem: Problem):
         supernet = build(config, resize(config, problem.published, data))
         recipe = make_recipe(config, supernet, data)
         quiet = dataclasses.replace(config, progress=False)
-        return data, supernet, recipe, evaluator(quiet, supernet, data)
+        return data, supernet, recipe, make_score(quiet, supernet, data)
     except ValueError as error:
         raise ValueError(f"{variant.name}: {error}") from None
 

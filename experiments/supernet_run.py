@@ -66,9 +66,9 @@ def build(config: SupernetConfig, space: SearchSpace) -> Supernet:
     )
 
 
-def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Callable[..., Scores]:
+def make_score(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Callable[..., Scores]:
     """`score(state, archs, *, first=None, bar=None) -> Scores` on the validation images under the config's rule."""
-    evaluate = make_evaluator(
+    evaluator = make_evaluator(
         supernet,
         strategy=config.strategy,
         bn_mode=config.bn_mode,
@@ -80,7 +80,7 @@ def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Call
     num_images = held_out if config.num_eval_images is None else config.num_eval_images
     if not 1 <= num_images <= held_out:
         raise ValueError(f"num_eval_images is {num_images}, expected 1 to the {held_out} images that are held out.")
-    plan = evaluate.plan(config.archs_per_save, num_images)  # type: ignore[attr-defined]  # or a budget too small
+    plan = evaluator.plan(config.archs_per_save, num_images)  # or a budget too small
     if config.progress:
         print(f"scoring by {plan.strategy}: {plan.images_per_call} images normalised together, {plan.workers} threads")
     images = standardise(jnp.asarray(data.valid_images[:num_images]), data.mean, data.std)
@@ -96,7 +96,7 @@ def evaluator(config: SupernetConfig, supernet: Supernet, data: Dataset) -> Call
 
     def score(state: TrainState, archs: np.ndarray, *, first: int | None = None, bar: tqdm | None = None) -> Scores:
         extra = given | ({"stats": state.stats} if config.bn_mode == "tracked" else {})
-        return evaluate(state.params, archs, images[:first], labels[:first], bar=bar, **extra)
+        return evaluator.evaluate(state.params, archs, images[:first], labels[:first], bar=bar, **extra)
 
     return score
 

@@ -124,7 +124,7 @@ for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[:100]).mea
 # `ranking.report` gives these and whatever else belongs beside a τ; higher has to be better, hence minus the loss.
 
 # %%
-scores = make_evaluator(supernet)(state.params, archs, images, labels)
+scores = make_evaluator(supernet).evaluate(state.params, archs, images, labels)
 truth = tables.lookup(tables.load_truth(digits_chain, "digits"), archs, "test_accuracy")  # [num_archs, num_seeds]
 macs = costs.arch_costs(digits_chain, archs).macs
 report = ranking.report(-scores.loss, truth, accuracies=scores.accuracy, macs=macs, num_resamples=NUM_RESAMPLES)

@@ -150,7 +150,7 @@ regularised = training.fit(landmark_step, copy(start), batch_at, NUM_STEPS)
 # **others**: of architectures whose accuracy nobody told the super-net.
 
 # %%
-evaluate = make_evaluator(supernet)
+evaluate = make_evaluator(supernet).evaluate
 images = training.standardise(data.valid_images[:200], data.mean, data.std)
 scores = np.stack(
     [-evaluate(state.params, archs, images, data.valid_labels[:200]).loss for state in (baseline, regularised)]

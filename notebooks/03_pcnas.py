@@ -100,7 +100,7 @@ tx = training.sgd(0.1, num_steps=num_steps, weight_decay=5e-4)
 preprocess = training.make_preprocess(data.mean, data.std, crop=1)
 loss_fn = training.make_cross_entropy_loss(supernet, preprocess=preprocess)
 step = training.make_train_step(supernet, loss_fn, sampler, tx)
-evaluate = make_evaluator(supernet)
+evaluate = make_evaluator(supernet).evaluate
 images = training.standardise(data.valid_images, data.mean, data.std)
 
 

@@ -315,18 +315,18 @@ def test_parameters_of_a_sub_network_are_those_of_the_network_alone():
 
 
 def test_work_of_all_cells():
-    """By the cost table, which counts whole networks. One after the other they need just that; the trie has the most in
-    common; the mask route runs every candidate."""
+    """By the cost table, which counts whole networks. One after the other they need just that; the graph has the
+    most in common; the mask route runs every candidate."""
     supernet, _ = built("fixed", num_stages=2)
     cells = enumerate_cells(supernet.space)
     macs = network_costs(supernet.space, cells)[0].sum()
     executed = {}
-    for route in ("serial", "dispatch", "trie", "mask"):
-        plan = make_evaluator(supernet, strategy=route, archs_per_call=91).plan(91, 6)
-        needed, executed[route] = work(supernet, cells, plan)
+    for route in ("serial", "dispatch", "graph", "mask"):
+        population = make_evaluator(supernet, strategy=route, archs_per_call=91).prepare(cells, 6)
+        needed, executed[route] = work(supernet, population)
         assert needed == macs
     assert executed["serial"] == macs
-    assert executed["trie"] < executed["dispatch"] < macs < executed["mask"] / 3
+    assert executed["graph"] < executed["dispatch"] < macs < executed["mask"] / 3
 
 
 def test_sets_of_scale_and_shift():
@@ -351,7 +351,8 @@ def scores():
     supernet, _ = built("fixed", "per_input")
     cells = enumerate_cells(supernet.space)
     assert len(cells) == 91
-    evaluators = {route: make_evaluator(supernet, strategy=route) for route in ("serial", "dispatch", "trie", "mask")}
+    routes = ("serial", "dispatch", "graph", "mask")
+    evaluators = {route: make_evaluator(supernet, strategy=route).evaluate for route in routes}
 
     @functools.cache
     def random_ones(route):
@@ -369,7 +370,7 @@ def assert_same_scores(got, expected):
     assert len(np.unique(expected.loss)) == 91
 
 
-@pytest.mark.parametrize("route", ["dispatch", "trie", "mask"])
+@pytest.mark.parametrize("route", ["dispatch", "graph", "mask"])
 def test_routes_agree_on_all_cells(scores, route):
     assert_same_scores(scores(route), scores("serial"))
     assert scores(route).strategy == route
@@ -574,6 +575,6 @@ def test_what_routes_refuse():
     supernet, params = built()
     with pytest.raises(ValueError, match=r"weights of shape \(8, 3\) cannot express a wiring"):
         supernet.apply(params, jax.nn.one_hot(np.array(CELLS[0]), 3), IMAGES)
-    evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced")
+    evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced").evaluate
     with pytest.raises(ValueError, match="groups='balanced' needs each operation of a choice equally often"):
         evaluate(params, np.array(CELLS), IMAGES, LABELS)

@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(10, 4, 4, 1)).astype(np.float32)
 LABELS = RNG.integers(0, 10, 10)
 CALIBRATION = RNG.normal(size=(7, 4, 4, 1)).astype(np.float32) + 0.5
-ROUTES = ["mask", "serial", "dispatch", "trie"]
+ROUTES = ["mask", "serial", "dispatch", "graph"]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def assert_scored(scores, image_loss, image_correct, rows=slice(None)):
 def test_batch_statistics(net, archs, by_batch, route):
     """The last batch, padded and masked, is normalised by its two images."""
     supernet, params = net
-    evaluate = make_evaluator(supernet, strategy=route, images_per_call=4, archs_per_call=8, per_image=True)
+    evaluate = make_evaluator(supernet, strategy=route, images_per_call=4, archs_per_call=8, per_image=True).evaluate
     scores = evaluate(params, archs, IMAGES, LABELS)
     assert_scored(scores, *by_batch)
     np.testing.assert_array_equal(scores.archs, archs)
@@ -116,13 +116,13 @@ def test_pooled_moments_of_the_stem_are_those_of_all_images(net, pooled):
     np.testing.assert_allclose(pooled["stem"][0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("route", ["serial", "dispatch", "trie"])
+@pytest.mark.parametrize("route", ["serial", "dispatch", "graph"])
 def test_calibrated_statistics(net, apply, archs, pooled, route):
     """The scored images, and in which batches they come, don't enter."""
     supernet, params = net
     expected = losses_of(apply(archs, IMAGES, pooled)[0], LABELS)
     options = {"strategy": route, "bn_mode": "calibrated", "images_per_call": 4, "archs_per_call": 27}
-    evaluate = make_evaluator(supernet, **options, per_image=True)
+    evaluate = make_evaluator(supernet, **options, per_image=True).evaluate
     scores = evaluate(params, archs, IMAGES, LABELS, calibration_images=CALIBRATION)
     assert_scored(scores, *expected)
     assert scores.num_calibration_images == 7 and scores.bn_mode == "calibrated"
@@ -133,16 +133,16 @@ def test_tracked_statistics(net, apply, archs, tracked, route):
     """The same for every batch size: nothing of the images at hand enters."""
     supernet, params = net
     expected = losses_of(apply(archs, IMAGES, select_stats(supernet, tracked, archs))[0], LABELS)
-    evaluate = make_evaluator(supernet, strategy=route, bn_mode="tracked", images_per_call=4, per_image=True)
+    evaluate = make_evaluator(supernet, strategy=route, bn_mode="tracked", images_per_call=4, per_image=True).evaluate
     assert_scored(evaluate(params, archs, IMAGES, LABELS, stats=tracked), *expected)
 
 
-@pytest.mark.parametrize("route", ["serial", "dispatch", "trie"])
+@pytest.mark.parametrize("route", ["serial", "dispatch", "graph"])
 def test_any_population(net, archs, by_batch, route, caplog):
     """Nothing dropped, doubled or reordered: sizes 1, prime and above a call's; codes may repeat; threads or not."""
     supernet, params = net
     options = {"groups": 2} if route == "dispatch" else {"workers": 3}
-    evaluate = make_evaluator(supernet, strategy=route, images_per_call=4, archs_per_call=3, **options)
+    evaluate = make_evaluator(supernet, strategy=route, images_per_call=4, archs_per_call=3, **options).evaluate
 
     @settings(max_examples=25, deadline=None)
     @given(st.lists(st.integers(0, 26), min_size=1, max_size=23))
@@ -159,7 +159,7 @@ def test_any_population(net, archs, by_batch, route, caplog):
     compiled = [
         record for record in caplog.records if re.search(r"Compiling .*(score|run|measure)", record.getMessage())
     ]
-    if route == "trie":  # one program for each operation, however many architectures; compiled by other tests or here
+    if route == "graph":  # one program for each operation, however many architectures; compiled by other tests or here
         assert len(compiled) <= 1 + sum(len(layer.candidates) for layer in supernet.layers.values())
     else:  # one program for each size of call, of which there are three at most
         assert 2 <= len(compiled) <= 3
@@ -168,7 +168,7 @@ def test_any_population(net, archs, by_batch, route, caplog):
 def test_balanced_population_in_one_call(net, archs, by_batch):
     supernet, params = net
     balanced = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
-    evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced", images_per_call=4)
+    evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced", images_per_call=4).evaluate
     assert_scored(evaluate(params, balanced, IMAGES, LABELS), *by_batch, rows=codes.to_index(supernet.space, balanced))
     with pytest.raises(ValueError, match=r"equally often, got \(2, 0, 1\) at index 1; pass a tile size"):
         evaluate(params, [[0, 0, 2], [1, 0, 0], [2, 2, 1]], IMAGES, LABELS)
@@ -176,13 +176,13 @@ def test_balanced_population_in_one_call(net, archs, by_batch):
 
 def test_fewer_images_than_a_batch_one_class_and_nan(net, apply, archs):
     supernet, params = net
-    evaluate = make_evaluator(supernet, images_per_call=256, per_image=True)
+    evaluate = make_evaluator(supernet, images_per_call=256, per_image=True).evaluate
     labels = np.full(4, 3)
     expected = losses_of(apply(archs, IMAGES[:4])[0], labels)
     scores = evaluate(params, archs, IMAGES[:4], labels)
     assert_scored(scores, *expected)
     assert scores.images_per_call == 4
-    assert scores.strategy == ("trie" if jax.default_backend() == "cpu" else "dispatch")  # auto
+    assert scores.strategy == ("graph" if jax.default_backend() == "cpu" else "dispatch")  # auto
     broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
     assert np.isnan(evaluate(broken, archs, IMAGES[:4], labels).loss).all()  # a diverged network doesn't look healthy
 
@@ -191,11 +191,11 @@ def test_progress(net, archs, capsys):
     """Architectures done of all, time left, image·arch per second; a bar of the caller's goes on from call to call."""
     supernet, params = net
     make = functools.partial(make_evaluator, supernet, archs_per_call=4, images_per_call=2)
-    make(progress=True)(params, archs[:8], IMAGES[:2], LABELS[:2])
+    make(progress=True).evaluate(params, archs[:8], IMAGES[:2], LABELS[:2])
     text = capsys.readouterr().err
     assert re.search(r"100%\|.*\| 8/8 \[\d+:\d+<\d+:\d+, .*arch/s, [\d,]+ image·arch/s\]", text)
     assert "4/8" in text
-    evaluate = make()
+    evaluate = make().evaluate
     with tqdm(total=16, unit="arch") as bar:
         evaluate(params, archs[:8], IMAGES[:2], LABELS[:2], bar=bar)
         assert bar.n == 8
@@ -209,7 +209,7 @@ def test_progress(net, archs, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"strategy": "tree"}, "unknown strategy 'tree'; choose one of auto, mask, serial, dispatch, trie."),
+        ({"strategy": "tree"}, "unknown strategy 'tree'; choose one of auto, mask, serial, dispatch, graph."),
         ({"bn_mode": "running"}, "unknown bn_mode 'running'; choose one of batch, calibrated, tracked."),
         ({"archs_per_call": 0}, "archs_per_call must be at least 1, got 0."),
         ({"images_per_call": 0}, "images_per_call must be at least 1, got 0."),
@@ -264,5 +264,5 @@ def test_input_is_refused_in_one_line(net, given, message):
         given.get(name, default) for name, default in (("archs", [[0, 1, 2]]), ("images", IMAGES), ("labels", LABELS))
     )
     with pytest.raises(ValueError) as error:
-        make_evaluator(supernet, **options)(params, archs, images, labels, **arrays)
+        make_evaluator(supernet, **options).evaluate(params, archs, images, labels, **arrays)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)

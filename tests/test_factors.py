@@ -180,7 +180,7 @@ class TestSharedKernels:
     ids=["cells", "chain"],
 )
 def test_routes_agree(space, settings, bn_mode):
-    """Serial, masks, dispatch and trie, with everything that is shared; nothing is dropped where nothing is trained."""
+    """Every route, with everything that is shared; nothing is dropped where nothing is trained."""
     supernet, params = built(space, **settings)
     images = IMAGES if space is CELLS else GREY
     every = enumerate_archs(space)
@@ -192,10 +192,10 @@ def test_routes_agree(space, settings, bn_mode):
             for name, layer in supernet.layers.items()
         }
     losses = {
-        route: make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=5, groups=2, workers=1)(
-            params, archs, images, LABELS, **given
-        ).loss
-        for route in ("serial", "mask", "dispatch", "trie")
+        route: make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=5, groups=2, workers=1)
+        .evaluate(params, archs, images, LABELS, **given)
+        .loss
+        for route in ("serial", "mask", "dispatch", "graph")
     }
     assert len(np.unique(losses["serial"].round(4))) >= 4  # or nothing has been compared
     for route in losses:

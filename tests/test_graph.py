@@ -13,7 +13,8 @@ from oracles import prune_cells
 
 from jaxnas import codes
 from jaxnas.evaluation import make_evaluator
-from jaxnas.evaluation.graph import IMAGES, MOST_INPUTS, make_graph, make_programs
+from jaxnas.evaluation.graph.programs import make_programs
+from jaxnas.evaluation.graph.tracing import IMAGES, MOST_INPUTS, make_graph
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import make_supernet
 
@@ -122,22 +123,22 @@ def test_scores_of_cells_equal_serial_ones(deep, bn_mode):
     if bn_mode == "calibrated":
         given["calibration_images"] = images[::-1][:5] + 0.5
     scores = {
-        route: make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=4, archs_per_call=8)(
+        route: make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=4, archs_per_call=8).evaluate(
             params, archs, images, labels, **given
         )
-        for route in ("serial", "trie")
+        for route in ("serial", "graph")
     }
-    np.testing.assert_allclose(scores["trie"].loss, scores["serial"].loss, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scores["graph"].loss, scores["serial"].loss, rtol=1e-3, atol=1e-4)
     assert len(np.unique(scores["serial"].loss.round(4))) > 8  # or nothing has been compared
 
 
 def test_one_architecture_and_many_times_the_same(deep):
     supernet, params = deep
     images, labels = RNG.normal(size=(4, 4, 4, 3)).astype(np.float32), RNG.integers(0, 10, 4)
-    evaluate = make_evaluator(supernet, strategy="trie", images_per_call=4)
+    evaluator = make_evaluator(supernet, strategy="graph", images_per_call=4)
+    evaluate, plan = evaluator.evaluate, evaluator.plan(50, 4)
     one = evaluate(params, CODES[7777:7778], images, labels)
     many = evaluate(params, np.repeat(CODES[7777:7778], 50, axis=0), images, labels)
     assert many.loss.shape == (50,) and set(many.loss) == set(one.loss)
-    plan = evaluate.plan(50, 4)
-    assert (plan.strategy, plan.images_per_call) == ("trie", 4)
+    assert (plan.strategy, plan.images_per_call) == ("graph", 4)
     assert jax.default_backend() != "cpu" or plan.batches_per_call == 1

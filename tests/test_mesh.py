@@ -46,17 +46,17 @@ def main() -> None:
     images, labels = rng.normal(size=(18, 4, 4, 1)).astype(np.float32), rng.integers(0, 10, 18)
     assert len(jax.devices()) == 8
     for route, bn_mode, rows, columns in (
-        ("trie", "batch", 3, 2),
-        ("trie", "calibrated", 2, 4),
+        ("graph", "batch", 3, 2),
+        ("graph", "calibrated", 2, 4),
         ("serial", "calibrated", 1, 8),
         ("dispatch", "batch", 2, 2),
     ):
         settings = {"strategy": route, "bn_mode": bn_mode, "images_per_call": 4, "archs_per_call": 3, "per_image": True}
         given = {"calibration_images": images[:10] + 1} if bn_mode == "calibrated" else {}
-        alone = make_evaluator(supernet, **settings)(params, archs, images, labels, **given)
+        alone = make_evaluator(supernet, **settings).evaluate(params, archs, images, labels, **given)
         assert np.std(alone.loss) > 0.01
         mesh = jax.sharding.Mesh(np.array(jax.devices()[: rows * columns]).reshape(rows, columns), ("archs", "data"))
-        scores = make_evaluator(supernet, **settings, mesh=mesh)(params, archs, images, labels, **given)
+        scores = make_evaluator(supernet, **settings, mesh=mesh).evaluate(params, archs, images, labels, **given)
         np.testing.assert_array_equal(scores.archs, archs)
         np.testing.assert_allclose(scores.image_loss, alone.image_loss, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(scores.image_correct, alone.image_correct)

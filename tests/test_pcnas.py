@@ -181,7 +181,7 @@ class TestPotentials:
         images = np.random.default_rng(0).normal(size=(24, 4, 4, 1)).astype(np.float32)
         labels = np.arange(24) % 10
         search = pcnas(supernet.space, num_completions=5, pool_size=2)
-        scores = make_evaluator(supernet, strategy="trie", workers=1)
+        scores = make_evaluator(supernet, strategy="graph", workers=1).evaluate
         _, asked = steps(search, lambda archs: scores(params, archs, images, labels).accuracy)
         _, extension = asked[1]
         apply = jax.jit(lambda code: supernet.apply(params, code, images, groups=None)[0])

@@ -75,7 +75,7 @@ def test_scores(small_supernet, monkeypatch, route):
     supernet, params = small_supernet("tiny")
     images, archs = some_images(supernet.space, 6), some_archs(supernet.space, 2)
     labels = np.arange(6) % 10
-    ours = make_evaluator(supernet, strategy="serial", images_per_call=4)
+    ours = make_evaluator(supernet, strategy="serial", images_per_call=4).evaluate
     peer = peer_torch.make_peer_evaluator(supernet, route=route, images_per_call=4)
     losses = []
     for weights in (params, jax.tree.map(lambda leaf: leaf + 0.5, params)):

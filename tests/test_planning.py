@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from jaxnas import codes
 from jaxnas.costs import op_costs
 from jaxnas.evaluation import make_evaluator, work
-from jaxnas.evaluation.planning import _activation_bytes, make_planner, plan_trie
+from jaxnas.evaluation.graph.programs import plan_programs
+from jaxnas.evaluation.planning import _activation_bytes, make_planner
 from jaxnas.ops import OPS
 from jaxnas.samplers import fair
 from jaxnas.spaces import SPACES
@@ -90,16 +91,16 @@ CELL = dataclasses.replace(CELL, layout=CELL.layout._replace(num_stages=2))
         (TINY, {"strategy": "dispatch", "groups": 3, "bn_mode": "tracked"}),
         (TINY, {"strategy": "dispatch", "groups": "balanced", "archs_per_call": 100}),
         (CELL, {"strategy": "dispatch", "groups": 2}),
-        (TINY, {"strategy": "trie"}),
-        (TINY, {"strategy": "trie", "bn_mode": "tracked", "archs_per_call": 2}),
-        (CELL, {"strategy": "trie"}),
+        (TINY, {"strategy": "graph"}),
+        (TINY, {"strategy": "graph", "bn_mode": "tracked", "archs_per_call": 2}),
+        (CELL, {"strategy": "graph"}),
     ],
     ids=lambda value: value.name if hasattr(value, "name") else "-".join(map(str, value.values())),
 )
 def test_executed_work_is_what_counters_in_the_operations_say(space, options):
     """Padding of tiles and repetitions of the last call included; 8 architectures in calls of 5."""
     supernet, runs = counted_supernet(space)
-    evaluate = make_evaluator(supernet, **{"archs_per_call": 5, "workers": 1} | options)
+    evaluator = make_evaluator(supernet, **{"archs_per_call": 5, "workers": 1} | options)
     archs = np.asarray(codes.sample(jax.random.key(0), space, 8))
     if options.get("groups") == "balanced":
         archs = np.asarray(fair(space, num_archs=6).sample(jax.random.key(0), ()))
@@ -110,17 +111,18 @@ def test_executed_work_is_what_counters_in_the_operations_say(space, options):
         given["stats"] = {
             name: jnp.ones((len(layer.candidates), 2, layer.stats_size)) for name, layer in supernet.layers.items()
         }
-    evaluate(random_params(supernet), archs, images, np.zeros(3, int), **given)
+    population = evaluator.prepare(archs, len(images))
+    evaluator.evaluate(random_params(supernet), population, images, np.zeros(3, int), **given)
     jax.effects_barrier()
 
-    plan = evaluate.plan(len(archs), len(images))
-    needed, executed = work(supernet, archs, plan)
+    plan = population.plan
+    needed, executed = work(supernet, population)
     per_op, fixed = op_costs(space)
     assert needed == pytest.approx(len(archs) * fixed.macs + per_op.macs[np.arange(space.num_choices), archs].sum())
     chosen = sum(macs * runs[number] for number, macs in enumerate(macs_of(supernet)))
     assert sum(runs.values()) > 0
-    if plan.strategy == "trie":  # what is fixed runs where its input is new: the stem once a program
-        _, programs = plan_trie(supernet, archs, plan)
+    if plan.strategy == "graph":  # what is fixed runs where its input is new: the stem once a program
+        _, programs = plan_programs(supernet, archs, plan)
         done = collections.Counter(node.layer for program in programs for _, node, _ in program.steps)
         assert done["stem"] == len(programs) and done["head"] == sum(len(program.leaves) for program in programs)
         width, size = space.layout.width if space is CELL else 0, space.layout.image_size
@@ -144,17 +146,18 @@ def test_little_is_executed_that_is_not_needed(name, largest_tile):
     supernet = make_supernet(space)
     random = np.asarray(codes.sample(jax.random.key(0), space, 1000))
     for memory_budget, size, tile in ((2**30, 4, 1), (2**34, 64, 2), (2**36, 256, largest_tile)):
-        plan = planner(supernet, memory_budget=memory_budget)
-        made = plan(len(random), 10_000)
-        assert (made.archs_per_call, made.groups) == (size, tile)
-        needed, executed = work(supernet, random, made)
+        options = {"strategy": "dispatch", "memory_budget": memory_budget}
+        prepare = make_evaluator(supernet, **options).prepare
+        population = prepare(random, 10_000)
+        assert (population.plan.archs_per_call, population.plan.groups) == (size, tile)
+        needed, executed = work(supernet, population)
         assert executed / needed < 1.3
         for num_archs in (15, 60, 240, 990):
             balanced = np.asarray(fair(space, num_archs=num_archs).sample(jax.random.key(1), ()))
-            needed, executed = work(supernet, balanced, plan(num_archs, 10_000))
+            needed, executed = work(supernet, prepare(balanced, 10_000))
             assert executed / needed < 1.1
-            promised = planner(supernet, groups="balanced", archs_per_call=1000)(num_archs, 10_000)
-            needed, executed = work(supernet, balanced, promised)
+            promised = make_evaluator(supernet, **options, groups="balanced", archs_per_call=1000)
+            needed, executed = work(supernet, promised.prepare(balanced, 10_000))
             assert executed / needed <= 1.0  # less than needed: the stem runs once for all
 
 

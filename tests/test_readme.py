@@ -44,7 +44,7 @@ def test_own_space_trains_and_is_scored():
     scale = np.array(before.params["layer0"]["scale"]["scale"])
     after, _ = step(before, {"train": {"images": images, "labels": labels}})
     assert not np.array_equal(after.params["layer0"]["scale"]["scale"], scale), "the own operation has not moved"
-    scores = make_evaluator(supernet)(after.params, codes.enumerate_archs(space), images, labels)
+    scores = make_evaluator(supernet).evaluate(after.params, codes.enumerate_archs(space), images, labels)
     assert len(set(scores.loss)) == space.size
 
 

@@ -350,5 +350,5 @@ def test_a_space_and_an_operation_of_your_own():
         state, metrics = step(state, {"train": {"images": images, "labels": labels}})
     assert metrics["loss"] < 2.0 < math.log(10)
     assert np.abs(state.params["layer0"]["shift"]["shift"] - shifts[0]).max() > 1e-3
-    scored = make_evaluator(supernet)(state.params, enumerate_archs(space), images, labels)
+    scored = make_evaluator(supernet).evaluate(state.params, enumerate_archs(space), images, labels)
     assert scored.loss.shape == (4,) and np.isfinite(scored.loss).all() and scored.accuracy.max() > 0.2

@@ -1,17 +1,18 @@
 """Scoring many sub-networks of one super-net on the same images."""
 
-from jaxnas.evaluation.evaluator import Batch, Scores, make_evaluator, measure, ordered_map
+from jaxnas.evaluation.evaluator import Evaluator, Population, Scores, make_evaluator, work
 from jaxnas.evaluation.per_image import cross_entropy, is_correct
-from jaxnas.evaluation.planning import Plan, work
+from jaxnas.evaluation.planning import Plan
+from jaxnas.evaluation.route import ordered_map
 
 __all__ = [
-    "Batch",
+    "Evaluator",
     "Plan",
+    "Population",
     "Scores",
     "cross_entropy",
     "is_correct",
     "make_evaluator",
-    "measure",
     "ordered_map",
     "work",
 ]

@@ -1,27 +1,25 @@
 """Scoring many sub-networks of one super-net on the same images."""
 
 import contextlib
-import functools
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxnas.codes import check
-from jaxnas.evaluation.graph import Graph, Node, Program, run_program
-from jaxnas.evaluation.per_image import cross_entropy, is_correct
-from jaxnas.evaluation.planning import Plan, make_planner, plan_trie
-from jaxnas.supernets import Params, Stats, Supernet, select_stats
+from jaxnas import codes
+from jaxnas.evaluation.batches import LoadedRow, load_row, rows_of
+from jaxnas.evaluation.calls import make_calls
+from jaxnas.evaluation.graph import make_graph_route
+from jaxnas.evaluation.planning import Plan, Planner, make_planner
+from jaxnas.evaluation.route import Unit, ordered_map
+from jaxnas.supernets import Params, Stats, Supernet
 
-Strategy = Literal["auto", "mask", "serial", "dispatch", "trie"]
+Strategy = Literal["auto", "mask", "serial", "dispatch", "graph"]
 BNMode = Literal["batch", "calibrated", "tracked"]
-STRATEGIES = ("auto", "mask", "serial", "dispatch", "trie")
+STRATEGIES = ("auto", "mask", "serial", "dispatch", "graph")
 BN_MODES = ("batch", "calibrated", "tracked")
 
 
@@ -40,6 +38,68 @@ class Scores(NamedTuple):
     image_correct: np.ndarray | None = None  # bool [num_archs, num_images], on request
 
 
+class Population(NamedTuple):
+    """Architectures whose work is planned, for so many images."""
+
+    archs: np.ndarray  # int32 [num_archs, num_choices], checked
+    num_images: int
+    plan: Plan
+    units: list[Unit]
+
+
+class EvaluateFn(Protocol):
+    """`Evaluator.evaluate`."""
+
+    def __call__(
+        self,
+        params: Params,
+        archs: chex.ArrayNumpy | Population,
+        images: chex.Array,
+        labels: chex.Array,
+        *,
+        stats: Stats | None = None,
+        calibration_images: chex.Array | None = None,
+        bar: tqdm | None = None,
+    ) -> Scores:
+        """Score archs int [num_archs, num_choices] on all images.
+
+        Args:
+          archs: or what `Evaluator.prepare` made of them.
+          images: float [num_images, height, width, channels] as the network takes them (standardised); plain arrays.
+          labels: int [num_images].
+          stats: tracked statistics (`TrainState.stats`), for bn_mode "tracked".
+          calibration_images: for bn_mode "calibrated".
+          bar: of a caller that scores in several calls.
+
+        Raises:
+          ValueError: codes, shapes or counts that don't fit.
+        """
+        ...
+
+
+class PrepareFn(Protocol):
+    """`Evaluator.prepare`."""
+
+    def __call__(self, archs: chex.ArrayNumpy, num_images: int) -> Population:
+        """Plan the work of archs int [num_archs, num_choices], so that it is planned once where it is done often."""
+        ...
+
+
+class Evaluator(NamedTuple):
+    """Scores sub-networks of one super-net. Every architecture sees every image; the last batch is padded and masked,
+    the last call repeats architectures and drops their repetitions.
+
+    Attributes:
+      evaluate: see `EvaluateFn`.
+      plan: (num_archs, num_images) -> Plan, how a population would be cut.
+      prepare: see `PrepareFn`; `work` tells what it costs.
+    """
+
+    evaluate: EvaluateFn
+    plan: Planner
+    prepare: PrepareFn
+
+
 def make_evaluator(
     supernet: Supernet,
     *,
@@ -53,25 +113,19 @@ def make_evaluator(
     mesh: jax.sharding.Mesh | None = None,
     per_image: bool = False,
     progress: bool = False,
-) -> Callable[..., Scores]:
-    """Build `evaluate(params, archs, images, labels, *, stats=None, calibration_images=None, bar=None) -> Scores`.
-
-    `images` are float [num_images, height, width, channels] as the network takes them (standardised), `labels` int
-    [num_images]; plain arrays, no files. Every architecture sees every image; the last batch is padded and masked,
-    the last call repeats architectures and drops their repetitions. `stats` (tracked statistics, `TrainState.stats`)
-    is for bn_mode "tracked", `calibration_images` for "calibrated". `evaluate.plan(num_archs, num_images)` tells how a
-    population would run.
+) -> Evaluator:
+    """Build an evaluator.
 
     Args:
-      strategy: "trie" (every distinct operation on a distinct input once, for all architectures that have it in
+      strategy: "graph" (every distinct operation on a distinct input once, for all architectures that have it in
         common: `evaluation.graph`), "serial" (`lax.map` over a switch, one architecture after the other), "dispatch"
         (`vmap`, architectures grouped by operation), "mask" (`vmap`, every operation of every choice times its
-        one-hot weight: the reference to compare with), or "auto": trie on CPU and where images alone fill an
+        one-hot weight: the reference to compare with), or "auto": graph on CPU and where images alone fill an
         accelerator, else dispatch.
       bn_mode: normalise by the images of each call ("batch": scores depend on images_per_call), by statistics that
         each architecture takes from `calibration_images` first ("calibrated"), or by the training's own running
         statistics, mixed over all paths ("tracked").
-      archs_per_call: most architectures in one compiled call (trie: in one walk); None: as many as memory_budget
+      archs_per_call: most architectures in one compiled call (graph: in one program); None: as many as memory_budget
         allows, at most 256 (16 for serial, where they share nothing). The population is cut into calls of one size
         that repeats few.
       images_per_call: images in one compiled call.
@@ -79,7 +133,7 @@ def make_evaluator(
       groups: how the dispatch route runs a call, see `supernets.choose`. A tile size; "auto": the largest power of
         two that pads an expected sixteenth at most; "balanced": the population is one call, in which each operation
         of a choice occurs equally often.
-      workers: host threads, each with calls of its own; None: one a core on CPU for serial and trie (XLA leaves cores
+      workers: host threads, each with calls of its own; None: one a core on CPU for serial and graph (XLA leaves cores
         idle in small convolutions), one a row of the mesh, else one.
       mesh: devices to share the work, with axes ("archs", "data"): each row of devices scores architectures of its
         own, and within a row each device takes whole batches of images, so that scores don't depend on the mesh.
@@ -94,7 +148,7 @@ def make_evaluator(
     for name, value, known in (("strategy", strategy, STRATEGIES), ("bn_mode", bn_mode, BN_MODES)):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
-    rows = _rows(mesh)
+    rows = rows_of(mesh)
     plan = make_planner(
         supernet,
         strategy=strategy,
@@ -107,233 +161,94 @@ def make_evaluator(
         rows=len(rows),
         devices=1 if mesh is None else mesh.devices.shape[1],
     )
+    calls, graph, view = make_calls(supernet), make_graph_route(supernet), jax.jit(supernet.view)
 
-    @functools.partial(jax.jit, static_argnames=("route", "groups"))
-    def score(params, archs, stats, batch, *, route, groups):
-        """Loss and correctness of each image: [num_archs, num_batches, num_images]."""
+    def prepare(archs: chex.ArrayNumpy, num_images: int) -> Population:
+        checked = codes.check(supernet.space, archs)
+        made = plan(len(checked), num_images)
+        if made.strategy == "dispatch" and groups == "balanced":
+            _check_balanced(supernet, checked)
+        route = graph if made.strategy == "graph" else calls
+        return Population(checked, num_images, made, route(checked, made))
 
-        def one(batch):
-            logits, _ = _forward(supernet, route, groups, params, archs, stats, batch.images, batch.mask)
-            return measure(logits, batch)
-
-        return jax.vmap(one, out_axes=1)(batch)
-
-    @functools.partial(jax.jit, static_argnames=("route", "groups"))
-    def statistics(params, archs, batch, *, route, groups):
-        """Statistics used, [num_archs, num_batches, 2, size] by layer."""
-        of_one = lambda batch: _forward(supernet, route, groups, params, archs, None, batch.images, batch.mask)[1]  # noqa: E731
-        return jax.vmap(of_one, out_axes=1)(batch)
-
-    score_leaf = jax.jit(jax.vmap(measure))
-    select = jax.jit(functools.partial(select_stats, supernet))
-
-    def score_call(plan: Plan, row: _Row, archs: np.ndarray, start: int):
-        """Score one compiled call's worth of architectures."""
-        codes = archs[start : start + plan.archs_per_call]
-        padded = np.concatenate([codes, np.repeat(codes[-1:], plan.archs_per_call - len(codes), 0)])
-        padded = row.place(padded)
-        options = {"route": plan.strategy, "groups": plan.groups}
-        own = None
-        if row.stats is not None:
-            own = select(row.stats, padded)
-        elif row.calibration:
-            own = _pool([statistics(row.params, padded, batch, **options) for batch in row.calibration], row.counts)
-        parts = jax.device_get([score(row.params, padded, own, batch, **options) for batch in row.batches])
-        losses, correct = (np.concatenate(part, axis=1) for part in zip(*parts))
-        return range(start, start + len(codes)), losses[: len(codes)], correct[: len(codes)]
-
-    def score_program(plan: Plan, row: _Row, graph: Graph, program: Program):
-        """Score the architectures of one program of the trie."""
-        run = functools.partial(run_program, supernet, program, row.params)
-        own = None
-        if row.stats is not None:
-            own = [row.stats[node.layer][_index(supernet, node)] for node in graph.nodes].__getitem__
-        elif row.calibration:
-            used = [run(batch.images, batch.mask, keep_stats=True)[1] for batch in row.calibration]
-            own = _pool(used, row.counts).__getitem__
-        parts = []
-        for batch in row.batches:
-            logits, _ = run(batch.images, batch.mask, stats=own)
-            parts.append({leaf: score_leaf(value, batch) for leaf, value in logits.items()})
-        parts = jax.device_get(parts)
-        positions = np.flatnonzero(np.isin(graph.leaves, program.leaves))
-        columns = []
-        for column in (0, 1):
-            by_leaf = {leaf: np.concatenate([part[leaf][column] for part in parts]) for leaf in parts[0]}
-            columns.append(np.stack([by_leaf[leaf] for leaf in graph.leaves[positions].tolist()]))
-        return positions, *columns
-
-    def evaluate(
-        params: Params,
-        archs: chex.ArrayNumpy,
-        images: chex.Array,
-        labels: chex.Array,
-        *,
-        stats: Stats | None = None,
-        calibration_images: chex.Array | None = None,
-        bar: tqdm | None = None,
-    ) -> Scores:
-        archs = check(supernet.space, archs)
+    def evaluate(params, archs, images, labels, *, stats=None, calibration_images=None, bar=None) -> Scores:
         _check_images(supernet, "images", images)
         _check_labels(supernet, labels, len(images))
-        num_images = len(images)
-        for wanted, name, given in (
-            ("tracked", "stats", stats),
-            ("calibrated", "calibration_images", calibration_images),
-        ):
-            if (bn_mode == wanted) != (given is not None):
-                verb = "needs" if bn_mode == wanted else "does not take"
-                raise ValueError(f"bn_mode {bn_mode!r} {verb} {name}.")
-        planned = plan(len(archs), num_images)
-        if planned.strategy == "dispatch" and groups == "balanced":
-            _check_balanced(supernet, archs)
+        _check_given(bn_mode, stats, calibration_images)
+        population = archs if isinstance(archs, Population) else prepare(archs, len(images))
+        if population.num_images != len(images):
+            raise ValueError(
+                f"the population was prepared for {population.num_images} images, got {len(images)}; prepare it anew."
+            )
         if calibration_images is not None:
             _check_images(supernet, "calibration_images", calibration_images)
-        if planned.strategy == "trie":
-            params = jax.jit(supernet.view)(params)
-        loaded = [
-            _load(row, planned, params, images, labels, stats, calibration_images, images_per_call) for row in rows
-        ]
-        if planned.strategy == "trie":
-            graph, programs = plan_trie(supernet, archs, planned)
-            units = [functools.partial(score_program, graph=graph, program=program) for program in programs]
-        else:
-            starts = range(0, len(archs), planned.archs_per_call)
-            units = [functools.partial(score_call, archs=archs, start=start) for start in starts]
-
-        loss, correct = np.zeros(len(archs)), np.zeros(len(archs))
-        image_loss = np.zeros((len(archs), num_images if per_image else 0), np.float32)
-        image_correct = np.zeros(image_loss.shape, bool)
-
-        def run(numbered: tuple[int, Callable]) -> int:
-            number, unit = numbered
-            positions, *columns = unit(planned, loaded[number % len(loaded)])
-            losses, hits = (column.reshape(len(column), -1)[:, :num_images] for column in columns)
-            loss[positions] = losses.sum(axis=1, dtype=np.float64)
-            correct[positions] = hits.sum(axis=1)
-            if per_image:
-                image_loss[positions], image_correct[positions] = losses, hits
-            return len(positions)
-
-        begin, done = time.perf_counter(), 0
-        own_bar = (
-            tqdm(total=len(archs), unit="arch", disable=not progress) if bar is None else contextlib.nullcontext(bar)
-        )
-        with own_bar as shown:
-            for count in ordered_map(run, enumerate(units), planned.workers):
-                done += count
-                shown.update(count)
-                shown.set_postfix_str(f"{done * num_images / (time.perf_counter() - begin):,.0f} image·arch/s")
+        made = population.plan
+        if made.strategy == "graph":
+            params = view(params)
+        given = params, images, labels, stats, calibration_images, images_per_call
+        loaded = [load_row(row, made, *given) for row in rows]
+        shown = tqdm(total=len(population.archs), unit="arch", disable=not progress) if bar is None else bar
+        with shown if bar is None else contextlib.nullcontext():
+            loss, accuracy, image_loss, image_correct = _run(population, loaded, shown, per_image)
         return Scores(
-            archs=archs,
-            loss=loss / num_images,
-            accuracy=correct / num_images,
-            num_images=num_images,
+            archs=population.archs,
+            loss=loss,
+            accuracy=accuracy,
+            num_images=len(images),
             bn_mode=bn_mode,
-            images_per_call=planned.images_per_call,
+            images_per_call=made.images_per_call,
             num_calibration_images=0 if calibration_images is None else len(calibration_images),
-            strategy=planned.strategy,
+            strategy=made.strategy,
             image_loss=image_loss if per_image else None,
             image_correct=image_correct if per_image else None,
         )
 
-    evaluate.plan = plan  # type: ignore[attr-defined]
-    return evaluate
+    return Evaluator(evaluate, plan, prepare)
 
 
-class Batch(NamedTuple):
-    """Batches side by side, on the devices of one row."""
+def work(supernet: Supernet, population: Population) -> tuple[float, float]:
+    """MACs per image that a population needs and that its plan executes, padding and repetitions included.
 
-    images: chex.Array  # float [num_batches, num_images, height, width, channels]
-    labels: chex.Array  # int [num_batches, num_images]
-    mask: chex.Array | None  # bool [num_batches, num_images]: False for padding; None: nothing is padded anywhere
-
-
-def measure(logits: chex.Array, batch: Batch) -> tuple[chex.Array, chex.Array]:
-    """Loss and correctness [..., num_images] of logits [..., num_images, classes] on one batch; 0 outside its mask."""
-    losses, correct = cross_entropy(logits, batch.labels), is_correct(logits, batch.labels)
-    return (losses, correct) if batch.mask is None else (losses * batch.mask, correct & batch.mask)
+    Needed: each architecture runs its own operations, one after the other, stem and head included. Counted from the
+    codes; a test checks the counts with counters inside the branches. Calibration, of the same work per image, is not
+    counted.
+    """
+    taken = supernet.taken(population.archs).items()
+    needed = sum(supernet.layers[name].costs.macs[indices].sum() for name, indices in taken)
+    return float(needed), sum(unit.macs() for unit in population.units)
 
 
-class _Row(NamedTuple):
-    """What one row of devices needs to score any architecture."""
+def _run(population: Population, loaded: list[LoadedRow], bar: tqdm, per_image: bool):
+    """Loss and accuracy [num_archs]; loss and correctness [num_archs, num_images], of no images unless per_image."""
+    num_archs, num_images = len(population.archs), population.num_images
+    loss, correct = np.zeros(num_archs), np.zeros(num_archs)
+    image_loss = np.zeros((num_archs, num_images if per_image else 0), np.float32)
+    image_correct = np.zeros(image_loss.shape, bool)
 
-    place: Callable  # host array -> the same on each device of the row
-    params: Params
-    stats: Stats | None
-    batches: list[Batch]
-    calibration: list[Batch]
-    counts: np.ndarray  # int [number of calibration batches]: images that are no padding
+    def run(numbered: tuple[int, Unit]) -> int:
+        number, unit = numbered
+        positions, *columns = unit.run(loaded[number % len(loaded)])
+        losses, hits = (column.reshape(len(column), -1)[:, :num_images] for column in columns)
+        loss[positions] = losses.sum(axis=1, dtype=np.float64)
+        correct[positions] = hits.sum(axis=1)
+        if per_image:
+            image_loss[positions], image_correct[positions] = losses, hits
+        return len(positions)
 
-
-def _rows(mesh: jax.sharding.Mesh | None) -> list[tuple[Callable, Callable]]:
-    """For each row of devices: how arrays come to be whole on each of them, and how split by their first axis."""
-    if mesh is None:
-        return [(jnp.asarray, jnp.asarray)]
-    if mesh.axis_names != ("archs", "data"):
-        raise ValueError(f"the mesh has axes {mesh.axis_names}, expected ('archs', 'data').")
-    rows: list[tuple[Callable, Callable]] = []
-    for devices in mesh.devices:
-        row = jax.sharding.Mesh(devices, ("data",))
-        specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
-        whole, split = (functools.partial(jax.device_put, device=jax.sharding.NamedSharding(row, s)) for s in specs)
-        rows.append((whole, split))
-    return rows
-
-
-def _load(row, plan: Plan, params, images, labels, stats, calibration_images, images_per_call: int) -> _Row:
-    """Put what a row needs on its devices."""
-    whole, split = row
-    batches, _ = _batches(images, labels, plan.images_per_call, plan.batches_per_call)
-    calibration: list[Batch] = []
-    counts = np.zeros(0, int)
-    if calibration_images is not None:
-        size = min(images_per_call, len(calibration_images))
-        none = np.zeros(len(calibration_images), np.int32)
-        calibration, counts = _batches(calibration_images, none, size, plan.batches_per_call)
-    place = functools.partial(jax.tree.map, split)
-    return _Row(
-        whole,
-        jax.tree.map(whole, params),
-        None if stats is None else jax.tree.map(whole, stats),
-        [place(batch) for batch in batches],
-        [place(batch) for batch in calibration],
-        counts,
-    )
+    begin, done = time.perf_counter(), 0
+    for count in ordered_map(run, enumerate(population.units), population.plan.workers):
+        done += count
+        bar.update(count)
+        bar.set_postfix_str(f"{done * num_images / (time.perf_counter() - begin):,.0f} image·arch/s")
+    return loss / num_images, correct / num_images, image_loss, image_correct
 
 
-def _batches(images, labels, size: int, wide: int) -> tuple[list[Batch], np.ndarray]:
-    """Cut images into batches of one size, `wide` of them side by side, and count the real images of each. The last
-    batch is padded with zeros under the mask; whole batches that are missing repeat it and count 0."""
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    num_batches = -(-len(images) // size)
-    missing = num_batches * size - len(images)
-    images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))).reshape(num_batches, size, *images.shape[1:])
-    labels = jnp.pad(labels, (0, missing)).reshape(num_batches, size)
-    counts = np.full(num_batches, size) - missing * (np.arange(num_batches) == num_batches - 1)
-    mask = np.arange(size) < counts[:, None]
-    rows = np.minimum(np.arange(-(-num_batches // wide) * wide), num_batches - 1).reshape(-1, wide)
-    batches = [Batch(images[row], labels[row], jnp.asarray(mask[row]) if missing else None) for row in rows]
-    real = np.where(np.arange(rows.size) < num_batches, counts[rows.ravel()], 0)
-    return batches, real
-
-
-def _index(supernet: Supernet, node: Node) -> int:
-    """Which candidate of its layer a node runs; the first for a sum, which is not normalised."""
-    return 0 if node.op is None else list(supernet.layers[node.layer].candidates).index(node.op)
-
-
-def _forward(supernet, route, groups, params, archs, stats, images, mask):
-    """Logits [num_archs, num_images, classes] and statistics [num_archs, ...] by one of the routes."""
-
-    def one(arch, own, groups):
-        return supernet.apply(params, arch, images, stats=own, mask=mask, groups=groups)
-
-    if route == "serial":
-        return jax.lax.map(lambda xs: one(*xs, None), (archs, stats))
-    if route == "mask":
-        archs = supernet.weights(archs)
-    return jax.vmap(lambda arch, own: one(arch, own, groups))(archs, stats)
+def _check_given(bn_mode: str, stats: Stats | None, calibration_images: chex.Array | None) -> None:
+    """Raise a ValueError where what the mode normalises by is missing, or something else is given."""
+    for wanted, name, given in (("tracked", "stats", stats), ("calibrated", "calibration_images", calibration_images)):
+        if (bn_mode == wanted) != (given is not None):
+            verb = "needs" if bn_mode == wanted else "does not take"
+            raise ValueError(f"bn_mode {bn_mode!r} {verb} {name}.")
 
 
 def _check_images(supernet: Supernet, name: str, images) -> None:
@@ -363,31 +278,3 @@ def _check_balanced(supernet: Supernet, archs: np.ndarray) -> None:
                 f"groups='balanced' needs each operation of a choice equally often, got {counts} at index {place};"
                 " pass a tile size."
             )
-
-
-def _pool(parts: list, counts: np.ndarray):
-    """Mean and variance over all calibration images, from those of each batch and its number of images: the variance
-    within the batches plus that of their means. parts: trees of [..., num_batches, 2, size] -> [..., 2, size]."""
-    weight = (counts / counts.sum()).astype(np.float32)[:, None]
-
-    def pool(*leaves):
-        stacked = np.concatenate(leaves, axis=-3)
-        means, variances = stacked[..., 0, :], stacked[..., 1, :]
-        mean = (weight * means).sum(axis=-2)
-        square = (weight * (variances + means**2)).sum(axis=-2)
-        return np.stack([mean, np.maximum(square - mean**2, 0.0)], axis=-2)
-
-    return jax.tree.map(pool, *jax.device_get(parts))
-
-
-def ordered_map(function, items, workers: int):
-    """map with threads, in order; the first item alone, so that the program compiles once."""
-    items = iter(items)
-    for item in items:
-        yield function(item)
-        break
-    if workers == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(function, items)

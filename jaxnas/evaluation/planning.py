@@ -1,18 +1,14 @@
-"""How a population is cut into compiled calls, and the work that this makes."""
+"""How a population is cut into compiled calls: as many architectures, images and threads as the memory allows."""
 
 import math
 import os
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import chex
 import jax
-import numpy as np
 
-from jaxnas import codes
-from jaxnas.evaluation.graph import Graph, Program, make_graph, make_programs
-from jaxnas.supernets import Layer, Supernet
-from jaxnas.supernets.choice import Groups, branch_runs
+from jaxnas.supernets import Supernet
+from jaxnas.supernets.choice import Groups
 
 FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an accelerator idle (by estimate, not measured)
 
@@ -20,14 +16,17 @@ FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an acceler
 class Plan(NamedTuple):
     """How an evaluator runs a population."""
 
-    strategy: str  # "mask", "serial", "dispatch" or "trie"
+    strategy: str  # "mask", "serial", "dispatch" or "graph"
     bn_mode: str
     groups: Groups  # how a call is dispatched: tile size or "balanced"; of no matter to the other strategies
-    archs_per_call: int  # of the trie: architectures of one program at most
+    archs_per_call: int  # of the graph: architectures of one program at most
     images_per_call: int  # in "batch" mode normalised together
     batches_per_call: int  # batches of images_per_call side by side
     workers: int  # host threads that call compiled programs
     memory_budget: int  # bytes, for all workers together
+
+
+Planner = Callable[[int, int], Plan]  # (num_archs, num_images) -> Plan
 
 
 def make_planner(
@@ -42,8 +41,8 @@ def make_planner(
     workers: int | None,
     devices: int = 1,
     rows: int = 1,
-) -> Callable[[int, int], Plan]:
-    """Build `plan(num_archs, num_images) -> Plan`; the arguments are those of `jaxnas.evaluation.make_evaluator`.
+) -> Planner:
+    """Build the planner; the arguments are those of `jaxnas.evaluation.make_evaluator`.
 
     Args:
       devices: that share the batches of a call.
@@ -69,7 +68,7 @@ def make_planner(
     def most_archs(route: str, num_images: int) -> int:
         if archs_per_call is not None:
             return archs_per_call
-        one_by_one = {"serial": 16, "trie": 256}  # their memory hardly depends on it
+        one_by_one = {"serial": 16, "graph": 256}  # their memory hardly depends on it
         for size in (1,) if route in one_by_one else (256, 128, 64, 32, 16, 8, 4, 2, 1):
             needed = num_images * _activation_bytes(supernet, route, size, tile(size))
             if needed <= budget:
@@ -82,18 +81,18 @@ def make_planner(
     def plan(num_archs: int, num_images: int) -> Plan:
         route = strategy
         if route == "auto":
-            route = "trie" if on_cpu or num_images >= FILLS_ACCELERATOR else "dispatch"
+            route = "graph" if on_cpu or num_images >= FILLS_ACCELERATOR else "dispatch"
         per_call = min(images_per_call, num_images)
         at_once = images_per_call if bn_mode == "calibrated" else per_call
         most = most_archs(route, at_once)
         wide, threads = devices, workers or rows
-        if route in ("serial", "trie") and on_cpu and devices * rows == 1 and workers is None:
+        if route in ("serial", "graph") and on_cpu and devices * rows == 1 and workers is None:
             alone = at_once * _activation_bytes(supernet, route, 1, None)
             threads = max(1, min(os.cpu_count() or 1, budget // alone))
         if route == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
             sizes = range(min(most, num_archs), min(most, num_archs) // 2, -1)
             size = min(sizes, key=lambda each: -num_archs % each)
-        elif route == "trie":
+        elif route == "graph":
             if not on_cpu:  # several batches at once, as the memory allows
                 fit = budget // (threads * at_once * _activation_bytes(supernet, route, 16, None))
                 wide = devices * max(1, min(math.ceil(num_images / (per_call * devices)), fit))
@@ -114,17 +113,6 @@ def make_planner(
     return plan
 
 
-def plan_trie(supernet: Supernet, archs: np.ndarray, plan: Plan) -> tuple[Graph, list[Program]]:
-    """The distinct work of a population, in programs that fit the plan's memory; `leaves` in the order of archs."""
-    order = np.lexsort(archs.T[::-1])  # architectures that begin alike side by side
-    graph = make_graph(supernet, archs[order], given_stats=plan.bn_mode == "tracked")
-    most_bytes = plan.memory_budget / (plan.workers * plan.images_per_call * plan.batches_per_call)
-    programs = make_programs(supernet, graph, leaves_per_program=plan.archs_per_call, most_bytes=most_bytes)
-    leaves = np.empty_like(graph.leaves)
-    leaves[order] = graph.leaves
-    return Graph(graph.nodes, leaves), programs
-
-
 def _tile_size(supernet: Supernet, num_archs: int) -> int:
     """The largest power of two that pads a sixteenth of a call at most, each branch of a choice losing half a tile."""
     return 2 ** int(math.log2(1 + num_archs / (8 * max(supernet.num_candidates))))
@@ -136,7 +124,7 @@ def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups:
     held = at_once = num_archs
     if strategy == "serial":
         held = at_once = 1
-    elif strategy == "trie":  # one after the other; num_archs: of which something is held at once
+    elif strategy == "graph":  # one after the other; num_archs: of which something is held at once
         at_once = 1
     elif strategy == "dispatch" and groups == "balanced":
         at_once = math.ceil(num_archs / min(supernet.num_candidates))
@@ -153,45 +141,3 @@ def _activation_bytes(supernet: Supernet, strategy: str, num_archs: int, groups:
         ends = math.prod(layer.in_shape) + math.prod(layer.out_shape)
         most = max(most, 4 * (copies * held * ends + at_once * inside))
     return most
-
-
-def work(supernet: Supernet, archs: chex.ArrayNumpy, plan: Plan) -> tuple[float, float]:
-    """MACs per image that a population needs and that a plan executes, padding and repetitions included.
-
-    Needed: each architecture runs its own operations, one after the other, stem and head included. Counted from the
-    codes; a test checks the counts with counters inside the branches. Calibration, of the same work per image, is not
-    counted.
-    """
-    archs = codes.check(supernet.space, archs)
-    taken = supernet.taken(archs)
-    macs = {name: layer.costs.macs for name, layer in supernet.layers.items()}
-    needed = sum(macs[name][indices].sum() for name, indices in taken.items())
-    executed = 0.0
-    if plan.strategy == "trie":
-        _, programs = plan_trie(supernet, archs, plan)
-        candidates = {name: list(layer.candidates) for name, layer in supernet.layers.items()}
-        done = (node for program in programs for _, node, _ in program.steps)
-        executed = sum(macs[name][candidates[name].index(op)] for name, op, _ in done if op is not None)
-        return needed, executed
-    for start in range(0, len(archs), plan.archs_per_call):
-        rows = np.minimum(start + np.arange(plan.archs_per_call), len(archs) - 1)
-        for name, layer in supernet.layers.items():
-            if layer.choice is None:
-                once = name == "stem" and plan.strategy != "serial"
-                executed += macs[name][0] * (1 if once else len(rows))
-            else:
-                executed += (macs[name] * _runs(layer, taken[name][rows], plan)).sum()
-    return needed, executed
-
-
-def _runs(layer: Layer, choices: np.ndarray, plan: Plan) -> np.ndarray:
-    """How many times each candidate of a layer runs in one call."""
-    num_branches = len(layer.candidates)
-    if plan.strategy == "serial":
-        return np.bincount(choices, minlength=num_branches)
-    shared = layer.shared_input and plan.bn_mode == "batch"  # statistics given per architecture end the sharing
-    if shared and (plan.strategy == "mask" or len(choices) >= num_branches):
-        return np.ones(num_branches)
-    if plan.strategy == "mask":
-        return np.full(num_branches, len(choices))
-    return branch_runs(choices, num_branches, plan.groups)

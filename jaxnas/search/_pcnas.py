@@ -114,7 +114,7 @@ def pcnas(
       num_completions: drawn uniformly for each candidate. One that has no more than that is
         scored by all of them, each once.
       order: a permutation of the choices; None: from the first to the last, in which prefixes are shared computation
-        to the trie.
+        in evaluation's graph.
 
     Raises:
       ValueError: a bad setting, or no architecture meets the limit.

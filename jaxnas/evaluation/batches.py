@@ -1,0 +1,123 @@
+"""Batches of images: cut, padded under a mask, placed on a row of devices; and what is pooled over them."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.evaluation.per_image import cross_entropy, is_correct
+from jaxnas.evaluation.planning import Plan
+from jaxnas.supernets import Params, Stats
+
+Place = Callable[[Any], chex.Array]  # a host array -> the same on devices
+
+
+class ImageBatch(NamedTuple):
+    """Batches side by side, on the devices of one row."""
+
+    images: chex.Array  # float [num_batches, num_images, height, width, channels]
+    labels: chex.Array  # int [num_batches, num_images]
+    mask: chex.Array | None  # bool [num_batches, num_images]: False for padding; None: nothing is padded anywhere
+
+
+class DeviceRow(NamedTuple):
+    """Devices that score architectures together, each on batches of its own."""
+
+    place_whole: Place  # on each of them
+    place_split: Place  # split among them by its first axis
+
+
+class LoadedRow(NamedTuple):
+    """What a row of devices needs to score any architecture."""
+
+    place: Place
+    params: Params
+    stats: Stats | None  # tracked, [num_candidates, 2, size] by layer
+    batches: list[ImageBatch]
+    calibration: list[ImageBatch]
+    calibration_counts: np.ndarray  # int [number of calibration batches]: images that are no padding
+
+
+def score_images(logits: chex.Array, batch: ImageBatch) -> tuple[chex.Array, chex.Array]:
+    """Loss and correctness [..., num_images] of logits [..., num_images, classes] on one batch; 0 outside its mask."""
+    losses, correct = cross_entropy(logits, batch.labels), is_correct(logits, batch.labels)
+    return (losses, correct) if batch.mask is None else (losses * batch.mask, correct & batch.mask)
+
+
+def rows_of(mesh: jax.sharding.Mesh | None) -> list[DeviceRow]:
+    """The rows of devices of a mesh with axes ("archs", "data"); None: the default device alone."""
+    if mesh is None:
+        return [DeviceRow(jnp.asarray, jnp.asarray)]
+    if mesh.axis_names != ("archs", "data"):
+        raise ValueError(f"the mesh has axes {mesh.axis_names}, expected ('archs', 'data').")
+    rows = []
+    for devices in mesh.devices:
+        row = jax.sharding.Mesh(devices, ("data",))
+        specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+        shardings = (jax.sharding.NamedSharding(row, spec) for spec in specs)
+        rows.append(DeviceRow(*(functools.partial(jax.device_put, device=sharding) for sharding in shardings)))
+    return rows
+
+
+def load_row(
+    row: DeviceRow,
+    plan: Plan,
+    params: Params,
+    images: chex.Array,
+    labels: chex.Array,
+    stats: Stats | None,
+    calibration_images: chex.Array | None,
+    images_per_call: int,
+) -> LoadedRow:
+    """Put what a row needs on its devices."""
+    batches, _ = cut_batches(images, labels, plan.images_per_call, plan.batches_per_call)
+    calibration: list[ImageBatch] = []
+    counts = np.zeros(0, int)
+    if calibration_images is not None:
+        size = min(images_per_call, len(calibration_images))
+        no_labels = np.zeros(len(calibration_images), np.int32)
+        calibration, counts = cut_batches(calibration_images, no_labels, size, plan.batches_per_call)
+    split = functools.partial(jax.tree.map, row.place_split)
+    return LoadedRow(
+        row.place_whole,
+        jax.tree.map(row.place_whole, params),
+        None if stats is None else jax.tree.map(row.place_whole, stats),
+        [split(batch) for batch in batches],
+        [split(batch) for batch in calibration],
+        counts,
+    )
+
+
+def cut_batches(images: chex.Array, labels: chex.Array, size: int, wide: int) -> tuple[list[ImageBatch], np.ndarray]:
+    """Cut images into batches of one size, `wide` of them side by side, and count the real images of each. The last
+    batch is padded with zeros under the mask; whole batches that are missing repeat it and count 0."""
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    num_batches = -(-len(images) // size)
+    missing = num_batches * size - len(images)
+    images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))).reshape(num_batches, size, *images.shape[1:])
+    labels = jnp.pad(labels, (0, missing)).reshape(num_batches, size)
+    counts = np.full(num_batches, size) - missing * (np.arange(num_batches) == num_batches - 1)
+    mask = np.arange(size) < counts[:, None]
+    rows = np.minimum(np.arange(-(-num_batches // wide) * wide), num_batches - 1).reshape(-1, wide)
+    batches = [ImageBatch(images[row], labels[row], jnp.asarray(mask[row]) if missing else None) for row in rows]
+    real = np.where(np.arange(rows.size) < num_batches, counts[rows.ravel()], 0)
+    return batches, real
+
+
+def pool_statistics(parts: Sequence[chex.ArrayTree], counts: np.ndarray) -> Any:
+    """Mean and variance over all calibration images, from those of each batch and its number of images: the variance
+    within the batches plus that of their means. parts: trees of [..., num_batches, 2, size] -> [..., 2, size]."""
+    weight = (counts / counts.sum()).astype(np.float32)[:, None]
+
+    def pool(*leaves):
+        stacked = np.concatenate(leaves, axis=-3)
+        means, variances = stacked[..., 0, :], stacked[..., 1, :]
+        mean = (weight * means).sum(axis=-2)
+        square = (weight * (variances + means**2)).sum(axis=-2)
+        return np.stack([mean, np.maximum(square - mean**2, 0.0)], axis=-2)
+
+    return jax.tree.map(pool, *jax.device_get(parts))

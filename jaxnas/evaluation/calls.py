@@ -1,0 +1,104 @@
+"""The routes "mask", "serial" and "dispatch": a population is cut into compiled calls of one size."""
+
+import functools
+
+import jax
+import numpy as np
+
+from jaxnas.evaluation.batches import LoadedRow, pool_statistics, score_images
+from jaxnas.evaluation.planning import Plan
+from jaxnas.evaluation.route import Route, Unit, UnitScores
+from jaxnas.supernets import Layer, Supernet, select_stats
+from jaxnas.supernets.choice import branch_runs
+
+
+def make_calls(supernet: Supernet) -> Route:
+    """The route of `Plan.strategy`, one of the three; programs are compiled once for all populations."""
+
+    @functools.partial(jax.jit, static_argnames=("strategy", "groups"))
+    def score(params, archs, stats, batch, *, strategy, groups):
+        """Loss and correctness of each image: [num_archs, num_batches, num_images]."""
+
+        def of_batch(batch):
+            logits, _ = forward(supernet, strategy, groups, params, archs, stats, batch.images, batch.mask)
+            return score_images(logits, batch)
+
+        return jax.vmap(of_batch, out_axes=1)(batch)
+
+    @functools.partial(jax.jit, static_argnames=("strategy", "groups"))
+    def statistics(params, archs, batch, *, strategy, groups):
+        """Statistics used, [num_archs, num_batches, 2, size] by layer."""
+
+        def of_batch(batch):
+            return forward(supernet, strategy, groups, params, archs, None, batch.images, batch.mask)[1]
+
+        return jax.vmap(of_batch, out_axes=1)(batch)
+
+    select = jax.jit(functools.partial(select_stats, supernet))
+
+    def run(archs: np.ndarray, plan: Plan, start: int, row: LoadedRow) -> UnitScores:
+        codes = archs[start : start + plan.archs_per_call]
+        padded = row.place(np.concatenate([codes, np.repeat(codes[-1:], plan.archs_per_call - len(codes), 0)]))
+        how = {"strategy": plan.strategy, "groups": plan.groups}
+        stats = None
+        if row.stats is not None:
+            stats = select(row.stats, padded)
+        elif row.calibration:
+            used = [statistics(row.params, padded, batch, **how) for batch in row.calibration]
+            stats = pool_statistics(used, row.calibration_counts)
+        parts = jax.device_get([score(row.params, padded, stats, batch, **how) for batch in row.batches])
+        losses, correct = (np.concatenate(part, axis=1) for part in zip(*parts))
+        return UnitScores(np.arange(start, start + len(codes)), losses[: len(codes)], correct[: len(codes)])
+
+    def route(archs: np.ndarray, plan: Plan) -> list[Unit]:
+        starts = range(0, len(archs), plan.archs_per_call)
+        taken = functools.cache(lambda: supernet.taken(archs))
+        return [
+            Unit(
+                functools.partial(run, archs, plan, start),
+                lambda start=start: executed_macs(supernet, taken(), plan, start),  # type: ignore[misc]
+            )
+            for start in starts
+        ]
+
+    return route
+
+
+def forward(supernet: Supernet, strategy: str, groups, params, archs, stats, images, mask):
+    """Logits [num_archs, num_images, classes] and statistics [num_archs, ...] by one of the routes."""
+
+    def apply(arch, stats, groups):
+        return supernet.apply(params, arch, images, stats=stats, mask=mask, groups=groups)
+
+    if strategy == "serial":
+        return jax.lax.map(lambda xs: apply(xs[0], xs[1], None), (archs, stats))
+    if strategy == "mask":
+        archs = supernet.weights(archs)
+    return jax.vmap(lambda arch, stats: apply(arch, stats, groups))(archs, stats)
+
+
+def executed_macs(supernet: Supernet, taken: dict[str, np.ndarray], plan: Plan, start: int) -> float:
+    """MACs for one image of the call that begins at `start`; taken as `Supernet.taken` has it, int [num_archs]."""
+    executed = 0.0
+    for name, layer in supernet.layers.items():
+        rows = np.minimum(start + np.arange(plan.archs_per_call), len(taken[name]) - 1)
+        macs = layer.costs.macs
+        if layer.choice is None:
+            once = name == "stem" and plan.strategy != "serial"
+            executed += macs[0] * (1 if once else len(rows))
+        else:
+            executed += (macs * _runs(layer, taken[name][rows], plan)).sum()
+    return float(executed)
+
+
+def _runs(layer: Layer, choices: np.ndarray, plan: Plan) -> np.ndarray:
+    """How many times each candidate of a layer runs in one call."""
+    num_branches = len(layer.candidates)
+    if plan.strategy == "serial":
+        return np.bincount(choices, minlength=num_branches)
+    shared = layer.shared_input and plan.bn_mode == "batch"  # statistics given per architecture end the sharing
+    if shared and (plan.strategy == "mask" or len(choices) >= num_branches):
+        return np.ones(num_branches)
+    if plan.strategy == "mask":
+        return np.full(num_branches, len(choices))
+    return branch_runs(choices, num_branches, plan.groups)
