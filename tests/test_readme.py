@@ -14,10 +14,11 @@ import jaxnas
 from experiments import workdir
 from jaxnas import codes, samplers, training
 from jaxnas.evaluation import make_evaluator
+from jaxnas.supernets import run_operation
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LIBRARY_EXAMPLE, OWN_SPACE_EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LIBRARY_EXAMPLE, OWN_SPACE_EXAMPLE, OTHER_FORMS_EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md"]
 FOLDERS = "|".join(("benchmarks", "constraints", "docs", "experiments", "jaxnas", "notebooks", "tests"))
 
@@ -46,6 +47,17 @@ def test_own_space_trains_and_is_scored():
     assert not np.array_equal(after.params["layer0"]["scale"]["scale"], scale), "the own operation has not moved"
     scores = make_evaluator(supernet).evaluate(after.params, codes.enumerate_archs(space), images, labels)
     assert len(set(scores.loss)) == space.size
+
+
+def test_other_forms_of_an_operation_compute_the_same():
+    names: dict = {}
+    exec(OWN_SPACE_EXAMPLE, names)
+    exec(OTHER_FORMS_EXAMPLE, names)
+    layer = names["supernet"].layers["layer0"]
+    x = np.random.default_rng(0).normal(size=(2, *layer.in_shape)).astype(np.float32)
+    for name in ("nnx", "pair"):
+        y, _ = run_operation(layer.candidates[name], {"scale": np.full(16, 3, np.float32)}, x)
+        np.testing.assert_allclose(y, 3 * x, rtol=1e-6)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -9,11 +9,11 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxnas.ops.normalisation import Tape
-from jaxnas.ops.operation import Algebra, Cost, Operation, OpParams, said_by
+from jaxnas.ops.operation import ModuleOperation, OpParams, keeps
 
 
 @dataclasses.dataclass(frozen=True)
-class NNXOperation(Operation):
+class NNXOperation(ModuleOperation):
     """The module that `build(in_channels, *args, rngs=rngs)` makes, called with (x, tape).
 
     It keeps parameters (`nnx.Param`) alone: `tape` does batch normalisation and dropout. Equal `build` and `args` are
@@ -27,28 +27,18 @@ class NNXOperation(Operation):
     def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> OpParams:
         module = self.build(x.shape[-1], *self.args, rngs=nnx.Rngs(key))
         leaves = nnx.to_flat_state(nnx.split(module)[1])
-        kinds = sorted({type(leaf).__name__ for _, leaf in leaves if not isinstance(leaf, nnx.Param)})
-        if kinds:
-            raise ValueError(
-                f"{type(module).__name__} keeps {', '.join(kinds)}, but an operation has parameters (nnx.Param) alone;"
-                " let tape.normalise and tape.drop do batch normalisation and dropout."
-            )
+        if kinds := {type(leaf).__name__ for _, leaf in leaves if not isinstance(leaf, nnx.Param)}:
+            raise keeps(module, kinds)
         return unflatten_dict({tuple(map(str, path)): leaf.get_value() for path, leaf in leaves})
 
     def apply(self, params: OpParams, x: chex.Array, tape: Tape) -> chex.Array:
-        graph, state = nnx.split(_outline(self, x.shape[-1]))
+        graph, state = nnx.split(self.outline(x.shape[-1]))
         leaves = flatten_dict(params)
         given = [(path, leaf.replace(leaves[tuple(map(str, path))])) for path, leaf in nnx.to_flat_state(state)]
         return nnx.merge(graph, nnx.from_flat_state(given))(x, tape)
 
-    def algebra(self, in_channels: int) -> Algebra:
-        return said_by(_outline(self, in_channels), "algebra", super().algebra)(in_channels)
-
-    def cost(self, in_shape: tuple[int, ...]) -> Cost | None:
-        return said_by(_outline(self, in_shape[-1]), "cost", super().cost)(in_shape)
-
-    def has_shortcut(self, in_channels: int) -> bool:
-        return said_by(_outline(self, in_channels), "has_shortcut", super().has_shortcut)(in_channels)
+    def outline(self, in_channels: int) -> nnx.Module:
+        return _outline(self, in_channels)
 
 
 @functools.cache

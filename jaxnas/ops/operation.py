@@ -2,38 +2,11 @@
 
 A candidate is given as a Flax Linen module, as a plain pair (init, apply), as an `NNXOperation`, or as an object of a
 class derived from `Operation`; `as_operation` makes the last of them all. What an operation says of itself is optional,
-"nothing known" by default. A module says it by methods of its class with the same names.
-
-    class Scale(nn.Module):                                  # Linen
-        @nn.compact
-        def __call__(self, x, tape):
-            return x * self.param("gain", nn.initializers.ones, (x.shape[-1],))
-
-        def cost(self, in_shape):
-            return Cost(macs=0, params=in_shape[-1])
-
-    class ScaleNNX(nnx.Module):                              # NNX: in_channels, then the args of `NNXOperation`
-        def __init__(self, in_channels, start, *, rngs):
-            self.gain = nnx.Param(jnp.full(in_channels, start))
-
-        def __call__(self, x, tape):
-            return x * self.gain[...]
-
-    def init(key, x, tape):                                  # a pair
-        return {"gain": jnp.ones(x.shape[-1])}
-
-    def apply(params, x, tape):
-        return x * params["gain"]
-
-    space = chain_space("mine", layout, op_names, operations={
-        "linen": lambda channels, stride, affine, policy: Scale(),
-        "nnx": lambda channels, stride, affine, policy: NNXOperation(ScaleNNX, (1.0,)),
-        "pair": lambda channels, stride, affine, policy: (init, apply),
-    })
+"nothing known" by default. A module says it by methods of its class with the same names. README shows each.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import chex
@@ -109,11 +82,35 @@ class Operation(Protocol):
         return False
 
 
+class ModuleOperation(Operation):
+    """A module that is called with (x, tape), whose class has the methods that say something."""
+
+    def outline(self, in_channels: int) -> Any:
+        """The module, of which no parameter is asked."""
+        raise NotImplementedError
+
+    def algebra(self, in_channels: int) -> Algebra:
+        return self._said("algebra", in_channels, super().algebra)(in_channels)
+
+    def cost(self, in_shape: tuple[int, ...]) -> Cost | None:
+        return self._said("cost", in_shape[-1], super().cost)(in_shape)
+
+    def has_shortcut(self, in_channels: int) -> bool:
+        return self._said("has_shortcut", in_channels, super().has_shortcut)(in_channels)
+
+    def _said(self, name: str, in_channels: int, default: Callable[..., Any]) -> Callable[..., Any]:
+        module = self.outline(in_channels)
+        return getattr(module, name) if callable(getattr(type(module), name, None)) else default
+
+
 @dataclasses.dataclass(frozen=True)
-class FlaxOperation(Operation):
-    """A Flax Linen module that is called with (x, tape); what it has beside parameters can't be kept."""
+class FlaxOperation(ModuleOperation):
+    """A Flax Linen module; what it has beside parameters can't be kept."""
 
     module: nn.Module
+
+    def outline(self, in_channels: int) -> nn.Module:
+        return self.module
 
     def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> OpParams:
         return self.init_with_output(key, x, tape)[1]
@@ -121,26 +118,22 @@ class FlaxOperation(Operation):
     def init_with_output(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> tuple[chex.Array, OpParams]:
         y, variables = self.module.init_with_output(key, x, tape)
         if others := set(variables) - {"params"}:
-            raise ValueError(
-                f"{type(self.module).__name__} keeps {', '.join(sorted(others))}, but an operation has parameters"
-                " alone; let tape.normalise and tape.drop do batch normalisation and dropout."
-            )
+            raise keeps(self.module, others)
         return y, variables.get("params", {})
 
     def apply(self, params: OpParams, x: chex.Array, tape: Tape) -> chex.Array:
         return self.module.apply({"params": params}, x, tape)
 
-    def algebra(self, in_channels: int) -> Algebra:
-        return said_by(self.module, "algebra", super().algebra)(in_channels)
-
-    def cost(self, in_shape: tuple[int, ...]) -> Cost | None:
-        return said_by(self.module, "cost", super().cost)(in_shape)
-
     def shared_kernel(self) -> Kernel | None:
-        return said_by(self.module, "shared_kernel", super().shared_kernel)()
+        return self._said("shared_kernel", 0, super().shared_kernel)()
 
-    def has_shortcut(self, in_channels: int) -> bool:
-        return said_by(self.module, "has_shortcut", super().has_shortcut)(in_channels)
+
+def keeps(module: Any, kinds: Iterable[str]) -> ValueError:
+    """The error that says what a module keeps beside parameters."""
+    return ValueError(
+        f"{type(module).__name__} keeps {', '.join(sorted(kinds))}, but an operation has parameters alone; let"
+        " tape.normalise and tape.drop do batch normalisation and dropout."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,8 +199,3 @@ class Free(nn.Module):
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:
         return Cost(0.0, 0.0)
-
-
-def said_by(module: Any, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
-    """The method `name` of a module's class, or the default where it has none."""
-    return getattr(module, name) if callable(getattr(type(module), name, None)) else default
