@@ -1,8 +1,6 @@
 """What the benchmarks have in common as commands: fields by tyro, records and a table, one line for what goes wrong."""
 
 import contextlib
-import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -12,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 from jaxnas.files import replace_file
+from jaxnas.runs import workdir
+from jaxnas.runs.command import one_line_errors, parse_fields
 
 Records = list[dict[str, Any]]
 
@@ -40,32 +39,16 @@ def main(
       SystemExit: 2 after one line on stderr for bad input, routes that disagree, and files that cannot be written.
     """
     prog = f"python -m benchmarks.{name}"
-    try:
-        config = _parse(config_class, quick, prog, description, sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    with one_line_errors(prog, RuntimeError):
+        default = quick if "--quick" in argv else config_class()
+        config = parse_fields(default, argv, prog=prog, description=description)
         records = run(config)
         text = json.dumps(records, indent=1)
         if config.out:
             replace_file(config.out, f"{text}\n".encode())
         draw(config, records)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
     print(text if config.json else table(records))
-
-
-def _parse(config_class: type, quick: Any, prog: str, description: str | None, argv: Sequence[str]) -> Any:
-    """The command line as a config; a ValueError of one line for what tyro would put in a box."""
-    default = quick if "--quick" in argv else config_class()
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(config_class, args=argv, default=default, prog=prog, description=description)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        lines = [line.strip("│╰╯─ ") for line in box.getvalue().splitlines() if not line.startswith("╭")]
-        said = "\n".join(lines).strip().split("\n\n")[0]  # tyro's box, up to the first blank line
-        raise ValueError(f"{said.rstrip('.')}; --help lists all fields.") from None
 
 
 def device_name() -> str:
@@ -81,6 +64,4 @@ def device_name() -> str:
 
 
 def versions() -> str:
-    packages = ("jax", "jaxlib", "flax", "numpy")
-    found = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    return f"python {platform.python_version()}, {found}"
+    return ", ".join(f"{name} {version}" for name, version in workdir.versions().items())

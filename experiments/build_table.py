@@ -13,7 +13,6 @@ killed run goes on from there.
 import dataclasses
 import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,19 +21,23 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import workdir as cli
-from experiments.problem import ProblemConfig, load_images, resize
-from jaxnas import costs, ranking, tables
+from jaxnas import costs, ranking, runs, tables
 from jaxnas.codes import enumerate_archs
+from jaxnas.runs.command import main
+from jaxnas.runs.workdir import versions
 from jaxnas.spaces import get_space
 from jaxnas.supernets import make_supernet
 from jaxnas.training import Recipe, make_standalone
 
+from .shared.config import ProblemConfig
+from .shared.problem import load_images, resize
+
 
 @dataclasses.dataclass(frozen=True)
-class Config(ProblemConfig):
+class Config:
     """Which networks are trained, on what, and how."""
 
+    problem: ProblemConfig = dataclasses.field(default_factory=ProblemConfig)
     num_archs: int | None = None  # the first so many codes; None: the whole space
     num_seeds: int = 5
     num_epochs: int = 24
@@ -49,24 +52,25 @@ class Config(ProblemConfig):
 
 
 PRESETS = {
-    "tiny": Config(num_archs=4, num_seeds=2, num_train=60, num_epochs=2, batch_size=20, archs_per_save=2),
+    "tiny": runs.replace(
+        Config(), num_archs=4, num_seeds=2, num_train=60, num_epochs=2, batch_size=20, archs_per_save=2
+    ),
     "quick": Config(),
     # NAS-Bench-Macro's published protocol: 50 epochs, batch 256, three seeds, on an accelerator.
-    "paper": Config(
-        space="nasbench_macro", dataset="cifar10", num_seeds=3, num_train=45_000, num_valid=5_000, num_epochs=50,
-        batch_size=256, crop=4, test_shift=0, flip=True, compiled="each",
+    "paper": runs.replace(
+        Config(), space="nasbench_macro", dataset="cifar10", num_seeds=3, num_train=45_000, num_valid=5_000,
+        num_epochs=50, batch_size=256, crop=4, test_shift=0, flip=True, compiled="each",
     ),
 }  # fmt: skip
 
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train all, in saved blocks; write WORKDIR/SPACE_DATASET.npz."""
-    for name, least in (("num_archs", 2), ("num_seeds", 1), ("num_epochs", 1), ("archs_per_save", 1)):
-        if (value := getattr(config, name)) is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
-    space = get_space(config.space)
-    data = load_images(config, space)
-    space = resize(config, space, data)
+    runs.check_least(config, num_archs=2, num_seeds=1, num_epochs=1, archs_per_save=1)
+    problem = config.problem
+    space = get_space(problem.space)
+    data = load_images(problem, space)
+    space = resize(problem, space, data)
     recipe = Recipe(
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
@@ -84,45 +88,36 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         workers=(os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1,
     )
     archs = enumerate_archs(space)[: config.num_archs]
-    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    keys = jax.random.split(jax.random.key(problem.seed), config.num_seeds)
     units = {"test_accuracy": "fraction", "test_loss": "nats"}
     test_images, test_labels = all_shifts(data.test_images, data.test_labels, data.mean, config.test_shift)
-    parts, seconds = [], 0.0
-    with tqdm(total=len(archs), unit="arch", desc="train alone", disable=not config.progress) as bar:
-        for start in range(0, len(archs), config.archs_per_save):
-            path = workdir / "blocks" / f"{start:06d}.npz"
-            codes = archs[start : start + config.archs_per_save]
-            if not path.exists():
-                path.parent.mkdir(exist_ok=True)
-                begin = time.perf_counter()
-                result = train(codes, keys, data.train_images, data.train_labels, test_images, test_labels)
-                columns = {
-                    "test_accuracy": result.accuracy.astype(np.float32),
-                    "test_loss": result.loss.astype(np.float32),
-                }
-                took = {"seconds": repr(time.perf_counter() - begin)}
-                tables.write_table(path, tables.make_table(space, codes, columns, units=units, provenance=took))
-            part = tables.read_table(path, space)
-            parts.append(part.columns)
-            seconds += float(part.provenance["seconds"])
-            bar.update(len(codes))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in units}
-    compared = [field for field in dataclasses.fields(config) if field.compare]
+
+    def compute(block: np.ndarray, bar: tqdm) -> tables.Table:
+        result = train(block, keys, data.train_images, data.train_labels, test_images, test_labels)
+        bar.update(len(block))
+        columns = {"test_accuracy": result.accuracy.astype(np.float32), "test_loss": result.loss.astype(np.float32)}
+        return tables.make_table(space, block, columns, units=units, provenance={})
+
+    size, blocks = config.archs_per_save, workdir / "blocks"
+    columns, seconds = runs.in_blocks(
+        compute, archs, blocks, space, size=size, prefix="", label="train alone", progress=problem.progress
+    )
+    compared = [f"{field.name}={value}" for field, value in runs.fields(config) if field.compare]
     provenance = {
         "source": "python -m experiments.build_table",
-        "config": ", ".join(f"{field.name}={getattr(config, field.name)}" for field in compared),
-        "seeds": f"jax.random.split(jax.random.key({config.seed}), {config.num_seeds})",
-        "versions": ", ".join(f"{name} {version}" for name, version in cli.versions().items()),
+        "config": ", ".join(compared),
+        "seeds": f"jax.random.split(jax.random.key({problem.seed}), {config.num_seeds})",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "device": jax.devices()[0].device_kind,
     }
-    path = workdir / f"{config.space}_{config.dataset.replace('/', '-')}.npz"
+    path = workdir / f"{space.name}_{problem.dataset.replace('/', '-')}.npz"
     tables.write_table(path, tables.make_table(space, archs, columns, units=units, provenance=provenance))
     accuracy = columns["test_accuracy"].astype(np.float64)
     several = config.num_seeds > 1
     macs = costs.arch_costs(space, archs).macs
     return {
         "space": space.name,
-        "dataset": config.dataset,
+        "dataset": problem.dataset,
         "num_archs": len(archs),
         "num_seeds": config.num_seeds,
         "seed_kendall_tau": ranking.seed_kendall_tau(accuracy) if several else math.nan,
@@ -149,4 +144,4 @@ def all_shifts(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, pixels:
 
 
 if __name__ == "__main__":
-    cli.main("build_table", run, PRESETS)
+    main(f"{__package__}.build_table", __doc__, run, PRESETS)

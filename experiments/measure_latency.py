@@ -26,13 +26,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import workdir as cli
-from experiments.problem import arch_rows
-from jaxnas import codes, costs, plotting, ranking, tables
+from jaxnas import codes, costs, plotting, ranking, runs, tables
 from jaxnas.costs import latency, table_costs
 from jaxnas.costs.measuring import Measured, measure, num_programs, spread
+from jaxnas.runs.command import main
+from jaxnas.runs.workdir import versions
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
+
+from .shared.problem import arch_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +68,10 @@ PRESETS = {
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Measure, predict, compare; see the module's docstring. Files: latency.npz, networks.npz, networks.csv, a plot."""
-    for name, least in (("num_archs", 3), ("num_calibration", 3), ("num_rounds", 2)):
-        if (value := getattr(config, name)) < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    runs.check_least(config, num_archs=3, num_calibration=3, num_rounds=2)
     published = get_space(config.space)
     if not costs.is_additive(published):
-        raise ValueError(f"{config.space}: what an operation costs depends on the whole cell; take another space.")
+        raise ValueError(f"{published.name}: what an operation costs depends on the whole cell; take another space.")
     is_cells = "cells_per_stage" in published.sizes
     sizes = {"cells_per_stage": config.cells_per_stage} if is_cells else {}
     space = published.resized(width=config.width, image_size=config.image_size, **sizes)
@@ -93,7 +93,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     rounds = {f"round{number}_ms": column for number, column in enumerate(measured.networks_ms.T)}
     used_for = np.repeat(["calibration", "judgement"], [config.num_calibration, len(archs) - config.num_calibration])
     columns = {"used_for": used_for, "predicted_ms": calibrated, **rounds, "macs": macs}
-    cli.write_rows(workdir / "networks.csv", arch_rows(space, archs, columns))
+    runs.write_rows(workdir / "networks.csv", arch_rows(space, archs, columns))
     figure = plotting.latency_scatter(
         calibrated[judged],
         whole[judged],
@@ -153,7 +153,7 @@ def measured_or_read(config: Config, space: SearchSpace, archs: np.ndarray, work
                 num_runs=config.num_runs,
                 provenance={
                     "source": "python -m experiments.measure_latency",
-                    "versions": ", ".join(f"{name} {version}" for name, version in cli.versions().items()),
+                    "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
                 },
                 on_program=compiling.update,
                 on_round=timing.update,
@@ -171,4 +171,4 @@ def measured_or_read(config: Config, space: SearchSpace, archs: np.ndarray, work
 
 
 if __name__ == "__main__":
-    cli.main("measure_latency", run, PRESETS)
+    main(f"{__package__}.measure_latency", __doc__, run, PRESETS)

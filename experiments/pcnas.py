@@ -23,9 +23,22 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments import workdir as cli
-from experiments.judge import Judge, make_judge
-from experiments.pcnas_run import (
+from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas.codes import to_text
+from jaxnas.costs import limits
+from jaxnas.costs.latency import LATENCY_MS, read_operations_table, setting_of
+from jaxnas.costs.measuring import measure_networks
+from jaxnas.files import replace_file
+from jaxnas.runs.command import main
+from jaxnas.supernets import make_supernet
+from jaxnas.tables import Judge
+from jaxnas.training import Recipe, make_standalone
+
+from .shared.config import settle
+from .shared.searching import (
+    DIGITS,
+    MACRO,
+    TINY,
     Run,
     SearchConfig,
     Step,
@@ -34,20 +47,9 @@ from experiments.pcnas_run import (
     midway_archs,
     narrowed,
     prepare,
-    text_of,
     uniform,
     values,
 )
-from experiments.problem import settle
-from experiments.rank_correlation import compile_clock
-from experiments.supernet_run import load_scores, save_scores
-from jaxnas import costs, plotting, ranking, tables
-from jaxnas.costs import limits
-from jaxnas.costs.latency import LATENCY_MS, read_operations_table, setting_of
-from jaxnas.costs.measuring import measure_networks
-from jaxnas.files import replace_file
-from jaxnas.supernets import make_supernet
-from jaxnas.training import Recipe, make_standalone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +62,11 @@ class Config(SearchConfig):
     num_resamples: int = 1000  # of the bootstrap behind tau's interval for one seed
 
 
-DIGITS = Config(limit="macs:50e3", num_completions=10, num_steps=1500, num_warm_up_steps=500, num_eval_archs=1000)
-CIFAR = Config(
-    space="nasbench_macro", dataset="cifar10", limit="macs:50e6", num_train=None, num_valid=5000, crop=2, flip=True,
-    width=8, cells_per_stage=1, image_size=16, num_steps=2600, num_warm_up_steps=1000, num_eval_archs=1000,
-    num_eval_images=500, images_per_call=250, checkpoint_every=200, report_every=50,
-)  # fmt: skip
 PRESETS = {
-    "tiny": dataclasses.replace(
-        DIGITS, width=4, num_train=128, num_valid=100, num_steps=12, num_warm_up_steps=2, batch_size=16,
-        report_every=1, checkpoint_every=1, pool_size=2, num_completions=2, num_retrained=2, num_resamples=50,
-    ),
-    "quick": DIGITS,
-    "cpu": CIFAR,
-}  # fmt: skip
+    "tiny": runs.replace(Config(), **TINY, num_resamples=50),
+    "quick": runs.replace(Config(), **DIGITS),
+    "cpu": runs.replace(Config(), **MACRO),
+}
 
 # Of each seed; None where there is no table, or nothing is retrained.
 OF_A_SEED = (
@@ -85,36 +78,36 @@ OF_A_SEED = (
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png."""
     config = settle(config)
-    compile_seconds = compile_clock()
+    compile_seconds = runs.compile_clock()
     task = prepare(config)
     judge = find_judge(config, task)
     searches, rows = [], []
-    for seed in range(config.seed, config.seed + config.num_seeds):
-        own, folder = dataclasses.replace(config, seed=seed), workdir / f"seed{seed}"
-        found = narrowed(own, task, folder)
-        compared = uniform(own, task, folder, np.array(found.steps[midway(task) - 1].pool))
+    for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
+        of_seed, folder = runs.replace(config, seed=seed), workdir / f"seed{seed}"
+        found = narrowed(of_seed, task, folder)
+        compared = uniform(of_seed, task, folder, np.array(found.steps[midway(task) - 1].pool))
         searches.append(found)
-        rows.append({"seed": seed, **figures_of(own, task, judge, found, compared, folder)})
-    cli.write_rows(workdir / "seeds.csv", [{name: row[name] for name in row if name != "codes"} for row in rows])
+        rows.append({"seed": seed, **figures_of(of_seed, task, judge, found, compared, folder)})
+    runs.write_rows(workdir / "seeds.csv", [{name: row[name] for name in row if name != "codes"} for row in rows])
     draw(config, task, workdir, searches[0].steps)
 
     code = np.array(json.loads(rows[0]["codes"]), np.int32)
     region = task.search.region
     return {
         "space": task.published.name,
-        "dataset": config.dataset,
+        "dataset": config.problem.dataset,
         "arch": rows[0]["arch"],
         **limited(config, task, code),
         "num_feasible": region.count(),
         **{name: float(getattr(costs.arch_costs(task.published, code[None]), name)[0]) for name in ("macs", "params")},
         **{name: rows[0][name] for name in ("retrained_accuracy", "table_accuracy", "table_rank")},
-        **over_seeds(rows, "regret"),
-        **over_seeds(rows, "table_rank", name="mean_table_rank"),
-        **{key: value for name in rows[0] if "kendall" in name for key, value in over_seeds(rows, name).items()},
+        **mean_of_searches(rows, "regret"),
+        **mean_of_searches(rows, "table_rank", name="mean_table_rank"),
+        **{key: value for name in rows[0] if "kendall" in name for key, value in mean_of_searches(rows, name).items()},
         "num_archs_in_pool": rows[0]["num_archs_in_pool"],
         "num_seeds": config.num_seeds,
         "search_seconds": float(np.mean([row["search_seconds"] for row in rows])),
-        "trained_steps": config.num_steps,
+        "trained_steps": config.training.num_steps,
         "evaluated_archs": rows[0]["evaluated_archs"],
         "compile_seconds": compile_seconds(),
     }
@@ -123,12 +116,13 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 def find_judge(config: Config, task: Task) -> Judge | None:
     """The table's judge; None where there is no table and none is needed."""
     try:
-        truth = tables.load_truth(task.published, config.dataset, data_dir=config.data_dir)
+        truth = tables.load_truth(task.published, config.problem.dataset, data_dir=config.problem.data_dir)
     except ValueError:
         if config.retrain == "table":
             raise
         return None
-    return make_judge(task.search.region, truth)
+    region = task.search.region
+    return tables.make_judge(truth, region.contains, limit=region.limit)
 
 
 def figures_of(config: Config, task: Task, judge: Judge | None, found: Run, compared: Run, folder: Path) -> dict:
@@ -153,13 +147,13 @@ def figures_of(config: Config, task: Task, judge: Judge | None, found: Run, comp
             interval = folder / ("narrowed" if trained is found else "uniform")
             path = interval / "final.npz"
             if not path.exists():
-                save_scores(path, task.space, task.score(trained.state, in_pool))
-            for suffix, table in (("", path), ("_midway", interval / f"{midway(task):02d}" / "midway.npz")):
-                scores = values(config, load_scores(table, task.space))
+                tables.write_table(path, runs.scores_table(task.space, task.score(trained.state, in_pool)))
+            for suffix, file in (("", path), ("_midway", interval / f"{midway(task):02d}" / "midway.npz")):
+                scores = values(config, tables.read_table(file, task.space).columns)
                 figures |= tau(f"kendall_tau_{name}{suffix}", scores, truth, config.num_resamples)
         figures["num_archs_in_pool"] = len(in_pool)
     return {
-        "arch": text_of(task, code),
+        "arch": to_text(task.published, code),
         "codes": json.dumps(code.tolist()),
         **figures,
         "evaluated_archs": sum(step.num_scored for step in found.steps),
@@ -174,7 +168,7 @@ def tau(name: str, scores: np.ndarray, truth: np.ndarray, num_resamples: int) ->
     return ranking.estimate(ranking.kendall_tau, scores, truth, num_resamples=num_resamples).named(name)
 
 
-def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[str, float | None]:
+def mean_of_searches(rows: list[dict], column: str, name: str | None = None) -> dict[str, float | None]:
     """A figure's mean over seeds with its interval over them; for one seed its own interval, if it has one."""
     name = name or column
     given = [row[column] for row in rows]
@@ -182,8 +176,10 @@ def over_seeds(rows: list[dict], column: str, name: str | None = None) -> dict[s
         return {}
     if any(figure is None for figure in given):
         return {name: None}
-    own = {f"{name}{end}": rows[0].get(f"{column}{end}") for end in ("_low", "_high")} if len(rows) == 1 else {}
-    return ranking.estimate_mean(given).named(name) | own
+    figures: dict[str, float | None] = {**ranking.estimate_mean(given).named(name)}
+    if len(rows) == 1:
+        figures |= {f"{name}{end}": rows[0].get(f"{column}{end}") for end in ("_low", "_high")}
+    return figures
 
 
 def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:
@@ -209,7 +205,8 @@ def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[
     """Train the networks from scratch, at their published size: (the one of best validation accuracy, its accuracy on
     the test images)."""
     if not path.exists():
-        data, key = task.data, jax.random.split(jax.random.key(config.seed), 1)
+        data, training = task.setup.data, config.training
+        key = jax.random.split(jax.random.key(config.problem.seed), 1)
         space = task.published.resized(
             image_size=task.space.layout.image_size,
             in_channels=task.space.layout.in_channels,
@@ -217,11 +214,11 @@ def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[
         )
         recipe = Recipe(
             config.retrain_epochs,
-            config.batch_size,
+            training.batch_size,
             config.retrain_learning_rate,
-            weight_decay=config.weight_decay,
-            crop=config.crop,
-            flip=config.flip,
+            weight_decay=training.weight_decay,
+            crop=training.crop,
+            flip=training.flip,
         )
         train = make_standalone(make_supernet(space), recipe, mean=data.mean, std=data.std, compiled="each")
         given = data.train_images, data.train_labels
@@ -241,7 +238,7 @@ def draw(config: Config, task: Task, workdir: Path, steps: list[Step]) -> None:
         [step.potentials for step in steps],
         [len(step.pool) for step in steps],
         [step.share_left for step in steps],
-        title=f"PC-NAS on {config.space}, {config.dataset}{f', {limit}' if limit else ''}:"
+        title=f"PC-NAS on {task.space.name}, {config.problem.dataset}{f', {limit}' if limit else ''}:"
         f" {task.search.region.count():,} feasible architectures; the last step ranks the pool again",
         potential_label="potential (accuracy)" if config.potential == "accuracy" else "potential (minus loss, nats)",
     )
@@ -249,4 +246,4 @@ def draw(config: Config, task: Task, workdir: Path, steps: list[Step]) -> None:
 
 
 if __name__ == "__main__":
-    cli.main("pcnas", run, PRESETS)
+    main(f"{__package__}.pcnas", __doc__, run, PRESETS)

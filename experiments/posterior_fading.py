@@ -20,7 +20,7 @@ normalised together, with 95 % intervals by a bootstrap over both (few seeds: to
 Every training has the same number of steps, so in a larger space a probe and its operations are trained less often: the
 figures hold interference and thinner training together, as the budget of a search does. `gaussian_kl` is what the
 paper's argument gives for as many equal Gaussian posteriors of one parameter (`jaxnas.search.posterior`). Each training
-leaves a file in WORKDIR/cells, and a killed run goes on after the last one.
+leaves a file in WORKDIR/trainings, and a killed run goes on after the last one.
 """
 
 import dataclasses
@@ -36,12 +36,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments import workdir as cli
-from experiments.problem import ProblemConfig, arch_rows, load_images, resize
-from experiments.supernet_run import batches
-from jaxnas import plotting, ranking, tables
+from jaxnas import plotting, ranking, runs, tables
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import cross_entropy
+from jaxnas.runs.command import main
 from jaxnas.samplers import restricted
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
@@ -57,14 +55,19 @@ from jaxnas.training import (
     standardise,
 )
 
+from .shared.config import ProblemConfig
+from .shared.problem import arch_rows, load_images, resize
+from .shared.supernet import batches
+
 COLUMNS = ("gap", "agreement", "tau")
 UNITS = {"loss": "nats", "accuracy": "fraction", "predictions": "class"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(ProblemConfig):
+class Config:
     """The parts of the space, and how all are trained; `seed` draws the probes and the order of growth."""
 
+    problem: ProblemConfig = dataclasses.field(default_factory=ProblemConfig)
     num_open: int = 4  # choices at which probes differ: 2^num_open probes
     num_sizes: int = 4
     num_seeds: int = 3  # super-nets of each size
@@ -79,21 +82,22 @@ class Config(ProblemConfig):
 
 
 PRESETS = {
-    "tiny": Config(
-        num_open=2, num_sizes=2, num_seeds=2, width=2, num_train=64, num_valid=50, num_steps=4, batch_size=16,
+    "tiny": runs.replace(
+        Config(), num_open=2, num_sizes=2, num_seeds=2, width=2, num_train=64, num_valid=50, num_steps=4, batch_size=16,
         num_resamples=50,
     ),
     "quick": Config(),
     # Hours on two cores: 16 probes alone and 5 super-nets, each with 3 seeds.
-    "cpu": Config(
-        space="nasbench_macro", dataset="cifar10", num_alone_seeds=3, width=8, image_size=16, num_train=None,
+    "cpu": runs.replace(
+        Config(), space="nasbench_macro", dataset="cifar10", num_alone_seeds=3, width=8, image_size=16, num_train=None,
         num_valid=1000, num_steps=2000, batch_size=64, crop=2, flip=True,
     ),
 }  # fmt: skip
 
 
-class Cell(NamedTuple):
-    """One training: the operations allowed in each of its intervals, and the architectures that are scored after it."""
+class Planned(NamedTuple):
+    """One training that there is to do: the operations allowed in each of its intervals, and the architectures that are
+    scored after it."""
 
     name: str
     seed: int
@@ -102,25 +106,24 @@ class Cell(NamedTuple):
 
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
-    """Train every cell, compare; see the module's docstring. Files: cells/, fading.csv, fading.png."""
-    for name, least in (("num_open", 2), ("num_sizes", 2), ("num_seeds", 2), ("num_alone_seeds", 2), ("num_steps", 1)):
-        if (value := getattr(config, name)) < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
-    published = get_space(config.space)
-    data = load_images(config, published)
-    space = resize(config, published, data)
+    """Train all, compare; see the module's docstring. Files: trainings/, fading.csv, fading.png."""
+    runs.check_least(config, num_open=2, num_sizes=2, num_seeds=2, num_alone_seeds=2, num_steps=1)
+    problem = config.problem
+    published = get_space(problem.space)
+    data = load_images(problem, published)
+    space = resize(problem, published, data)
     parts = growing_parts(config, space)
     probes = np.array(list(itertools.product(*(np.flatnonzero(row) for row in parts[0]))), np.int32)
-    plan = list(cells(config, parts, probes))
+    plan = list(all_trainings(config, parts, probes))
     train = trainer(config, make_supernet(space), data)
-    (workdir / "cells").mkdir(exist_ok=True)
+    (workdir / "trainings").mkdir(exist_ok=True)
     results: dict[str, Table] = {}
-    with tqdm(total=len(plan), unit="training", disable=not config.progress) as bar:
-        for cell in plan:
-            path = workdir / "cells" / f"{cell.name}.npz"
+    with tqdm(total=len(plan), unit="training", disable=not problem.progress) as bar:
+        for planned in plan:
+            path = workdir / "trainings" / f"{planned.name}.npz"
             if not path.exists():
-                tables.write_table(path, train(cell))
-            results[cell.name] = tables.read_table(path, space)
+                tables.write_table(path, train(planned))
+            results[planned.name] = tables.read_table(path, space)
             bar.update()
 
     alone = stacked(results, [[f"alone_{row}_{seed}" for row in range(len(probes))] for seed in alone_seeds(config)])
@@ -132,20 +135,20 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         kl = 0.5 * (size - 1 - math.log(size))
         rows.append({"arm": arm, "num_archs": size, **compare(config, shared, alone), "gaussian_kl": kl})
     references = between_alone(alone)
-    cli.write_rows(workdir / "fading.csv", rows)
+    runs.write_rows(workdir / "fading.csv", rows)
     columns = {"alone_loss": alone.loss.mean(axis=0)}
     for arm in arms:
         columns[f"{arm}_loss"] = np.mean(
             [results[f"{arm}_{seed}"].columns["loss"] for seed in range(config.num_seeds)], 0
         )
-    cli.write_rows(workdir / "probes.csv", arch_rows(space, probes, columns))
-    draw(config, workdir, rows, references)
+    runs.write_rows(workdir / "probes.csv", arch_rows(space, probes, columns))
+    draw(config, workdir, f"{space.name} on {problem.dataset}", rows, references)
     named = {"smallest": rows[0], "whole": rows[-2], "shrinking": rows[-1]}
     return {
         "space": space.name,
-        "dataset": config.dataset,
+        "dataset": problem.dataset,
         "num_probes": len(probes),
-        "num_valid": config.num_valid,
+        "num_valid": problem.num_valid,
         "num_seeds": config.num_seeds,
         "sizes": " ".join(str(row["num_archs"]) for row in rows[:-1]),
         **{f"{name}_{key}": row[key] for name, row in named.items() for key in row if key not in ("arm", "num_archs")},
@@ -157,7 +160,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
 def growing_parts(config: Config, space: SearchSpace) -> list[np.ndarray]:
     """Operations allowed, bool [num_choices, max(num_ops)], in each part of the space, from the probes to all."""
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(config.problem.seed)
     free = [choice for choice, num_ops in enumerate(space.num_ops) if num_ops > 1]
     if len(free) < config.num_open:
         raise ValueError(f"{space.name}: {len(free)} choices have two operations, num_open is {config.num_open}.")
@@ -184,20 +187,20 @@ def alone_seeds(config: Config) -> range:
     return range(config.num_seeds, config.num_seeds + config.num_alone_seeds)
 
 
-def cells(config: Config, parts: list[np.ndarray], probes: np.ndarray) -> Iterator[Cell]:
+def all_trainings(config: Config, parts: list[np.ndarray], probes: np.ndarray) -> Iterator[Planned]:
     """Every training there is to do."""
     for seed in range(config.num_seeds):
         for number, part in enumerate(parts):
-            yield Cell(f"size_{number}_{seed}", seed, (part,), probes)
-        yield Cell(f"shrinking_{seed}", seed, tuple(reversed(parts)), probes)
+            yield Planned(f"size_{number}_{seed}", seed, (part,), probes)
+        yield Planned(f"shrinking_{seed}", seed, tuple(reversed(parts)), probes)
     for seed in alone_seeds(config):
         for row, probe in enumerate(probes):
             only = np.arange(parts[0].shape[1]) == probe[:, None]
-            yield Cell(f"alone_{row}_{seed}", seed, (only,), probe[None])
+            yield Planned(f"alone_{row}_{seed}", seed, (only,), probe[None])
 
 
-def trainer(config: Config, supernet: Supernet, data: Dataset) -> Callable[[Cell], Table]:
-    """cell -> loss, accuracy [num_archs] and predicted classes [num_archs, num_valid] after its training. One step is
+def trainer(config: Config, supernet: Supernet, data: Dataset) -> Callable[[Planned], Table]:
+    """training -> loss, accuracy [num_archs] and predicted classes [num_archs, num_valid] after it. One step is
     compiled for all: which operations are allowed is data."""
     space = supernet.space
     sampler = restricted(space, np.arange(max(space.num_ops)) < np.array(space.num_ops)[:, None])
@@ -218,22 +221,22 @@ def trainer(config: Config, supernet: Supernet, data: Dataset) -> Callable[[Cell
         _, key = jax.random.split(jax.random.key(seed))
         return batches(key, data.train_images, data.train_labels, config.batch_size)
 
-    def train(cell: Cell) -> Table:
-        init_key, _ = jax.random.split(jax.random.key(cell.seed))
+    def train(planned: Planned) -> Table:
+        init_key, _ = jax.random.split(jax.random.key(planned.seed))
         state = init_train_state(supernet, sampler, tx, init_key)
-        batch_at = batches_of(cell.seed)
-        for number, allowed in enumerate(cell.intervals, start=1):
+        batch_at = batches_of(planned.seed)
+        for number, allowed in enumerate(planned.intervals, start=1):
             state = state._replace(sampler_state=jnp.asarray(allowed))
-            end = round(config.num_steps * number / len(cell.intervals))
+            end = round(config.num_steps * number / len(planned.intervals))
             state = fit(step, state, batch_at, end, report_at=lambda steps: steps % 100 == 0)
-        scored = [jax.device_get(score(state.params, jnp.asarray(arch), images, labels)) for arch in cell.archs]
+        scored = [jax.device_get(score(state.params, jnp.asarray(arch), images, labels)) for arch in planned.archs]
         predictions = np.stack([classes for _, classes in scored])
         columns = {
             "loss": np.array([loss for loss, _ in scored], np.float64),
             "accuracy": (predictions == data.valid_labels).mean(axis=1),
             "predictions": predictions.astype(np.int32),
         }
-        return tables.make_table(space, cell.archs, columns, units=UNITS, provenance={"cell": cell.name})
+        return tables.make_table(space, planned.archs, columns, units=UNITS, provenance={"training": planned.name})
 
     return train
 
@@ -250,23 +253,23 @@ def stacked(results: Mapping[str, Table], names: list[list[str]]) -> Scored:
     """The tables called `names[seed]`, one after the other."""
 
     def column(name: str) -> np.ndarray:
-        return np.stack([np.concatenate([results[cell].columns[name] for cell in of_seed]) for of_seed in names])
+        return np.stack([np.concatenate([results[key].columns[name] for key in of_seed]) for of_seed in names])
 
     return Scored(column("loss"), column("accuracy"), column("predictions"))
 
 
 def compare(config: Config, shared: Scored, alone: Scored) -> dict[str, float]:
     """Each figure with its interval."""
-    own = alone.loss.mean(axis=0)
+    alone_loss = alone.loss.mean(axis=0)
     agreement = (shared.predictions[:, None] == alone.predictions[None]).mean(axis=(1, 3))
     statistics: dict[str, tuple[Callable[..., float], np.ndarray]] = {
-        "gap": (lambda loss, own: float((loss - own).mean()), shared.loss),
-        "agreement": (lambda agreement, own: float(agreement.mean()), agreement),
+        "gap": (lambda loss, alone_loss: float((loss - alone_loss).mean()), shared.loss),
+        "agreement": (lambda agreement, _: float(agreement.mean()), agreement),
         "tau": (ranking.kendall_tau, shared.loss),
     }
     figures: dict[str, float] = {}
     for name, (statistic, values) in statistics.items():
-        figures |= ranking.estimate(statistic, values, own, num_resamples=config.num_resamples).named(name)
+        figures |= ranking.estimate(statistic, values, alone_loss, num_resamples=config.num_resamples).named(name)
     return figures
 
 
@@ -281,7 +284,7 @@ def between_alone(alone: Scored) -> dict[str, float]:
     return {"agreement_alone": float(agreement), "tau_alone": float(np.mean(taus))}
 
 
-def draw(config: Config, workdir: Path, rows: list[dict[str, Any]], references: Mapping[str, float]) -> None:
+def draw(config: Config, workdir: Path, task: str, rows: list[dict[str, Any]], references: Mapping[str, float]) -> None:
     """fading.png: a panel a figure, over the number of architectures that share weights."""
     labels = {
         "gap": "loss gap to\nown weights (nats)",
@@ -303,8 +306,7 @@ def draw(config: Config, workdir: Path, rows: list[dict[str, Any]], references: 
         for name in COLUMNS
     }
     sizes = {"fixed space": [row["num_archs"] for row in rows[:-1]], "shrinking to the probes": [rows[-1]["num_archs"]]}
-    name = f"Posterior fading, {config.space} on {config.dataset}"
-    title = f"{name}: {2**config.num_open} probes, {config.num_seeds} super-nets each"
+    title = f"Posterior fading, {task}: {2**config.num_open} probes, {config.num_seeds} super-nets each"
     figure = plotting.panels_over_size(
         sizes, panels, title=title, size_label="architectures that share weights (at first)"
     )
@@ -312,4 +314,4 @@ def draw(config: Config, workdir: Path, rows: list[dict[str, Any]], references: 
 
 
 if __name__ == "__main__":
-    cli.main("posterior_fading", run, PRESETS)
+    main(f"{__package__}.posterior_fading", __doc__, run, PRESETS)

@@ -6,23 +6,12 @@ sub-networks, and compare the ranking with the 243 networks trained alone (the t
 It is `experiments.rank_correlation` on the embedded space; figures and pictures are explained there.
 """
 
-import dataclasses
+from jaxnas.runs.command import main
 
-from experiments import rank_correlation
-from experiments import workdir as cli
-from experiments.rank_correlation import run
+from . import rank_correlation
+from .rank_correlation import run
 
-
-@dataclasses.dataclass(frozen=True)
-class Config(rank_correlation.Config):
-    """The same fields, with this module's text in --help."""
-
-
-PRESETS = {
-    name: Config(**dataclasses.asdict(config))
-    for name, config in rank_correlation.PRESETS.items()
-    if config.space == "digits_chain"
-}
+PRESETS = {name: config for name, config in rank_correlation.PRESETS.items() if config.problem.space == "digits_chain"}
 
 if __name__ == "__main__":
-    cli.main("quickstart", run, PRESETS)
+    main(f"{__package__}.quickstart", __doc__, run, PRESETS)

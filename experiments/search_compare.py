@@ -25,15 +25,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import pcnas, pcnas_run
-from experiments import workdir as cli
-from experiments.judge import Judge, make_judge
-from experiments.pcnas_run import Run, SearchConfig, Task, image_archs, midway, prepare, top
-from experiments.problem import settle
-from experiments.rank_correlation import compile_clock
-from experiments.supernet_run import score_all
-from jaxnas import costs, plotting, ranking, tables
+from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES
+from jaxnas.tables import Judge
+
+from .shared.config import settle
+from .shared.searching import (
+    DIGITS,
+    MACRO,
+    TINY,
+    Run,
+    SearchConfig,
+    Task,
+    image_archs,
+    midway,
+    narrowed,
+    prepare,
+    top,
+    uniform,
+    values,
+)
+from .shared.supernet import score_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +58,10 @@ class Config(SearchConfig):
     max_listed: int = 20_000  # feasible architectures, all of which are scored once on the uniform super-net
 
 
-SHARED = {field.name for field in dataclasses.fields(SearchConfig)} - {"num_seeds"}
-
-
-def _like(config: pcnas.Config, **changes: Any) -> Config:
-    return Config(**{name: getattr(config, name) for name in SHARED}, **changes)
-
-
 PRESETS = {
-    "tiny": _like(pcnas.PRESETS["tiny"], num_seeds=2, population_size=4),
-    "quick": dataclasses.replace(_like(pcnas.PRESETS["quick"], population_size=20), pool_size=3, num_completions=4),
-    "cpu": _like(pcnas.PRESETS["cpu"]),
+    "tiny": runs.replace(Config(), **TINY, num_seeds=2, population_size=4),
+    "quick": runs.replace(Config(), **DIGITS | {"pool_size": 3, "num_completions": 4}, population_size=20),
+    "cpu": runs.replace(Config(), **MACRO),
 }
 Curve = list[tuple[int, float]]  # (cost in image-archs, regret), cost growing
 
@@ -63,29 +69,30 @@ Curve = list[tuple[int, float]]  # (cost in image-archs, regret), cost growing
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, regret.png."""
     config = settle(config)
-    compile_seconds = compile_clock()
+    compile_seconds = runs.compile_clock()
     task = prepare(config)
-    truth = tables.load_truth(task.published, config.dataset, data_dir=config.data_dir)
-    judge = make_judge(task.search.region, truth)
-    archs = task.search.region.members()
+    region, problem = task.search.region, config.problem
+    truth = tables.load_truth(task.published, problem.dataset, data_dir=problem.data_dir)
+    judge = tables.make_judge(truth, region.contains, limit=region.limit)
+    archs = region.members()
     if len(archs) > config.max_listed:
         raise ValueError(f"{len(archs)} architectures are feasible, max_listed is {config.max_listed}; tighten limit.")
 
     rows, curves, totals = [], [], []
-    for seed in range(config.seed, config.seed + config.num_seeds):
-        own, folder = dataclasses.replace(config, seed=seed), workdir / f"seed{seed}"
-        found = pcnas_run.narrowed(own, task, folder)
-        shared = pcnas_run.uniform(own, task, folder, np.array(found.steps[midway(task) - 1].pool))
-        columns, _ = score_all(own, shared.state, archs, task.score, task.space, folder / "uniform")
-        scores = columns["accuracy"] if config.potential == "accuracy" else -columns["loss"]
+    for seed in range(problem.seed, problem.seed + config.num_seeds):
+        seeded, folder = runs.replace(config, seed=seed), workdir / f"seed{seed}"
+        found = narrowed(seeded, task, folder)
+        shared = uniform(seeded, task, folder, np.array(found.steps[midway(task) - 1].pool))
+        columns, _ = score_all(seeded, shared.state, archs, task.score, task.space, folder / "uniform")
+        scores = values(config, columns)
         budget = sum(step.num_scored for step in found.steps)
-        of_seed = {"pcnas": pcnas_curve(own, task, judge, found)}
+        of_seed = {"pcnas": pcnas_curve(seeded, task, judge, found)}
         for name in ("spos", "evolution", "random"):
-            of_seed[name] = search_curve(own, task, judge, name, archs, scores, budget)
+            of_seed[name] = search_curve(seeded, task, judge, name, archs, scores, budget)
         curves.append(of_seed)
         totals.append(of_seed["pcnas"][-1][0])
         rows.append({"seed": seed, **{name: curve[-1][1] for name, curve in of_seed.items()}, "num_scored": budget})
-    cli.write_rows(workdir / "seeds.csv", rows)
+    runs.write_rows(workdir / "seeds.csv", rows)
     by_lot, by_macs = drawn_regret(config, judge, archs), largest_regret(config, task, judge, archs)
     number = config.num_retrained
     references = {f"drawn at random, best of {number} (mean)": by_lot, f"most MACs, best of {number}": by_macs}
@@ -96,17 +103,16 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         figures |= ranking.estimate_mean([row[name] for row in rows]).named(f"{name}_regret")
     for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
         figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
-    limit = task.search.region.limit
     return {
         "space": task.published.name,
-        "dataset": config.dataset,
-        "limit": None if limit is None else config.limit,
+        "dataset": problem.dataset,
+        "limit": None if region.limit is None else config.limit,
         "num_feasible": len(archs),
         **figures,
         "drawn_regret": by_lot,
         "most_macs_regret": by_macs,
         "num_seeds": config.num_seeds,
-        "trained_steps": config.num_steps,
+        "trained_steps": config.training.num_steps,
         "evaluated_archs": float(np.mean([row["num_scored"] for row in rows])),
         "total_cost_image_archs": float(np.mean(totals)),
         "compile_seconds": compile_seconds(),
@@ -114,7 +120,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
 
 def num_images(config: Config, task: Task) -> int:
-    return config.num_eval_images or len(task.data.valid_images)
+    return config.scoring.num_eval_images or len(task.setup.data.valid_images)
 
 
 def pcnas_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve:
@@ -132,7 +138,8 @@ def search_curve(
     config: Config, task: Task, judge: Judge, name: str, archs: np.ndarray, scores: np.ndarray, budget: int
 ) -> Curve:
     """Ask and tell until the budget of scored architectures is spent; their scores are looked up in those of all."""
-    assert config.num_steps is not None
+    num_steps = config.training.num_steps
+    assert num_steps is not None
     settings: dict[str, Any] = {"num_archs": 10}
     if name == "spos":
         share = config.population_size // 2
@@ -142,11 +149,11 @@ def search_curve(
         settings = {"population_size": size, "tournament_size": max(1, size // 4)}
     search = SEARCHES[name](task.published, task.search.region.limit, **settings)
     by_code = {code.tobytes(): score for code, score in zip(archs, scores, strict=True)}
-    state, curve = search.init(jax.random.fold_in(jax.random.key(config.seed), 1)), []
+    state, curve = search.init(jax.random.fold_in(jax.random.key(config.problem.seed), 1)), []
     while (left := budget - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
         state = search.tell(state, asked, np.array([by_code[code.tobytes()] for code in asked]))
         code = judge.outcome(state.archs[top(state.scores, config.num_retrained)])
-        cost = image_archs(config, config.num_steps, len(state.archs), num_images(config, task))
+        cost = image_archs(config, num_steps, len(state.archs), num_images(config, task))
         curve.append((cost, judge.regret(code)))
     return curve
 
@@ -173,10 +180,10 @@ def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve
         known = np.isfinite(at).all(axis=0)
         _, low, high = np.array([ranking.estimate_mean(column) for column in at[:, known].T]).T
         shown[name] = (costs_of_all[known], at[:, known].mean(axis=0), np.maximum(low, 0), high)
-    limit = task.search.region.limit
+    limit, title = task.search.region.limit, f"{task.space.name}, {config.problem.dataset}"
     figure = plotting.regret_over_cost(
         shown,
-        title=f"Searches on {config.space}, {config.dataset}{f', {limit}' if limit else ''}, {len(curves)} seeds",
+        title=f"Searches on {title}{f', {limit}' if limit else ''}, {len(curves)} seeds",
         cost_label="cost: forward passes of one image through one architecture",
         references=references,
     )
@@ -191,4 +198,4 @@ def held(curve: Curve, at: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    cli.main("search_compare", run, PRESETS)
+    main(f"{__package__}.search_compare", __doc__, run, PRESETS)

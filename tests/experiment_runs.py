@@ -23,9 +23,9 @@ from experiments import (
     search_compare,
     supernet_factors,
 )
-from experiments import workdir as cli
 from jaxnas import tables
 from jaxnas.codes import enumerate_archs
+from jaxnas.runs import command
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 
@@ -51,7 +51,8 @@ def start(name: str, *argv: str | Path) -> None:
     experiment = EXPERIMENTS[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SPACES, "small", SMALL)
-        cli.main(name, experiment.run, experiment.PRESETS, [str(argument) for argument in argv])
+        arguments = [str(argument) for argument in argv]
+        command.main(f"experiments.{name}", experiment.__doc__, experiment.run, experiment.PRESETS, arguments)
 
 
 @contextlib.contextmanager

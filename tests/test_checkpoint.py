@@ -16,8 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas.runs import checkpoint
-from jaxnas.runs.checkpoint import CheckpointError, csv_metrics, restore_latest, save
+from jaxnas.runs import checkpoint, csv_metrics
+from jaxnas.runs.checkpoint import CheckpointError, restore_latest, save
 
 ROOT = Path(__file__).parents[1]
 SPACE = "0123456789abcdef"
@@ -207,7 +207,7 @@ def test_folder_that_cannot_be_made(tmp_path):
 SAVER = """
 import itertools, sys
 import jax.numpy as jnp
-from jaxnas.checkpoint import save
+from jaxnas.runs.checkpoint import save
 for step in itertools.count():
     save(sys.argv[1], step, {"x": jnp.full((200, 1000), step)}, fingerprint="0123456789abcdef")
 """

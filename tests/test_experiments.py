@@ -36,11 +36,11 @@ from experiment_runs import (
 from PIL import Image
 
 from experiments import build_table
-from experiments import workdir as cli
-from experiments.problem import settle
-from jaxnas import tables
+from experiments.shared.config import settle
+from jaxnas import runs, tables
 from jaxnas.codes import to_text
 from jaxnas.costs import arch_costs
+from jaxnas.runs import command
 from jaxnas.samplers import SAMPLERS
 from jaxnas.spaces import SPACES, get_space
 
@@ -98,16 +98,18 @@ def rerun(ranked, truth, tmp_path, capsys) -> Callable[[], str | None]:
 )
 def test_presets_are_sound(name, preset):
     presets = EXPERIMENTS[name].PRESETS
-    parsed = cli.parse(f"python -m experiments.{name}", presets, [preset, "--workdir", "runs"])
+    parsed = command.parse(f"python -m experiments.{name}", None, presets, [preset, "--workdir", "runs"])
     assert parsed == (preset, presets[preset], Path("runs"))
-    config = presets[preset]
     assert {"tiny", "quick"} <= set(presets)
-    space = get_space(config.space)
+    values = runs.flat(presets[preset])
+    space = get_space(values["space"])
+    if "sampler" in values:
+        options = {} if values["num_archs"] is None else {"num_archs": values["num_archs"]}
+        SAMPLERS[values["sampler"]](space, **options)
     if name != "build_table":
-        if config.sampler != "pool":  # PC-NAS has its own
-            SAMPLERS[config.sampler](space, **({} if config.num_archs is None else {"num_archs": config.num_archs}))
-        assert (config.num_eval_images or config.num_valid) <= config.num_valid
-        assert config.checkpoint_every < settle(config).num_steps  # else a killed run has nothing to go on from
+        assert (values["num_eval_images"] or values["num_valid"]) <= values["num_valid"]
+        num_steps = settle(presets[preset]).training.num_steps
+        assert values["checkpoint_every"] < num_steps  # else a killed run has nothing to go on from
 
 
 @pytest.mark.parametrize("name", ["rank_correlation", "landmark", "supernet_factors", "build_table"])

@@ -1,6 +1,5 @@
 """experiments.landmark on 16 chains of a space of the tests: its figures from its CSV, forks, kills, refusals."""
 
-import dataclasses
 import itertools
 from pathlib import Path
 
@@ -11,16 +10,18 @@ import scipy.stats
 from experiment_runs import SMALL, killed, refusal, remove, result_of, rows_of, start, untimed, write_truth
 from PIL import Image
 
-from experiments import landmark, supernet_run
-from experiments.problem import load_problem, settle
-from jaxnas import tables
+from experiments import landmark
+from experiments.shared import regulariser, supernet
+from experiments.shared.config import settle
+from experiments.shared.problem import load_problem
+from jaxnas import runs, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs
 from jaxnas.spaces import SPACES
 
 ARGV = ["landmark", "tiny", "--space", "small", "--no-progress"]
 CODES = enumerate_archs(SMALL)
-CONFIG = dataclasses.replace(landmark.PRESETS["tiny"], space="small", progress=False)
+CONFIG = runs.replace(landmark.PRESETS["tiny"], space="small", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -95,21 +96,21 @@ FOLDERS = ("warmup", *landmark.TRAINED)
 def test_a_fork_is_what_an_uninterrupted_run_would_be(ran, truth, tmp_path, name, monkeypatch):
     """The recipe of each variant from step 0: the same program gives the same bits, one without the term the same."""
     monkeypatch.setitem(SPACES, "small", SMALL)
-    config = settle(dataclasses.replace(CONFIG, data_dir=str(truth)))
-    problem = load_problem(config)
-    supernet = supernet_run.build(config, problem.space)
-    codes, accuracy = landmark.choose_landmarks(config, problem)
-    recipes = landmark.make_recipes(config, problem, supernet, codes, {"landmark": accuracy})
-    more_at = landmark.ranking_batches(config, problem.data) if name == "landmark" else (lambda step: {})
-    score = supernet_run.evaluator(config, supernet, problem.data)
-    trained = supernet_run.train(config, supernet, problem.data, score, tmp_path, recipe=recipes[name], more_at=more_at)
-    forked = supernet_run.train(
-        config, supernet, problem.data, score, ran / "seed0" / name, recipe=recipes[name], more_at=more_at
-    )
+    config = settle(runs.replace(CONFIG, data_dir=str(truth)))
+    problem = load_problem(config.problem)
+    network, data = supernet.build(config.network, problem.space), problem.data
+    chosen = regulariser.choose_landmarks(config.regulariser, problem)
+    setup = regulariser.make_setups(config, config.regulariser, network, data, chosen)[name]
+    options = {"seed": 0}
+    if name == "landmark":
+        options["more_at"] = regulariser.ranking_batches(config.regulariser, config.scoring, data, 0)
+    score = supernet.make_score(config.scoring, network, data, progress=False)
+    trained = supernet.train(config, setup, score, tmp_path, **options)
+    forked = supernet.train(config, setup, score, ran / "seed0" / name, **options)
     assert int(trained.state.step) == int(forked.state.step) == 6
     tolerance = {"rtol": 0, "atol": 0} if name == "baseline" else {"rtol": 1e-4, "atol": 1e-6}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), trained.state.params, forked.state.params)
-    ranking = [row.get("term_ranking", 0.0) for row in trained.curve]
+    ranking = [row.get("term_ranking", 0.0) for row in trained.rows]
     assert ranking[:3] == [0, 0, 0]  # the coefficient's warm-up
 
 
@@ -128,7 +129,7 @@ def test_killed_in_a_fork_and_in_scoring(ran, truth, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ("--num-landmarks 1", "num_landmarks must be at least 2, one gives no pair to rank; got 1"),
+        ("--num-landmarks 1", "num_landmarks must be at least 2, got 1"),
         ("--num-landmarks 17", "num_landmarks must be within [2, 16]"),
         ("--num-landmarks 16", "outside the landmarks there are 0 architectures, expected 2"),
         ("--selection distant --min-distance 4", "are at Hamming distance 4 of each other, 6 landmarks are wanted"),
@@ -169,8 +170,8 @@ def test_a_coefficient_that_overflows_names_the_term(truth, tmp_path, capsys):
     [("constant", 10.0), ("cosine_increase", 10.0), ("stepped", 10.0), ("published_increase", 5.0)],
 )
 def test_the_coefficient_is_zero_through_the_warm_up(schedule, last):
-    config = dataclasses.replace(CONFIG, coefficient=10.0, schedule=schedule, num_steps=40, warmup_share=0.5)
-    of_step = landmark.make_schedule(config, 1)
+    config = runs.replace(CONFIG, coefficient=10.0, schedule=schedule, num_steps=40, warmup_share=0.5)
+    of_step = regulariser.make_schedule(config.regulariser, config.training, 1)
     assert [float(of_step(step)) for step in range(20)] == [0.0] * 20
     assert float(of_step(39)) == pytest.approx(last)  # the published one divides by all epochs: half of its cosine
 
@@ -178,9 +179,9 @@ def test_the_coefficient_is_zero_through_the_warm_up(schedule, last):
 @pytest.mark.parametrize("selection", ["random", "ranked", "distant"])
 def test_selections(selection, truth, monkeypatch):
     monkeypatch.setitem(SPACES, "small", SMALL)
-    config = dataclasses.replace(CONFIG, data_dir=str(truth), selection=selection, min_distance=2, num_landmarks=4)
-    problem = load_problem(config)
-    codes, accuracy = landmark.choose_landmarks(config, problem)
+    config = runs.replace(CONFIG, data_dir=str(truth), selection=selection, min_distance=2, num_landmarks=4)
+    problem = load_problem(config.problem)
+    codes, accuracy, _ = regulariser.choose_landmarks(config.regulariser, problem)
     everything = problem.truth.columns["test_accuracy"].mean(axis=1)
     assert len(np.unique(codes, axis=0)) == 4 and set(accuracy) <= set(everything)
     if selection == "ranked":

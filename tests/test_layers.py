@@ -40,6 +40,7 @@ MAY_IMPORT = {
 # Files that stand higher than their rooms.
 HIGHER = {"jaxnas/costs/measuring.py": {"training"}, "jaxnas/export.py": {"training"}}
 MAY_TOUCH_FILES = {"files", "datasets", "tables", "costs", "export", "runs", "plotting"}
+MAY_READ_FLAGS = {"jaxnas/runs/command.py"}
 MAY_IMPORT_FLAX = {"ops", "supernets"}
 
 # What the folders at the top level may import of each other.
@@ -113,11 +114,13 @@ def _offences_of_room(path: str, room: str, tree: ast.AST, names: list[str]) -> 
             yield f"{room} imports flax"
         if first == "matplotlib" and room != "plotting":
             yield f"{room} imports matplotlib"
-        if first in FLAG_MODULES or name == "sys.argv":
+        if (first in FLAG_MODULES or name == "sys.argv") and path not in MAY_READ_FLAGS:
             yield f"{room} reads flags: {name}"
         if first in FILE_MODULES and room not in MAY_TOUCH_FILES:
             yield f"{room} touches files: {name}"
-    if "sys.argv" in (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)):
+    if path not in MAY_READ_FLAGS and "sys.argv" in (
+        ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    ):
         yield f"{room} reads flags: sys.argv"
     if room not in MAY_TOUCH_FILES:
         yield from (f"{room} touches files: {call}" for call in touches_files(tree))
@@ -146,7 +149,7 @@ def test_rules_hold(path):
 
 
 def test_files_are_found():
-    assert {"jaxnas/codes.py", "jaxnas/runs/checkpoint.py", "experiments/workdir.py"} <= set(FILES)
+    assert {"jaxnas/codes.py", "jaxnas/runs/checkpoint.py", "experiments/shared/supernet.py"} <= set(FILES)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +180,7 @@ def test_files_are_found():
             "training touches files: path.write_text()",
         ),
         ("jaxnas/ops/fast.py", "import torch", "jaxnas imports torch"),
-        ("jaxnas/codes.py", "from experiments.workdir import main", "jaxnas imports experiments.workdir.main"),
+        ("jaxnas/codes.py", "from experiments.quickstart import main", "jaxnas imports experiments.quickstart.main"),
         ("experiments/quickstart.py", "import benchmarks.evaluator", "experiments imports benchmarks.evaluator"),
         ("experiments/quickstart.py", "import torch.nn", "experiments imports torch"),
         ("notebooks/01_quickstart.py", "from tests import conftest", "notebooks imports tests.conftest"),
@@ -199,7 +202,7 @@ def test_offences_are_found(path, source, offence):
         ("jaxnas/samplers/fair.py", "from jaxnas.space import SearchSpace\nstate.load(x); urlopen(y)"),
         ("jaxnas/codes.py", "x = 1\n" * 400),
         ("benchmarks/peers.py", "import torch\nfrom jaxnas import codes"),
-        ("experiments/quickstart.py", "import jaxnas, matplotlib, tyro\nfrom experiments.workdir import main"),
+        ("experiments/quickstart.py", "import jaxnas, matplotlib, tyro\nfrom .shared.config import settle"),
         ("notebooks/01_quickstart.py", "from experiments import quickstart"),
     ],
 )

@@ -13,11 +13,11 @@ import scipy.stats
 from PIL import Image
 
 from experiments import measure_latency
-from experiments import workdir as cli
 from jaxnas.codes import from_text
 from jaxnas.costs import arch_costs, latency, table_costs
 from jaxnas.costs.latency import Setting, operation_costs, operations_table, read_operations_table
 from jaxnas.costs.measuring import Measured
+from jaxnas.runs import command
 from jaxnas.spaces import get_space
 
 SPACE = get_space("digits_chain").resized(width=2)
@@ -35,7 +35,7 @@ def made_up(space, archs, *, batch_size, dtype, num_rounds, scale=2.0, device=No
 def start(monkeypatch, workdir: Path, measure=made_up, *argv: str) -> dict:
     monkeypatch.setattr(measure_latency, "measure", measure)
     arguments = ["tiny", "--num-archs", "20", "--num-rounds", "4", "--no-progress", "--workdir", str(workdir), *argv]
-    cli.main("measure_latency", measure_latency.run, measure_latency.PRESETS, arguments)
+    command.main("experiments.measure_latency", None, measure_latency.run, measure_latency.PRESETS, arguments)
     return json.loads((workdir / "result.json").read_text())
 
 

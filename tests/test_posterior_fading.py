@@ -11,9 +11,9 @@ import scipy.stats
 from PIL import Image
 
 from experiments import posterior_fading
-from experiments import workdir as cli
-from experiments.posterior_fading import Config, cells, growing_parts
-from jaxnas import tables
+from experiments.posterior_fading import Config, all_trainings, growing_parts
+from jaxnas import runs, tables
+from jaxnas.runs import command
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 
@@ -28,7 +28,7 @@ def start(workdir: Path, *argv: str) -> dict:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SPACES, "small", SMALL)
         arguments = ["tiny", "--space", "small", "--width", "3", "--no-progress", "--workdir", str(workdir), *argv]
-        cli.main("posterior_fading", posterior_fading.run, posterior_fading.PRESETS, arguments)
+        command.main("experiments.posterior_fading", None, posterior_fading.run, posterior_fading.PRESETS, arguments)
     return json.loads((workdir / "result.json").read_text())
 
 
@@ -47,7 +47,7 @@ def test_parts_grow_from_the_probes_to_the_whole_space():
     for smaller, larger in itertools.pairwise(parts):
         assert (larger >= smaller).all() and larger.sum() > smaller.sum()
     assert [int(part.sum()) for part in parts] == [9, 11, 13, 15]  # six operations are added, two a part
-    other = growing_parts(Config(seed=1), SPACES["digits_chain"])
+    other = growing_parts(runs.replace(Config(), seed=1), SPACES["digits_chain"])
     assert any((one != two).any() for one, two in zip(parts, other))
 
 
@@ -55,7 +55,7 @@ def test_the_trainings_that_there_are():
     parts = growing_parts(Config(num_open=2, num_sizes=2), SMALL)
     probes = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]], np.int32)
     config = Config(num_seeds=2, num_alone_seeds=2)
-    by_name = {cell.name: cell for cell in cells(config, parts, probes)}
+    by_name = {planned.name: planned for planned in all_trainings(config, parts, probes)}
     assert sorted(by_name) == sorted(
         [f"{arm}_{seed}" for arm in ("size_0", "size_1", "shrinking") for seed in (0, 1)]
         + [f"alone_{row}_{seed}" for row in range(4) for seed in (2, 3)]
@@ -68,9 +68,9 @@ def test_the_trainings_that_there_are():
 
 def test_figures_are_those_of_the_trainings(finished):
     result = json.loads((finished / "result.json").read_text())
-    names = sorted(path.stem for path in (finished / "cells").iterdir())
+    names = sorted(path.stem for path in (finished / "trainings").iterdir())
     assert len(names) == 2 * 3 + 2 * 4
-    read = {name: tables.read_table(finished / "cells" / f"{name}.npz", SMALL).columns for name in names}
+    read = {name: tables.read_table(finished / "trainings" / f"{name}.npz", SMALL).columns for name in names}
     own = np.array([[read[f"alone_{row}_{seed}"]["loss"][0] for row in range(4)] for seed in (2, 3)])
     classes = np.array([[read[f"alone_{row}_{seed}"]["predictions"][0] for row in range(4)] for seed in (2, 3)])
     assert classes.shape == (2, 4, 50) and result["num_probes"] == 4 and result["sizes"] == "4 8"
@@ -97,14 +97,14 @@ def test_figures_are_those_of_the_trainings(finished):
 
 def test_a_killed_run_goes_on_and_ends_alike(finished, tmp_path):
     """Half of the trainings are there, in another process's files."""
-    (tmp_path / "cells").mkdir()
+    (tmp_path / "trainings").mkdir()
     (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
-    kept = sorted((finished / "cells").iterdir())[::2]
+    kept = sorted((finished / "trainings").iterdir())[::2]
     for path in kept:
-        (tmp_path / "cells" / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "trainings" / path.name).write_bytes(path.read_bytes())
     start(tmp_path)
-    for path in (finished / "cells").iterdir():
-        assert (tmp_path / "cells" / path.name).read_bytes() == path.read_bytes()
+    for path in (finished / "trainings").iterdir():
+        assert (tmp_path / "trainings" / path.name).read_bytes() == path.read_bytes()
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (finished, tmp_path))
     assert {**first, "seconds": 0, "commit": ""} == {**second, "seconds": 0, "commit": ""}
 
@@ -125,10 +125,10 @@ def test_what_ends_in_one_line(tmp_path, capsys, argv, message):
 
 
 def test_a_damaged_training_ends_in_one_line(finished, tmp_path, capsys):
-    (tmp_path / "cells").mkdir()
+    (tmp_path / "trainings").mkdir()
     (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
-    for path in (finished / "cells").iterdir():
-        (tmp_path / "cells" / path.name).write_bytes(path.read_bytes()[: -20 if path.stem == "alone_0_2" else None])
+    for path in (finished / "trainings").iterdir():
+        (tmp_path / "trainings" / path.name).write_bytes(path.read_bytes()[: -20 if path.stem == "alone_0_2" else None])
     with pytest.raises(SystemExit) as stop:
         start(tmp_path)
     line = capsys.readouterr().err.strip()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import jaxnas
-from experiments import workdir
 from jaxnas import codes, samplers, training
 from jaxnas.evaluation import make_evaluator
+from jaxnas.runs import command
 from jaxnas.supernets import run_operation
 
 ROOT = Path(__file__).parents[1]
@@ -97,4 +97,4 @@ def test_commands_are_understood(document):
         arguments = shlex.split(line)
         if arguments and not any(re.search("[A-Z]{3,}|\\$", argument) for argument in arguments):
             presets = importlib.import_module(f"experiments.{name}").PRESETS
-            workdir.parse(f"python -m experiments.{name}", presets, arguments)
+            command.parse(f"python -m experiments.{name}", None, presets, arguments)

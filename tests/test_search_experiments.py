@@ -14,13 +14,14 @@ import scipy.stats
 from experiment_runs import EXPERIMENTS, SMALL, interrupt, refusal, result_of, rows_of, start, struck, untimed
 from PIL import Image
 
-from experiments import judge, pcnas, pcnas_run, search_compare
-from experiments import workdir as cli
-from experiments.problem import settle
-from jaxnas import tables
+from experiments import pcnas, search_compare
+from experiments.shared import searching
+from experiments.shared.config import settle
+from jaxnas import runs, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs, op_costs, parse
 from jaxnas.costs.latency import Setting, operations_table
+from jaxnas.runs import command
 from jaxnas.search import pcnas as narrow
 from jaxnas.search.regions import make_region
 from jaxnas.space import ChainLayout
@@ -32,8 +33,8 @@ LIMIT = int(np.sort(MACS)[11])  # twelve are feasible
 ARGV = ["tiny", "--space", "small", "--no-progress", "--checkpoint-every", "1", "--limit", f"macs:{LIMIT}"]
 
 
-def steps_of(workdir: Path) -> list[pcnas_run.Step]:
-    return [pcnas_run.read_step(path) for path in sorted(workdir.glob("seed0/narrowed/*/pool.json"))]
+def steps_of(workdir: Path) -> list[searching.Step]:
+    return [searching.read_step(path) for path in sorted(workdir.glob("seed0/narrowed/*/pool.json"))]
 
 
 def outcome(workdir: Path) -> tuple:
@@ -66,12 +67,13 @@ def compared(tmp_path_factory, truth) -> Path:
 )
 def test_presets_leave_something_to_search(name, preset):
     config = EXPERIMENTS[name].PRESETS[preset]
-    space = SPACES[config.space]
+    values = runs.flat(config)
+    space = SPACES[values["space"]]
     region = make_region(space, parse(config.limit, space))
     assert config.pool_size <= region.count() < space.size
     assert config.num_retrained <= config.pool_size + 2
-    assert (config.num_eval_images or config.num_valid) <= config.num_valid
-    assert config.num_steps - config.num_warm_up_steps >= space.num_choices
+    assert (values["num_eval_images"] or values["num_valid"]) <= values["num_valid"]
+    assert values["num_steps"] - config.num_warm_up_steps >= space.num_choices
 
 
 class TestPcnas:
@@ -142,13 +144,13 @@ class TestPcnas:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(SPACES, "small", SMALL)
             argv = [*ARGV, "--data-dir", str(truth), "--workdir", str(tmp_path)]
-            _, config, _ = cli.parse("python -m experiments.pcnas", pcnas.PRESETS, argv)
+            _, config, _ = command.parse("python -m experiments.pcnas", None, pcnas.PRESETS, argv)
             config = settle(config)
-            task = pcnas_run.prepare(config)
+            task = searching.prepare(config)
 
         def search():
-            found = pcnas_run.narrowed(config, task, folder)
-            pcnas_run.uniform(config, task, folder, np.array(found.steps[1].pool))
+            found = searching.narrowed(config, task, folder)
+            searching.uniform(config, task, folder, np.array(found.steps[1].pool))
 
         for place in (
             "warm_up/checkpoints/.new_step_00000002/manifest.json",
@@ -219,7 +221,7 @@ class TestPcnas:
         task = types.SimpleNamespace(search=narrow(space, parse("macs:1e6", space)))
         pool = np.full((5, 20), -1, np.int32)
         pool[:, :10] = np.random.default_rng(0).integers(0, 3, (5, 10))
-        archs = pcnas_run.midway_archs(pcnas.PRESETS["quick"], task, pool)
+        archs = searching.midway_archs(pcnas.PRESETS["quick"], task, pool)
         assert 900 < len(archs) <= 1000 and len(np.unique(archs, axis=0)) == len(archs)
         assert {tuple(code[:10]) for code in archs.tolist()} == {tuple(code[:10]) for code in pool.tolist()}
 
@@ -229,7 +231,7 @@ class TestPcnas:
 
         assert "no architecture meets macs <= 1; the smallest possible is " in refused("--limit", "macs:1")
         assert "a latency needs a measured table" in refused("--limit", "latency_ms:3")
-        assert "sampler is 'fair', expected 'pool'" in refused("--sampler", "fair")
+        assert "--sampler" in refused("--sampler", "fair")  # populations are completions of the pool
         assert "num_steps is 5 and num_warm_up_steps 2" in refused("--num-steps", "5")
         assert "num_retrained must be at least 1, got 0" in refused("--num-retrained", "0")
         assert "pool_size must be at least 1" in refused("--pool-size", "0")
@@ -289,23 +291,3 @@ class TestSearchCompare:
     def test_too_many_to_list(self, truth, tmp_path, capsys):
         argv = [*ARGV, "--max-listed", "11", "--data-dir", truth, "--workdir", tmp_path]
         assert "12 architectures are feasible, max_listed is 11" in refusal(capsys, "search_compare", *argv)
-
-
-class TestJudge:
-    def test_validation_accuracy_chooses_where_the_table_has_it(self):
-        archs = enumerate_archs(SMALL)
-        columns = {"test_accuracy": np.linspace(0, 0.9, 16), "valid_accuracy": np.linspace(0.9, 0, 16)}
-        units = dict.fromkeys(columns, "fraction")
-        of_table = judge.make_judge(
-            make_region(SMALL), tables.make_table(SMALL, archs, columns, units=units, provenance={})
-        )
-        assert of_table.outcome(archs[[3, 9, 5]]).tolist() == archs[3].tolist()
-        assert of_table.regret(archs[3]) == pytest.approx(0.9 * 12 / 15) and of_table.rank(archs[3]) == 13
-
-    def test_a_single_seed_chooses_nothing(self):
-        archs = enumerate_archs(SMALL)[:6]
-        columns = {"test_accuracy": np.array([0.1, 0.5, 0.2, 0.4, 0.3, 0.6])}
-        table = tables.make_table(SMALL, archs, columns, units={"test_accuracy": "fraction"}, provenance={})
-        of_table = judge.make_judge(make_region(SMALL), table)
-        assert of_table.choose_by is None and of_table.outcome(archs[[2, 5]]).tolist() == archs[2].tolist()
-        assert of_table.rank(archs[2]) == 5 and of_table.regret(archs[2]) == pytest.approx(0.4)

@@ -13,10 +13,11 @@ from oracles import network_costs
 from PIL import Image
 
 from experiments import supernet_factors
-from jaxnas import tables
+from experiments.shared.config import settle
+from experiments.shared.supernet import build
+from jaxnas import runs, tables
 from jaxnas.spaces import SPACES, get_space, nasbench101_space
 from jaxnas.spaces._nasbench101 import enumerate_cells
-from jaxnas.supernets import make_supernet
 
 ARGV = ["supernet_factors", "tiny", "--space", "small", "--factors", "learning_rate=0.2,1e30", "--no-progress"]
 SETTINGS = ["base", "learning_rate=0.2", "learning_rate=1e30"]
@@ -143,37 +144,28 @@ def test_a_base_that_diverges(truth, tmp_path, capsys):
 
 def test_variants():
     """The base first, then its other values, with what a value has no meaning without."""
-    config = dataclasses.replace(
-        supernet_factors.PRESETS["cpu"],
+    config = runs.replace(
+        settle(supernet_factors.PRESETS["cpu"]),
         affine=True,
         factors=("weight_decay=5e-4,0", "batch_norm=per_input,shared", "bn_mode=tracked"),
     )
     variants = {variant.name: variant.config for variant in supernet_factors.make_variants(config)}
     assert list(variants) == ["base", "weight_decay=0", "batch_norm=per_input", "bn_mode=tracked"]
     assert variants["base"] == config
-    assert variants["weight_decay=0"] == dataclasses.replace(config, weight_decay=0.0)
-    assert variants["batch_norm=per_input"] == dataclasses.replace(config, batch_norm="per_input", op_on="node")
-    assert variants["bn_mode=tracked"] == dataclasses.replace(config, bn_mode="tracked", stats_momentum=0.9)
+    assert variants["weight_decay=0"] == runs.replace(config, weight_decay=0.0)
+    assert variants["batch_norm=per_input"] == runs.replace(config, batch_norm="per_input", op_on="node")
+    assert variants["bn_mode=tracked"] == runs.replace(config, bn_mode="tracked", stats_momentum=0.9)
 
 
 @pytest.mark.parametrize("preset", ["quick", "cpu", "paper"])
 def test_presets_have_only_what_their_space_has(preset):
     """Every super-net of a preset can be built, on a small network: kernel sizes and wiring are the same there."""
-    config = supernet_factors.settle(supernet_factors.PRESETS[preset])
+    config = settle(supernet_factors.PRESETS[preset])
     variants = supernet_factors.make_variants(config)
     assert len(variants) >= 6
     for variant in variants:
-        own = variant.config
-        space = get_space(own.space).resized(width=4, image_size=8)
-        make_supernet(
-            space,
-            affine=own.affine,
-            kernels=own.kernels,
-            op_on=own.op_on,
-            batch_norm=own.batch_norm,
-            path_dropout=own.path_dropout,
-            global_dropout=own.global_dropout,
-        )
+        space = get_space(variant.config.problem.space).resized(width=4, image_size=8)
+        build(variant.config.network, space)
 
 
 def test_seconds_leave_out_the_first_report(tmp_path):
@@ -201,6 +193,6 @@ def test_cells_whose_wiring_is_searched(tmp_path, monkeypatch):
     start(*argv, "--image-size", "8", "--no-progress", "--data-dir", tmp_path, "--workdir", run)
     scores = tables.read_table(run / "base" / "seed0" / "scores_000000.npz", space)
     assert len(scores.archs) == len({code.tobytes() for code in space.isomorphs(scores.archs)}) == 12
-    macs, _ = network_costs(space, scores.archs)  # by the published rule
+    macs, _ = network_costs(space, scores.archs)
     mean = tables.lookup(table, scores.archs, "test_accuracy").mean(axis=1)
     assert result_of(run)["flops_kendall_tau"] == pytest.approx(scipy.stats.kendalltau(macs, mean).statistic)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import workdir as wd
+from jaxnas.runs.command import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,7 +47,7 @@ def run(config: Config, workdir: Path) -> dict:
 
 
 def start(*argv: str, run=run) -> None:
-    wd.main("dummy", run, PRESETS, argv)
+    main("experiments.dummy", __doc__, run, PRESETS, argv)
 
 
 def refusal(capsys, *argv: str, run=run, code: int = 2) -> str:
@@ -142,7 +142,7 @@ def test_another_configuration_or_experiment_in_the_workdir_is_refused(tmp_path,
     line = refusal(capsys, "--rate", "0.5", "--widths", "3", "--workdir", str(tmp_path))
     assert "rate=0.1" in line and "0.5" in line and "widths" not in line
     with pytest.raises(SystemExit):
-        wd.main("other", run, PRESETS, ["--workdir", str(tmp_path)])
+        main("experiments.other", __doc__, run, PRESETS, ["--workdir", str(tmp_path)])
     assert "the experiment dummy, not other" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
@@ -209,7 +209,7 @@ def test_figures_that_do_not_fit_are_a_bug(figures, tmp_path):
 
 SLEEPER = """
 import dataclasses, signal, time
-from experiments.workdir import main
+from jaxnas.runs.command import main
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -221,7 +221,7 @@ def run(config, workdir):
     time.sleep(config.seconds)
     return {"slept": config.seconds}
 
-main("sleeper", run, {"quick": Config()})
+main("experiments.sleeper", None, run, {"quick": Config()})
 """
 
 

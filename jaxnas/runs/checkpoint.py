@@ -1,23 +1,21 @@
-"""Checkpoints of any pytree of arrays, and the CSV of metrics that goes with them; both resume exactly.
+"""Checkpoints of any pytree of arrays, from which a run goes on exactly.
 
 A checkpoint is a folder `step_00000100` with the arrays as Orbax writes them (`tree/`) and a manifest: step,
 fingerprint of the search space, shape and dtype of each leaf, SHA-256 of each file, since Orbax alone restores a
 flipped byte without a word. A folder appears under its name only when it is whole. One process writes.
 """
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -78,7 +76,7 @@ def restore_latest(
     Args:
       directory: as given to `save`.
       template: a tree of the same structure, shapes and dtypes, say the freshly initialised state. jax arrays come
-        back with the template's sharding, everything else as NumPy arrays.
+        back with the template's sharding, or bound to no device as it is, everything else as NumPy arrays.
       fingerprint: that of the space which the tree belongs to.
 
     Raises:
@@ -107,34 +105,6 @@ def restore_latest(
     return manifest["step"], jax.tree.map(_as_template, template, tree)
 
 
-def csv_metrics(path: str | os.PathLike, *, resume_step: int = 0) -> Callable[[Mapping[str, Any]], None]:
-    """Return `write(row)`, which appends one row of numbers, `{"step": 10, "loss": 2.3}`, to the CSV at `path`.
-
-    The first row fixes the columns, and each row is in the file when `write` returns. Rows of `resume_step` and later,
-    and a last row that a killed process left half-written, are dropped first, so a resumed file equals an uninterrupted
-    one: pass the step that `restore_latest` gave; 0 starts afresh.
-
-    Raises:
-      ValueError: `path` holds something else; a row lacks `step` or has other columns than the first.
-    """
-    path = Path(path)
-    columns = _rewind(path, resume_step)
-
-    def write(row: Mapping[str, Any]) -> None:
-        nonlocal columns
-        if "step" not in row:
-            raise ValueError(f"{path}: a row of metrics has {list(row)}, expected a 'step' among them.")
-        header = [] if columns else [list(row)]
-        columns = columns or list(row)
-        if set(row) != set(columns):
-            raise ValueError(f"{path}: a row of metrics has {list(row)}, expected the columns of the first, {columns}.")
-        values = [int(row[name]) if name == "step" else float(row[name]) for name in columns]
-        with path.open("a", newline="") as file:
-            file.write(_csv_text([*header, values]))
-
-    return write
-
-
 def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
@@ -155,6 +125,8 @@ def _storable(leaf: Any) -> Any:
 
 
 def _as_template(leaf: Any, restored: Any) -> Any:
+    if isinstance(leaf, jax.Array) and not leaf.committed:  # what is bound to a device has JAX compile a step again
+        restored = jnp.asarray(np.asarray(restored))
     return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf)) if _is_typed_key(leaf) else restored
 
 
@@ -217,26 +189,3 @@ def _check_files(folder: Path, expected: dict[str, str], remedy: str) -> None:
 def _one_line(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:600]
-
-
-def _csv_text(rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _rewind(path: Path, resume_step: int) -> list[str] | None:
-    """Drop rows of `resume_step` and later, and a half-written last one; return the columns, None if no row is left."""
-    if not path.exists():
-        return None
-    whole, _, _ = path.read_text().rpartition("\n")
-    columns, *rows = list(csv.reader(whole.splitlines())) or [["step"]]
-    try:
-        where = columns.index("step")
-        rows = [row for row in rows if int(row[where]) < resume_step]
-    except (ValueError, IndexError):
-        raise ValueError(
-            f"{path}: not a CSV of metrics with a step column; move it away, or use another folder."
-        ) from None
-    replace_file(path, _csv_text([columns, *rows] if rows else []).encode())
-    return columns if rows else None

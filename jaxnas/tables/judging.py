@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnas import tables
-from jaxnas.search.regions import Region
+from jaxnas.tables.format import Table, lookup
 
 
 class Judge(NamedTuple):
@@ -16,7 +15,7 @@ class Judge(NamedTuple):
     without that seed. So nothing is chosen by what is reported. A table of one seed chooses nothing: None.
     """
 
-    truth: tables.Table
+    truth: Table
     accuracy: Callable[[np.ndarray], np.ndarray]  # archs -> float64 [num_archs]
     choose_by: Callable[[np.ndarray], np.ndarray] | None
     feasible: np.ndarray  # float64, the accuracies of all feasible architectures of the table, best first
@@ -34,11 +33,22 @@ class Judge(NamedTuple):
         return 1 + int((self.feasible > self.accuracy(code[None])[0]).sum())
 
 
-def make_judge(region: Region, truth: tables.Table) -> Judge:
-    """Read the table as a judge; a ValueError where nothing in it is feasible."""
+def make_judge(
+    truth: Table, contains: Callable[[np.ndarray], np.ndarray] | None = None, *, limit: object = "the limit"
+) -> Judge:
+    """Read a table with the column `test_accuracy` as a judge.
+
+    Args:
+      contains: archs [num_archs, num_choices] -> bool [num_archs], the feasible ones, such as `Region.contains`; None:
+        all are.
+      limit: what makes an architecture feasible, for the error.
+
+    Raises:
+      ValueError: nothing in the table is feasible.
+    """
 
     def column(name: str) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda archs: tables.lookup(truth, archs, name).astype(np.float64)
+        return lambda archs: lookup(truth, archs, name).astype(np.float64)
 
     accuracy, choose_by = column("test_accuracy"), None
     if "valid_accuracy" in truth.columns:
@@ -49,7 +59,7 @@ def make_judge(region: Region, truth: tables.Table) -> Judge:
             choose_by, accuracy = (lambda archs: seeds(archs)[:, 0]), (lambda archs: seeds(archs)[:, 1:].mean(axis=1))
         else:
             accuracy = lambda archs: seeds(archs).mean(axis=1)  # noqa: E731
-    archs = truth.archs[region.contains(truth.archs)]
+    archs = truth.archs if contains is None else truth.archs[contains(truth.archs)]
     if not len(archs):
-        raise ValueError(f"the table of {truth.space} has no architecture that meets {region.limit}.")
+        raise ValueError(f"the table of {truth.space} has no architecture that meets {limit}.")
     return Judge(truth, accuracy, choose_by, np.sort(accuracy(archs))[::-1])

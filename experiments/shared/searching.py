@@ -9,40 +9,33 @@ folder of its own with its pool, its checkpoint and its CSV; a killed run walks 
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from experiments.problem import SupernetConfig, check, load_images, resize
-from experiments.supernet_run import batches, build, make_recipe, make_score, save_scores
-from experiments.workdir import read_rows
-from jaxnas import tables
-from jaxnas.codes import to_text
+from jaxnas import runs, tables
 from jaxnas.costs import latency, limits
-from jaxnas.datasets import Dataset
-from jaxnas.evaluation import Scores
 from jaxnas.files import replace_file
-from jaxnas.runs import checkpoint
 from jaxnas.search import Pcnas, PcnasState, drawn, drawn_sampler, pcnas
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.supernets import Supernet
-from jaxnas.training import TrainState, fit, init_train_state
+from jaxnas.training import TrainState, init_train_state
+
+from .config import SupernetConfig
+from .problem import load_images, resize
+from .supernet import Score, TrainingSetup, batches, build, make_score, make_setup
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig(SupernetConfig):
-    """A super-net that is narrowed while it is trained. `sampler` and the points of a curve are of no use here."""
+    """A super-net that is narrowed while it is trained: `num_steps` are those of the whole training."""
 
-    sampler: str = "pool"
-    num_archs: int | None = 1  # architectures per training step; one in the paper
-    num_steps: int | None = 1500  # of the whole training
+    num_archs: int = 1  # architectures per training step; one in the paper
     limit: str | None = None  # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
     latency_table: str | None = None  # file of operations for latency_ms, or nasbench201_latency.npz for its columns
     pool_size: int = 5  # prefixes kept, P in the paper
@@ -54,17 +47,29 @@ class SearchConfig(SupernetConfig):
     num_seeds: int = 1  # whole searches, from seeds seed, seed + 1, ...
 
 
+DIGITS = {
+    "limit": "macs:50e3", "num_completions": 10, "num_steps": 1500, "num_warm_up_steps": 500, "num_eval_archs": 1000
+}  # fmt: skip
+TINY = DIGITS | {
+    "width": 4, "num_train": 128, "num_valid": 100, "num_steps": 12, "num_warm_up_steps": 2, "batch_size": 16,
+    "report_every": 1, "checkpoint_every": 1, "pool_size": 2, "num_completions": 2, "num_retrained": 2,
+}  # fmt: skip
+MACRO = {
+    "space": "nasbench_macro", "dataset": "cifar10", "limit": "macs:50e6", "num_train": None, "num_valid": 5000,
+    "crop": 2, "flip": True, "width": 8, "cells_per_stage": 1, "image_size": 16, "num_steps": 2600,
+    "num_warm_up_steps": 1000, "num_eval_archs": 1000, "num_eval_images": 500, "images_per_call": 250,
+    "checkpoint_every": 200, "report_every": 50,
+}  # fmt: skip
+
+
 class Task(NamedTuple):
     """What is searched, and what both super-nets have in common."""
 
     published: SearchSpace  # of the size that limits and truth are of
     space: SearchSpace  # of the size that is trained
-    data: Dataset
     search: Pcnas
-    supernet: Supernet
-    score: Callable[..., Scores]
-    step: Callable
-    start: Callable[[chex.PRNGKey], TrainState]
+    setup: TrainingSetup
+    score: Score
     ends: list[int]  # training steps done at the end of the warm-up and of each interval
     populations: int  # most that are drawn at once
 
@@ -92,13 +97,8 @@ class Run(NamedTuple):
 
 def prepare(config: SearchConfig) -> Task:
     """Read the images, and build whatever can go wrong before the training begins."""
-    check(config)
-    if config.sampler != "pool":
-        raise ValueError(f"sampler is {config.sampler!r}, expected 'pool': populations are completions of the pool.")
-    for name in ("num_seeds", "num_retrained"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
-    published = get_space(config.space)
+    runs.check_least(config, num_seeds=1, num_retrained=1)
+    published = get_space(config.problem.space)
     search = pcnas(
         published,
         read_limit(config, published),
@@ -106,26 +106,23 @@ def prepare(config: SearchConfig) -> Task:
         num_completions=config.num_completions,
         order=range(published.num_choices)[:: -1 if config.order == "back_to_front" else 1],
     )
-    assert config.num_steps is not None and config.learning_rate is not None and config.num_archs is not None
-    trained, num_choices = config.num_steps - config.num_warm_up_steps, published.num_choices
+    num_steps, num_choices = config.training.num_steps, published.num_choices
+    assert num_steps is not None
+    trained = num_steps - config.num_warm_up_steps
     if config.num_warm_up_steps < 1 or trained < num_choices:
         raise ValueError(
-            f"num_steps is {config.num_steps} and num_warm_up_steps {config.num_warm_up_steps}, expected at least 1 to"
+            f"num_steps is {num_steps} and num_warm_up_steps {config.num_warm_up_steps}, expected at least 1 to"
             f" warm up and {num_choices} more, one for each choice."
         )
     ends = [config.num_warm_up_steps + round(trained * i / num_choices) for i in range(num_choices + 1)]
     populations = max(np.diff(ends, prepend=0).tolist())
-    data = load_images(config, published)
-    space = resize(config, published, data)
-    supernet = build(config, space)
+    data = load_images(config.problem, published)
+    space = resize(config.problem, published, data)
+    supernet = build(config.network, space)
     sampler = drawn_sampler(space, num_archs=config.num_archs, num_steps=populations)
-    recipe = make_recipe(config, supernet, data, sampler=sampler)
-
-    def start(key: chex.PRNGKey) -> TrainState:
-        return init_train_state(supernet, sampler, recipe.tx, key)
-
-    score = make_score(config, supernet, data)
-    return Task(published, space, data, search, supernet, score, recipe.step, start, ends, populations)
+    setup = make_setup(config.training, supernet, data, sampler)
+    score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
+    return Task(published, space, search, setup, score, ends, populations)
 
 
 def read_limit(config: SearchConfig, space: SearchSpace) -> limits.Limit | None:
@@ -146,17 +143,17 @@ def narrowed(config: SearchConfig, task: Task, folder: Path) -> Run:
     state, seconds = warm_up(config, task, folder)
     search, steps = task.search.init(keys[2]), []
     for number in range(1, task.published.num_choices + 2):
-        own = folder / "narrowed" / f"{number:02d}"
-        step = extend(config, task, own, state, search)
+        interval = folder / "narrowed" / f"{number:02d}"
+        step = extend(config, task, interval, state, search)
         search = PcnasState(search.key, np.array(step.pool, np.int32), np.array(step.pool_potentials))
         steps.append(step)
-        if config.progress:
+        if config.problem.progress:
             report(task, search, step)
         if number <= task.published.num_choices:
-            state, spent = train(config, task, own, state, search, number)
+            state, spent = train(config, task, interval, state, search, number)
             seconds += spent
         if number == midway(task):
-            save_midway(config, task, own, state, search.pool)
+            save_midway(config, task, interval, state, search.pool)
     return Run(state, steps, seconds)
 
 
@@ -166,18 +163,19 @@ def uniform(config: SearchConfig, task: Task, folder: Path, pool: np.ndarray) ->
     state, seconds = warm_up(config, task, folder)
     search = task.search.init(keys[2])
     for number in range(1, task.published.num_choices + 1):
-        own = folder / "uniform" / f"{number:02d}"
-        state, spent = train(config, task, own, state, search, number)
+        interval = folder / "uniform" / f"{number:02d}"
+        state, spent = train(config, task, interval, state, search, number)
         seconds += spent
         if number == midway(task):
-            save_midway(config, task, own, state, pool)
+            save_midway(config, task, interval, state, pool)
     return Run(state, [], seconds)
 
 
 def warm_up(config: SearchConfig, task: Task, folder: Path) -> tuple[TrainState, float]:
     """Train on all that is feasible, for both; the second to ask finds it done."""
-    keys = _keys(config)
-    return train(config, task, folder / "warm_up", task.start(keys[0]), task.search.init(keys[2]), 0)
+    keys, setup = _keys(config), task.setup
+    state = init_train_state(setup.supernet, setup.sampler, setup.tx, keys[0])
+    return train(config, task, folder / "warm_up", state, task.search.init(keys[2]), 0)
 
 
 def train(
@@ -187,43 +185,22 @@ def train(
 
     Returns the state and the seconds of training, those of a process killed before included.
     """
-    assert config.num_archs is not None
-    first, last = task.ends[number - 1] if number else 0, task.ends[number]
-    state = jax.tree.map(lambda leaf: leaf.copy(), state)  # each step consumes its state
     codes = task.search.draw(search, task.populations * config.num_archs, number)
-    fingerprint = task.space.fingerprint
-    state = state._replace(sampler_state=drawn(codes, num_archs=config.num_archs))
-    restored = checkpoint.restore_latest(folder / "checkpoints", state, fingerprint=fingerprint)
-    done = first
-    if restored is not None:
-        done, state = restored[0], _unbound(restored[1], state)
-    path = folder / "training.csv"
-    if done == last:
-        return state, float(read_rows(path)[-1]["seconds"])
-    folder.mkdir(parents=True, exist_ok=True)
-    write = checkpoint.csv_metrics(path, resume_step=done + 1)
-    before = float(read_rows(path)[-1]["seconds"]) if done > first else 0.0
-    begin = time.perf_counter()
-    name = f"{folder.parent.name} {folder.name}" if number else "warm-up"
-    with tqdm(total=last - first, initial=done - first, unit="step", desc=name, disable=not config.progress) as bar:
-
-        def callback(steps: int, metrics: dict[str, float], state: TrainState) -> None:
-            write({"step": steps, **metrics, "seconds": before + time.perf_counter() - begin})
-            bar.update(steps - first - bar.n)
-            bar.set_postfix_str(f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}")
-            if steps % config.checkpoint_every == 0 or steps == last:
-                checkpoint.save(folder / "checkpoints", steps, state, fingerprint=fingerprint, keep=1)
-
-        batch_at = batches(_keys(config)[1], task.data.train_images, task.data.train_labels, config.batch_size)
-        state = fit(
-            task.step,
-            state,
-            batch_at,
-            last,
-            report_at=lambda n: n % config.report_every == 0 or n % config.checkpoint_every == 0,
-            callbacks=[callback],
-        )
-    return state, float(read_rows(path)[-1]["seconds"])
+    data = task.setup.data
+    trained = runs.resumable(
+        task.setup.step,
+        state._replace(sampler_state=drawn(codes, num_archs=config.num_archs)),
+        batches(_keys(config)[1], data.train_images, data.train_labels, config.training.batch_size),
+        task.ends[number],
+        folder,
+        fingerprint=task.space.fingerprint,
+        checkpoint_every=config.training.checkpoint_every,
+        report_every=config.training.report_every,
+        keep=1,
+        label=f"{folder.parent.name} {folder.name}" if number else "warm-up",
+        progress=config.problem.progress,
+    )
+    return trained.state, trained.seconds
 
 
 def extend(config: SearchConfig, task: Task, folder: Path, state: TrainState, search: PcnasState) -> Step:
@@ -233,7 +210,7 @@ def extend(config: SearchConfig, task: Task, folder: Path, state: TrainState, se
         return read_step(path)
     begin = time.perf_counter()
     extension = task.search.ask(search)
-    scores = values(config, task.score(state, extension.archs))
+    scores = values(config, task.score(state, extension.archs)._asdict())
     told = task.search.tell(search, extension, scores)
     region = task.search.region
     step = Step(
@@ -275,10 +252,10 @@ def midway_archs(config: SearchConfig, task: Task, pool: np.ndarray) -> np.ndarr
     """The completions of a pool; where there are more than `num_eval_archs`, about so many, drawn uniformly."""
     region = task.search.region
     counts = np.array([region.count(prefix) for prefix in pool])
-    if config.num_eval_archs is None or config.num_eval_archs >= counts.sum():
+    if config.scoring.num_eval_archs is None or config.scoring.num_eval_archs >= counts.sum():
         return np.concatenate([region.members(prefix) for prefix in pool])
     rng = np.random.default_rng(0)
-    shares = rng.multinomial(config.num_eval_archs, counts / counts.sum())
+    shares = rng.multinomial(config.scoring.num_eval_archs, counts / counts.sum())
     drawn_archs = [region.sample(rng, share, prefix) for share, prefix in zip(shares, pool, strict=True)]
     return np.unique(np.concatenate(drawn_archs), axis=0)
 
@@ -287,13 +264,12 @@ def save_midway(config: SearchConfig, task: Task, folder: Path, state: TrainStat
     """Score the completions of the pool with the weights of this moment."""
     path = folder / "midway.npz"
     if not path.exists():
-        save_scores(path, task.space, task.score(state, midway_archs(config, task, pool)))
+        tables.write_table(path, runs.scores_table(task.space, task.score(state, midway_archs(config, task, pool))))
 
 
-def values(config: SearchConfig, scores: Scores | tables.Table) -> np.ndarray:
-    """The score that the search goes by, float64 [num_archs], higher is better."""
-    columns = scores.columns if isinstance(scores, tables.Table) else scores._asdict()
-    return columns["accuracy"] if config.potential == "accuracy" else -columns["loss"]
+def values(config: SearchConfig, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of columns `loss` and `accuracy`, the score that the search goes by, float64 [num_archs], higher is better."""
+    return scores["accuracy"] if config.potential == "accuracy" else -scores["loss"]
 
 
 def top(scores: np.ndarray, number: int) -> np.ndarray:
@@ -306,20 +282,9 @@ def image_archs(config: SearchConfig, num_steps: int, num_scored: int, num_image
 
     A training step counts three for each image and architecture: its backward pass takes about two forward ones.
     """
-    assert config.num_archs is not None
-    return 3 * num_steps * config.num_archs * config.batch_size + num_scored * num_images
-
-
-def text_of(task: Task, code: np.ndarray) -> str:
-    return to_text(task.published, code)
-
-
-def _unbound(restored: TrainState, state: TrainState) -> TrainState:
-    """The restored state bound to no device, as a fresh one is: for others JAX would compile the step again."""
-    loose = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), restored._replace(key=None))
-    return loose._replace(key=state.key)  # which never changes
+    return 3 * num_steps * config.num_archs * config.training.batch_size + num_scored * num_images
 
 
 def _keys(config: SearchConfig) -> chex.PRNGKey:
     """Keys of the weights, of the batches and of the search."""
-    return jax.random.split(jax.random.key(config.seed), 3)
+    return jax.random.split(jax.random.key(config.problem.seed), 3)

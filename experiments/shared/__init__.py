@@ -1,0 +1,1 @@
+"""What several experiments share: the problem, its super-net, and a search that narrows one."""

@@ -1,0 +1,89 @@
+"""What an experiment is about: the space, the images and the truth that its config names, and the codes it asks for."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnas import codes, datasets, tables
+from jaxnas.datasets import Dataset
+from jaxnas.space import SearchSpace
+from jaxnas.spaces import get_space
+
+from .config import ProblemConfig, by_kind
+
+MOST_TRIED = 2**20  # codes of a space in which not all exist
+
+
+class Problem(NamedTuple):
+    """What a config asks for: networks, images, and what is known about them."""
+
+    published: SearchSpace  # with the sizes of its own, which costs are counted for
+    space: SearchSpace  # with those of the config
+    data: Dataset
+    truth: tables.Table
+
+
+def load_problem(config: ProblemConfig) -> Problem:
+    """Space, images and table of a config; a ValueError or OSError where one of them isn't there."""
+    published = get_space(config.space)
+    truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
+    data = load_images(config, published)
+    return Problem(published, resize(config, published, data), data, truth)
+
+
+def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
+    """The images of a config, at its size or else at the space's own."""
+    image_size = by_kind(published, cells=8, others=16) if config.image_size == "small" else config.image_size
+    return datasets.load(
+        config.dataset,
+        num_train=config.num_train,
+        num_valid=config.num_valid,
+        image_size=published.layout.image_size if image_size is None else image_size,
+        data_dir=config.data_dir,
+    )
+
+
+def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
+    """The space with the sizes of the config and of the images."""
+    is_cells = "cells_per_stage" in published.sizes
+    return published.resized(
+        width=config.width,
+        image_size=data.train_images.shape[1],
+        in_channels=data.train_images.shape[-1],
+        num_classes=data.num_classes,
+        **({"cells_per_stage": config.cells_per_stage} if is_cells else {}),
+    )
+
+
+def evaluation_archs(space: SearchSpace, num_archs: int | None) -> np.ndarray:
+    """The codes to score: the whole space, or a sample that depends on the space and its number alone. Where not every
+    code exists, each distinct network once."""
+    if not space.has_all_codes:
+        return _existing_archs(space, space.size if num_archs is None else num_archs)
+    if num_archs is None or num_archs >= space.size:
+        return codes.enumerate_archs(space)
+    if num_archs < 2:
+        raise ValueError(f"num_eval_archs must be at least 2, got {num_archs}.")
+    order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
+    return codes.from_index(space, np.sort(order[:num_archs]))
+
+
+def _existing_archs(space: SearchSpace, wanted: int) -> np.ndarray:
+    """Of codes tried in a fixed order, the first networks that are new."""
+    most = min(space.size, 20 * wanted)
+    if most > MOST_TRIED:
+        raise ValueError(f"{space.name}: num_eval_archs must be at most {MOST_TRIED // 20}, got {wanted}.")
+    tried = np.random.Generator(np.random.Philox(0)).choice(space.size, most, replace=False, shuffle=True)
+    archs = codes.from_index(space, tried)
+    archs = space.isomorphs(archs[np.asarray(space.is_valid(archs))])
+    _, first = np.unique(archs, axis=0, return_index=True)
+    return archs[np.sort(first)[:wanted]]
+
+
+def arch_rows(space: SearchSpace, archs: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Rows of a CSV file: the code of each architecture, and its entry of each column [num_archs]."""
+    return [
+        {"arch": codes.to_text(space, code)} | dict(zip(columns, row, strict=True))
+        for code, row in zip(archs, zip(*columns.values(), strict=True), strict=True)
+    ]

@@ -1,0 +1,134 @@
+"""Landmark regularisation as an experiment sets it up: the config's part, the landmarks, the loss, its batches."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxnas import costs, ranking, runs, tables
+from jaxnas.codes import enumerate_archs
+from jaxnas.datasets import Dataset
+from jaxnas.supernets import Supernet
+from jaxnas.training import landmarks, make_preprocess
+from jaxnas.training.schedules import SCHEDULES
+
+from .config import ProblemConfig, RankedConfig, ScoringConfig, TrainingConfig
+from .problem import Problem
+from .supernet import TrainingSetup, batches, make_setup
+
+
+@dataclasses.dataclass(frozen=True)
+class RegulariserConfig:
+    """Which landmarks, and how their order enters the loss."""
+
+    num_landmarks: int = 30
+    selection: Literal["random", "ranked", "distant"] = "random"  # ranked: equally spaced in accuracy, worst to best
+    min_distance: int = 2  # choices in which any two landmarks differ, for selection distant
+    landmark_seed: int = 0  # of the selection; all super-nets have the same landmarks
+    landmark_batch_size: int = 32  # images of the regulariser in each step
+    pairs: Literal["all", "adjacent", "biased"] = "all"  # of landmarks; biased: the authors' draw
+    num_pairs: int | None = None  # drawn in each step; None: every pair, of biased one
+    num_landmarks_per_step: int | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
+    tile: int | None = None  # see jaxnas.training.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
+    margin: float = 0.03  # nats by which the better landmark's loss has to be lower
+    beta: float | None = None  # of softplus; None: the hinge
+    tolerance: float = 0.0  # accuracies that differ by no more are ties, which are dropped
+    reduction: Literal["mean", "sum"] = "mean"  # over the pairs of a step
+    coefficient: float = 30.0
+    schedule: Literal["constant", "cosine_increase", "published_increase", "stepped"] = "cosine_increase"
+    warmup_share: float = 0.5  # of the steps, with a coefficient of zero
+
+
+class Landmarks(NamedTuple):
+    """Architectures whose order is known."""
+
+    archs: np.ndarray  # int32 [num_landmarks, num_choices]
+    accuracy: np.ndarray  # trained alone, float64 [num_landmarks]
+    macs: np.ndarray  # float64 [num_landmarks]
+
+
+def check_regulariser(config: RegulariserConfig, scoring: ScoringConfig, problem: ProblemConfig) -> None:
+    """Raise a ValueError for settings that make no sense."""
+    runs.check_least(config, num_landmarks=2, landmark_batch_size=1)  # one landmark gives no pair to rank
+    per_step = config.num_landmarks_per_step
+    if per_step is not None and not 2 <= per_step <= config.num_landmarks:
+        raise ValueError(f"num_landmarks_per_step must be within [2, {config.num_landmarks}], got {per_step}.")
+    if not 0 <= config.warmup_share < 1:
+        raise ValueError(f"warmup_share must be within [0, 1), got {config.warmup_share}.")
+    num_eval_images, num_valid = scoring.num_eval_images, problem.num_valid
+    if num_eval_images is None or num_valid - num_eval_images < config.landmark_batch_size:
+        raise ValueError(
+            f"num_eval_images is {num_eval_images} of the {num_valid} images held out, which leaves fewer"
+            f" than landmark_batch_size = {config.landmark_batch_size} for the regulariser; raise num_valid."
+        )
+
+
+def choose_landmarks(config: RegulariserConfig, problem: Problem) -> Landmarks:
+    """Out of the whole space, by the config's selection."""
+    pool = enumerate_archs(problem.space)
+    key = jax.random.key(config.landmark_seed)
+    if config.selection == "random":
+        rows = landmarks.random_landmarks(key, len(pool), config.num_landmarks)
+    elif config.selection == "distant":
+        rows = landmarks.distant_landmarks(key, pool, config.num_landmarks, min_distance=config.min_distance)
+    else:
+        everything = ranking.mean_truth(tables.lookup(problem.truth, pool, "test_accuracy"))
+        rows = landmarks.ranked_landmarks(everything, config.num_landmarks)
+    accuracy = ranking.mean_truth(tables.lookup(problem.truth, pool[rows], "test_accuracy"))
+    return Landmarks(pool[rows], accuracy, costs.arch_costs(problem.published, pool[rows]).macs)
+
+
+def make_setups(
+    ranked: RankedConfig, config: RegulariserConfig, supernet: Supernet, data: Dataset, chosen: Landmarks
+) -> dict[str, TrainingSetup]:
+    """The baseline's setup, and one with the regulariser for each order of the landmarks."""
+    training = ranked.training
+    schedule = make_schedule(config, training, max(1, len(data.train_images) // training.batch_size))
+    setups = {"baseline": make_setup(training, supernet, data, ranked.sampling, {})}
+    for name, order in (("landmark", chosen.accuracy), ("flops_order", chosen.macs)):
+        regulariser = landmarks.make_ranking_loss_fn(
+            supernet,
+            chosen.archs,
+            order,
+            draw=landmarks.PAIR_DRAWS[config.pairs](config.num_landmarks_per_step or len(order), config.num_pairs),
+            num_per_step=config.num_landmarks_per_step,
+            margin=config.margin,
+            beta=config.beta,
+            tolerance=config.tolerance if name == "landmark" else 0.0,  # it is one of accuracies
+            reduce_fn={"mean": jax.numpy.mean, "sum": jax.numpy.sum}[config.reduction],
+            tile=config.tile,
+            preprocess=make_preprocess(data.mean, data.std, crop=training.crop, flip=training.flip),
+        )
+        terms = {"ranking": (schedule, regulariser)}
+        setups[name] = make_setup(training, supernet, data, ranked.sampling, terms)
+    return setups
+
+
+def make_schedule(config: RegulariserConfig, training: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
+    """The coefficient over steps: zero through the warm-up, whatever the form."""
+    num_steps, warmup_steps = training.num_steps, num_warmup_steps(config, training)
+    assert num_steps is not None
+    form: Any = SCHEDULES[config.schedule]
+    if config.schedule == "constant":
+        return form(config.coefficient, warmup_steps=warmup_steps)
+    if config.schedule == "published_increase":
+        epochs = {"num_epochs": -(-num_steps // steps_per_epoch), "steps_per_epoch": steps_per_epoch}
+        return form(config.coefficient, warmup_epochs=-(-warmup_steps // steps_per_epoch), **epochs)
+    return form(config.coefficient, num_steps=num_steps, warmup_steps=warmup_steps)
+
+
+def num_warmup_steps(config: RegulariserConfig, training: TrainingConfig) -> int:
+    assert training.num_steps is not None
+    return round(config.warmup_share * training.num_steps)
+
+
+def ranking_batches(
+    config: RegulariserConfig, scoring: ScoringConfig, data: Dataset, seed: int
+) -> Callable[[int], dict]:
+    """step -> the batch of the regulariser, of the held-out images on which nothing is scored."""
+    key = jax.random.split(jax.random.key(seed), 3)[2]  # `train` splits the same key in two
+    images, labels = (part[scoring.num_eval_images :] for part in (data.valid_images, data.valid_labels))
+    return batches(key, images, labels, config.landmark_batch_size, split="valid")

@@ -1,0 +1,241 @@
+"""A super-net as the experiments build, train and score it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from jaxnas import runs, tables
+from jaxnas.datasets import Dataset
+from jaxnas.evaluation import Scores, make_evaluator
+from jaxnas.samplers import SAMPLERS, Sampler
+from jaxnas.space import SearchSpace
+from jaxnas.supernets import Policy, Supernet, make_supernet
+from jaxnas.training import (
+    LossFn,
+    TrainState,
+    add_losses,
+    init_train_state,
+    make_cross_entropy_loss,
+    make_preprocess,
+    make_train_step,
+    sgd,
+    standardise,
+)
+
+from .config import NetworkConfig, RankedConfig, SamplingConfig, ScoringConfig, SupernetConfig, TrainingConfig
+from .problem import evaluation_archs
+
+Score = Callable[..., Scores]
+
+
+class TrainingSetup(NamedTuple):
+    """A super-net and how it is trained: all seeds share one, so that its step is compiled once."""
+
+    supernet: Supernet
+    data: Dataset
+    sampler: Sampler
+    tx: optax.GradientTransformation
+    step: Callable
+
+
+def build(config: NetworkConfig, space: SearchSpace) -> Supernet:
+    """The super-net of a settled config over `space`, which carries the sizes."""
+    return make_supernet(
+        space,
+        affine=bool(config.affine),
+        policy=Policy(compute=config.compute_dtype),
+        kernels=config.kernels,
+        op_on=config.op_on,
+        channels=config.channels,
+        batch_norm=config.batch_norm,
+        path_dropout=config.path_dropout,
+        global_dropout=config.global_dropout,
+    )
+
+
+def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, progress: bool) -> Score:
+    """`score(state, archs, *, first=None, bar=None) -> Scores` on the validation images under the config's rule."""
+    evaluator = make_evaluator(
+        supernet,
+        strategy=config.strategy,
+        bn_mode=config.bn_mode,
+        archs_per_call=config.archs_per_call,
+        images_per_call=config.images_per_call,
+        memory_budget=config.memory_budget,
+    )
+    held_out, num_train = len(data.valid_images), len(data.train_images)
+    num_images = held_out if config.num_eval_images is None else config.num_eval_images
+    if not 1 <= num_images <= held_out:
+        raise ValueError(f"num_eval_images is {num_images}, expected 1 to the {held_out} images that are held out.")
+    plan = evaluator.plan(config.archs_per_save, num_images)  # or a budget too small
+    if progress:
+        print(f"scoring by {plan.strategy}: {plan.images_per_call} images normalised together, {plan.workers} threads")
+    images = standardise(jnp.asarray(data.valid_images[:num_images]), data.mean, data.std)
+    labels = jnp.asarray(data.valid_labels[:num_images])
+    given = {}
+    if config.bn_mode == "calibrated":
+        if config.num_calibration_images > num_train:
+            raise ValueError(
+                f"num_calibration_images is {config.num_calibration_images}, but there are {num_train} training images."
+            )
+        few = data.train_images[: config.num_calibration_images]
+        given["calibration_images"] = standardise(jnp.asarray(few), data.mean, data.std)
+
+    def score(state: TrainState, archs: np.ndarray, *, first: int | None = None, bar: tqdm | None = None) -> Scores:
+        extra = given | ({"stats": state.stats} if config.bn_mode == "tracked" else {})
+        return evaluator.evaluate(state.params, archs, images[:first], labels[:first], bar=bar, **extra)
+
+    return score
+
+
+def batches(
+    key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_size: int, *, split: str = "train"
+) -> Callable[[int], dict]:
+    """step -> {split: batch}: each epoch is a permutation that `fold_in(key, epoch)` draws; the last few images of
+    an epoch that fill no batch are left out of it."""
+    if len(images) < batch_size:
+        kind = {"train": "training", "valid": "validation"}[split]
+        raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} {kind} images.")
+    per_epoch = len(images) // batch_size
+    on_device = jnp.asarray(images), jnp.asarray(labels)
+    permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), len(images)))
+    take = jax.jit(
+        lambda images, labels, order, start: tuple(
+            array[jax.lax.dynamic_slice(order, (start,), (batch_size,))] for array in (images, labels)
+        )
+    )
+    current: tuple[int, chex.Array] | None = None
+
+    def batch_at(step: int) -> dict:
+        nonlocal current
+        epoch, number = divmod(step, per_epoch)
+        if current is None or current[0] != epoch:
+            current = (epoch, permute(epoch))
+        x, y = take(*on_device, current[1], number * batch_size)
+        return {split: {"images": x, "labels": y}}
+
+    return batch_at
+
+
+def make_setup(
+    config: TrainingConfig,
+    supernet: Supernet,
+    data: Dataset,
+    sampling: SamplingConfig | Sampler,
+    terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
+) -> TrainingSetup:
+    """Sampler, optimiser and step of a settled config. `terms`, as `add_losses` takes them, are added to the
+    cross-entropy; an empty mapping draws as any other does, None as a cross-entropy alone."""
+    assert config.num_steps is not None and config.learning_rate is not None
+    sampler = sampling
+    if isinstance(sampling, SamplingConfig):
+        options = {} if sampling.num_archs is None else {"num_archs": sampling.num_archs}
+        sampler = SAMPLERS[sampling.sampler](supernet.space, **options)
+    assert isinstance(sampler, Sampler)
+    tx = sgd(
+        config.learning_rate,
+        num_steps=config.num_steps,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        final_learning_rate=config.final_learning_rate,
+    )
+    preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
+    loss_fn = make_cross_entropy_loss(
+        supernet,
+        preprocess=preprocess,
+        label_smoothing=config.label_smoothing,
+        dropout_steps=config.num_steps,
+    )
+    if terms is not None:
+        loss_fn = add_losses({"cross_entropy": (1.0, loss_fn), **terms})
+    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
+    return TrainingSetup(supernet, data, sampler, tx, step)
+
+
+def train(
+    config: RankedConfig,
+    setup: TrainingSetup,
+    score: Score,
+    folder: Path,
+    *,
+    seed: int,
+    more_at: Callable[[int], dict] = lambda step: {},
+    start: Path | None = None,
+    until: int | None = None,
+) -> runs.Trained:
+    """Train the super-net of a settled config, and score the curve's architectures on the way.
+
+    Args:
+      seed: of weights and batches.
+      more_at: step -> further splits of its batch.
+      start: another run's folder, at whose last checkpoint this one begins; None: at fresh weights.
+      until: the step to stop at, on the way to `num_steps`, which the schedules span; None: the end.
+    """
+    supernet, data, sampler, tx, step = setup
+    space, num_steps = supernet.space, config.training.num_steps
+    assert num_steps is not None
+    init_key, batch_key = jax.random.split(jax.random.key(seed))
+    train_at = batches(batch_key, data.train_images, data.train_labels, config.training.batch_size)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs)
+    archs = archs[:: -(-len(archs) // config.curve.num_curve_archs)]
+    points = curve_steps(config)
+
+    def score_point(steps: int, metrics: dict[str, float], state: TrainState) -> None:
+        if steps in points:
+            scores = score(state, archs, first=config.scoring.images_per_call)
+            tables.write_table(_curve_file(folder, steps), runs.scores_table(space, scores))
+
+    return runs.resumable(
+        step,
+        init_train_state(supernet, sampler, tx, init_key),
+        lambda number: train_at(number) | more_at(number),
+        num_steps if until is None else until,
+        folder,
+        fingerprint=space.fingerprint,
+        checkpoint_every=config.training.checkpoint_every,
+        report_every=config.training.report_every,
+        report_also_at=points,
+        callbacks=[score_point],
+        start=start,
+        progress=config.problem.progress,
+    )
+
+
+def curve_steps(config: RankedConfig) -> list[int]:
+    """The steps after which the curve's architectures are scored; the end of the training has scores of its own."""
+    num_steps = config.training.num_steps
+    assert num_steps is not None
+    number = min(config.curve.num_curve_points, num_steps)
+    steps = {round(num_steps * (point + 1) / number) for point in range(number)}
+    return sorted(steps - {num_steps})
+
+
+def read_curve(config: RankedConfig, folder: Path, space: SearchSpace) -> list[tuple[int, tables.Table]]:
+    """(step, scores) along the training; one that was damaged and had to be deleted is missed in a picture only."""
+    paths = {steps: _curve_file(folder, steps) for steps in curve_steps(config)}
+    return [(steps, tables.read_table(path, space)) for steps, path in paths.items() if path.exists()]
+
+
+def _curve_file(folder: Path, steps: int) -> Path:
+    return folder / f"curve_{steps}.npz"
+
+
+def score_all(
+    config: SupernetConfig, state: TrainState | None, archs: np.ndarray, score: Score, space: SearchSpace, folder: Path
+) -> tuple[dict[str, np.ndarray], float]:
+    """(columns of the scores of `archs`, seconds), in blocks saved in `folder`; if all are there, without a state."""
+
+    def compute(block: np.ndarray, bar: tqdm) -> tables.Table:
+        assert state is not None
+        return runs.scores_table(space, score(state, block, bar=bar))
+
+    size, progress = config.scoring.archs_per_save, config.problem.progress
+    return runs.in_blocks(compute, archs, folder, space, size=size, progress=progress)

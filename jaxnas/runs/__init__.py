@@ -1,0 +1,26 @@
+"""Runs that are killed and go on: checkpoints, the loop that keeps them, scores in saved blocks, CSV files, the results
+folder. `runs.command` is the command line over all of it, and the only module of jaxnas that reads flags."""
+
+from jaxnas.runs._resumable import Trained, resumable
+from jaxnas.runs.blocks import block_paths, in_blocks, scores_table
+from jaxnas.runs.compiling import compile_clock, keep_compilations
+from jaxnas.runs.config import check_least, fields, flat, read_value, replace
+from jaxnas.runs.rows import csv_metrics, read_rows, write_rows
+
+__all__ = [
+    "Trained",
+    "block_paths",
+    "check_least",
+    "compile_clock",
+    "csv_metrics",
+    "fields",
+    "flat",
+    "in_blocks",
+    "keep_compilations",
+    "read_rows",
+    "read_value",
+    "replace",
+    "resumable",
+    "scores_table",
+    "write_rows",
+]

@@ -1,0 +1,73 @@
+"""Long scorings in blocks: each is written whole as soon as it is known, and a killed run goes on after the last."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import chex
+import numpy as np
+from tqdm import tqdm
+
+from jaxnas import tables
+from jaxnas.evaluation import Scores
+from jaxnas.space import SearchSpace
+
+
+def in_blocks(
+    compute: Callable[[chex.ArrayNumpy, tqdm], tables.Table],
+    archs: chex.ArrayNumpy,
+    folder: str | os.PathLike,
+    space: SearchSpace,
+    *,
+    size: int,
+    prefix: str = "scores_",
+    label: str = "score",
+    progress: bool = True,
+) -> tuple[dict[str, np.ndarray], float]:
+    """Compute a table of `archs` block by block; what an earlier process saved is read.
+
+    Args:
+      compute: (archs of a block, bar to be updated by their number) -> their table.
+      archs: codes [num_archs, num_choices].
+      folder: where the blocks are kept; made if it isn't there.
+      size: architectures of a block.
+      prefix: how the names of the files begin.
+
+    Returns:
+      columns: as the tables have them, [num_archs, ...].
+      seconds: of all that was computed, those of killed processes included.
+
+    Raises:
+      ValueError: a file is damaged, or of another space; delete it to have the block computed again.
+    """
+    parts, seconds = [], 0.0
+    with tqdm(total=len(archs), unit="arch", desc=label, disable=not progress) as bar:
+        for number, path in enumerate(block_paths(folder, len(archs), size=size, prefix=prefix)):
+            block = archs[number * size : (number + 1) * size]
+            if path.exists():
+                bar.update(len(block))
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                begin = time.perf_counter()
+                computed = compute(block, bar)
+                took = {"seconds": repr(time.perf_counter() - begin)}
+                tables.write_table(path, computed._replace(provenance={**computed.provenance, **took}))
+            table = tables.read_table(path, space)
+            parts.append(table.columns)
+            seconds += float(table.provenance["seconds"])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
+
+
+def block_paths(folder: str | os.PathLike, num_archs: int, *, size: int, prefix: str = "scores_") -> list[Path]:
+    """The files in which `in_blocks` saves the blocks."""
+    return [Path(folder) / f"{prefix}{start:06d}.npz" for start in range(0, num_archs, size)]
+
+
+def scores_table(space: SearchSpace, scores: Scores) -> tables.Table:
+    """Scores as a table keyed by codes; the rule they were taken under is in its provenance."""
+    columns = {"loss": scores.loss, "accuracy": scores.accuracy}
+    rule = ("num_images", "bn_mode", "num_calibration_images", "images_per_call", "strategy")
+    provenance = {name: str(getattr(scores, name)) for name in rule}
+    units = {"loss": "nats", "accuracy": "fraction"}
+    return tables.make_table(space, scores.archs, columns, units=units, provenance=provenance)

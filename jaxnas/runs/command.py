@@ -1,0 +1,148 @@
+"""The command line: a configuration's fields as flags, named presets of it, and one line for whatever goes wrong.
+
+`python -m MODULE [PRESET] [--field value ...] --workdir DIR`
+
+is what an experiment's module answers to once it ends in `main(...)`: it is then only Config, PRESETS and run, and
+`jaxnas.runs.workdir` says what DIR holds. Whatever goes wrong from outside ends in one line and exit code 2; with
+JAXNAS_TRACEBACK=1 in the environment the traceback is shown as well.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxnas.runs.compiling import keep_compilations
+from jaxnas.runs.config import flat
+from jaxnas.runs.workdir import claim, locked, show, write_result
+
+
+def main(
+    module: str,
+    description: str | None,
+    run: Callable[[Any, Path], Mapping[str, Any]],
+    presets: Mapping[str, Any],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run an experiment from the command line, and leave its results in the workdir.
+
+    Args:
+      module: what follows `python -m`, as in "experiments.quickstart"; the last part is the experiment's name.
+      description: for --help, the module's docstring.
+      run: (config, workdir) -> figures, flat: numbers, texts and None by name. It keeps its checkpoints and CSVs in
+        workdir, and resumes from them when it is called again.
+      presets: frozen dataclasses of one type by name, of values or of parts (`runs.config`); "quick" is taken when
+        none is named.
+      argv: the arguments; those of the process when None.
+
+    Raises:
+      SystemExit: 2 after one line on stderr for bad input, a full disk and the like; 130 when interrupted.
+    """
+    command, name = f"python -m {module}", module.rpartition(".")[2]
+    try:
+        with one_line_errors(command):
+            preset, config, workdir = parse(command, description, presets, sys.argv[1:] if argv is None else argv)
+            keep_compilations()
+            with locked(workdir):
+                claim(workdir, name, preset, config)
+                if (workdir / "result.json").exists():
+                    print(f"{name}: finished before; delete {workdir / 'result.json'} to have it finished again.")
+                else:
+                    start = time.perf_counter()
+                    figures = run(config, workdir)
+                    seconds = time.perf_counter() - start
+                    write_result(workdir, name, preset, config, figures, seconds=seconds)
+                    print(f"{name}: finished in {seconds:.1f} s.")
+                show(workdir)
+    except KeyboardInterrupt:
+        print(f"\n{command}: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parse(
+    command: str, description: str | None, presets: Mapping[str, Any], argv: Sequence[str]
+) -> tuple[str, Any, Path]:
+    """Return (preset's name, config, workdir); a ValueError that says what is wrong with the arguments."""
+    argv = list(argv)
+    preset = argv.pop(0) if argv and not argv[0].startswith("-") else "quick"
+    if preset not in presets:
+        raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(presets)}.")
+    if not any(re.match("--workdir(=|$)|--help$|-h$", argument) for argument in argv):
+        name = command.rpartition(".")[2]
+        raise ValueError(f"no --workdir, the folder for the results; add for instance --workdir runs/{name}.")
+    folder = Annotated[Path, tyro.conf.arg(help="folder for the results; on the same one a run resumes")]
+    arguments_type = dataclasses.make_dataclass("Arguments", [("config", type(presets[preset])), ("workdir", folder)])
+    arguments = parse_fields(
+        arguments_type(presets[preset], tyro.MISSING),
+        argv,
+        prog=f"{command} [PRESET]",
+        description="\n".join([(description or "").strip(), "", *_describe(presets)]),
+    )
+    return preset, arguments.config, arguments.workdir
+
+
+def parse_fields(default: Any, argv: Sequence[str], *, prog: str, description: str | None) -> Any:
+    """A dataclass like `default` with the fields that `argv` names; a ValueError of one line for what is wrong."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                type(default),
+                args=argv,
+                default=default,
+                prog=prog,
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise ValueError(_unboxed(box.getvalue())) from None
+
+
+@contextlib.contextmanager
+def one_line_errors(command: str, *more: type[Exception]) -> Iterator[None]:
+    """End the process with one line on stderr and exit code 2 for what comes from outside, and for `more` kinds."""
+    kinds: tuple[type[Exception], ...] = (ValueError, OSError, FloatingPointError, *more)
+    try:
+        yield
+    except kinds as error:
+        if os.environ.get("JAXNAS_TRACEBACK"):
+            traceback.print_exc()
+        print(f"{command}: {_one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _describe(presets: Mapping[str, Any]) -> Iterator[str]:
+    """Each preset with the fields in which it differs from the default one, line by line."""
+    yield "presets:"
+    quick = flat(presets["quick"])
+    for name, config in presets.items():
+        changes = [f"{field}={value}" for field, value in flat(config).items() if value != quick[field]]
+        yield f"  {name}: {' '.join(changes) or 'the default'}"
+
+
+def _unboxed(text: str) -> str:
+    """tyro's box of many lines as one: its first paragraph, and what it thinks was meant."""
+    lines = [line.strip("│╰╯─ ") for line in text.splitlines() if not line.startswith("╭")]
+    paragraphs = re.split(r"\n\n+", "\n".join(lines).strip())
+    meant = [paragraph for paragraph in paragraphs[1:] if paragraph.startswith("Perhaps you meant")]
+    parts = [*paragraphs[:1], *meant, "--help lists all fields"]
+    return " ".join("; ".join(part.rstrip(".") for part in parts).split())
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text += "; make room, then start the same command again."
+    return text if len(text) <= 1000 else f"{text[:1000]} ... (JAXNAS_TRACEBACK=1 shows all)"
