@@ -532,7 +532,7 @@ def test_path_dropout_takes_vertices_image_by_image():
     leaves = jax.tree.leaves(params["head"])
     (bias,) = (leaf for leaf in leaves if leaf.shape == (10,))
     is_lost = np.isclose(logits, bias, rtol=1e-4, atol=1e-5).all(axis=1)
-    np.testing.assert_allclose(logits[~is_lost] - bias, 2 * (whole[~is_lost] - bias), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits[~is_lost] - bias[None], 2 * (whole[~is_lost] - bias[None]), rtol=1e-3, atol=1e-4)
     assert scipy.stats.binomtest(int(is_lost.sum()), 100, 0.5).pvalue > 1e-3
 
 

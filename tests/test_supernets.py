@@ -330,7 +330,7 @@ class Shift(nn.Module):
 
     @nn.compact
     def __call__(self, x, tape):
-        return x + self.param("shift", nn.initializers.normal(1.0), (x.shape[-1],)).astype(x.dtype)
+        return x + self.param("shift", nn.initializers.normal(1.0), (1, 1, 1, x.shape[-1])).astype(x.dtype)
 
 
 def test_a_space_and_an_operation_of_your_own():

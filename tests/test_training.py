@@ -196,7 +196,8 @@ def test_rest_with_another_optimiser(loss_and_gradient):
     params = jax.device_get(state.params)
     state, _ = step(state, batch(0))
     _, _, gradient, _ = loss_and_gradient(params, 0)
-    updates, opt_state = tx.update(gradient, tx.init(params), params)
+    with jax.numpy_dtype_promotion("standard"):  # of optax
+        updates, opt_state = tx.update(gradient, tx.init(params), params)
     expected = optax.apply_updates(params, updates)
     expected["layer0"]["nor_conv_3x3"] = params["layer0"]["nor_conv_3x3"]
     assert_same(state.params, expected, atol=1e-4)  # Adam divides small gradients by themselves
@@ -250,6 +251,7 @@ def test_another_population_has_switches_in_loops():
     assert control_flow(step, state, SPACE) == {"cond", "scan"}
 
 
+@jax.numpy_dtype_promotion("standard")  # of optax
 def test_clip_weight_decay_and_cosine():
     """One weight of two numbers, by hand."""
     params, gradient = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([30.0, 40.0])}  # norm 50

@@ -45,7 +45,10 @@ class LoadedRow(NamedTuple):
 def score_images(logits: chex.Array, batch: ImageBatch) -> tuple[chex.Array, chex.Array]:
     """Loss and correctness [..., num_images] of logits [..., num_images, classes] on one batch; 0 outside its mask."""
     losses, correct = cross_entropy(logits, batch.labels), is_correct(logits, batch.labels)
-    return (losses, correct) if batch.mask is None else (losses * batch.mask, correct & batch.mask)
+    if batch.mask is None:
+        return losses, correct
+    mask = jnp.expand_dims(batch.mask, tuple(range(losses.ndim - 1)))
+    return losses * mask.astype(losses.dtype), correct & mask
 
 
 def rows_of(mesh: jax.sharding.Mesh | None) -> list[DeviceRow]:

@@ -17,11 +17,12 @@ def cross_entropy(logits: chex.Array, labels: chex.Array, *, label_smoothing: fl
       float [..., num_images].
     """
     log_probs = jax.nn.log_softmax(logits)
-    hit = labels[:, None] == jnp.arange(logits.shape[-1])
+    hit = jax.nn.one_hot(labels, logits.shape[-1], dtype=log_probs.dtype)
     target = hit * (1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
-    return -jnp.sum(target.astype(log_probs.dtype) * log_probs, axis=-1)
+    target = jnp.expand_dims(target, tuple(range(logits.ndim - 2)))  # the same for all architectures
+    return -jnp.sum(target * log_probs, axis=-1)
 
 
 def is_correct(logits: chex.Array, labels: chex.Array) -> chex.Array:
     """Whether the largest logit is the label's: bool [..., num_images]."""
-    return jnp.argmax(logits, axis=-1) == labels
+    return jnp.argmax(logits, axis=-1) == jnp.expand_dims(labels, tuple(range(logits.ndim - 2)))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
 from jaxnas.ops.reduction import LARGE, sum_over_images
 
@@ -156,7 +156,7 @@ def depthwise(x: chex.Array, weights: chex.Array, stride: int) -> chex.Array:
 
 
 def _depthwise(x, weights, stride):
-    return sum(part * weights[place] for place, part in shifted(x, len(weights), stride).items())
+    return sum(part * along_channels(weights[place]) for place, part in shifted(x, len(weights), stride).items())
 
 
 def _depthwise_forward(x, weights, stride):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.ops.convolution import convolve, project
-from jaxnas.ops.normalisation import Policy, Tape, relu
+from jaxnas.ops.normalisation import Policy, Tape, relu, scale_and_shift
 from jaxnas.ops.operation import Convolution, Cost, Free, Kernel, conv_cost
 
 Channels = Literal["fixed", "shuffled", "interpolated", "expanded", "disabled"]
@@ -58,7 +58,7 @@ class DynamicConvBN(nn.Module):
             if self.affine:
                 scale = self.param("scale", nn.initializers.ones, (channels,), self.policy.params)
                 bias = self.param("bias", nn.initializers.zeros, (channels,), self.policy.params)
-                x = x * scale[: self.width].astype(x.dtype) + bias[: self.width].astype(x.dtype)
+                x = scale_and_shift(x, scale[: self.width], bias[: self.width])
             x = relu(x)
         return place(x, 0, self.channels)
 
@@ -101,7 +101,7 @@ class ScaleShift(Free):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.policy.params)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params)
-        return relu(x * scale.astype(x.dtype) + bias.astype(x.dtype))
+        return relu(scale_and_shift(x, scale, bias))
 
 
 class PlaceChannels(Free):

@@ -52,8 +52,7 @@ class Tape:
             y, stats = batch_normalise(x, self.mask, self.dtype)
         else:
             stats = self.stats[:, self.size : self.size + channels]
-            scale = jax.lax.rsqrt(stats[1] + EPSILON)
-            y = (x * scale + (-stats[0] * scale)).astype(x.dtype)
+            y, _ = _standardise(x, stats)
         self.size += channels
         self.parts.append(stats)
         return y
@@ -84,6 +83,23 @@ def moments(x: chex.Array, mask: chex.Array | None) -> chex.Array:
     return jnp.stack([mean, relu(square - mean * mean)])
 
 
+def along_channels(vector: chex.Array) -> chex.Array:
+    """A number for each channel, [channels], as [1, 1, 1, channels]."""
+    return jnp.expand_dims(vector, (0, 1, 2))
+
+
+def scale_and_shift(x: chex.Array, scale: chex.Array, bias: chex.Array) -> chex.Array:
+    """x [num_images, height, width, channels] by scale and plus bias, each [channels], in the number type of x."""
+    return x * along_channels(scale.astype(x.dtype)) + along_channels(bias.astype(x.dtype))
+
+
+def _standardise(x, stats):
+    """x less its mean over its deviation, and one over the deviation, [channels]."""
+    scale = jax.lax.rsqrt(stats[1] + EPSILON)
+    y = x.astype(stats.dtype) * along_channels(scale) + along_channels(-stats[0] * scale)
+    return y.astype(x.dtype), scale
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def batch_normalise(x: chex.Array, mask: chex.Array | None, dtype: str) -> tuple[chex.Array, chex.Array]:
     """x [num_images, height, width, channels] normalised by its own moments under the mask, and these: [2, channels].
@@ -95,8 +111,7 @@ def batch_normalise(x: chex.Array, mask: chex.Array | None, dtype: str) -> tuple
 
 def _normalise_forward(x, mask, dtype):
     stats = moments(x.astype(dtype), mask)
-    scale = jax.lax.rsqrt(stats[1] + EPSILON)
-    y = (x * scale + (-stats[0] * scale)).astype(x.dtype)
+    y, scale = _standardise(x, stats)
     return (y, stats), (y, mask, scale)
 
 
@@ -110,11 +125,14 @@ def _normalise_backward(dtype, residuals, cotangents):
 
     total, total_by_y = sum_over_images(terms, y, y_cotangent)
     pixels = y.shape[1] * y.shape[2]
-    weight = 1.0 / (y.shape[0] * pixels) if mask is None else (mask / (mask.sum() * pixels))[:, None, None, None]
+    weight: float | chex.Array = 1.0 / (y.shape[0] * pixels)
+    if mask is not None:
+        weight = (mask.astype(dtype) / (mask.sum() * pixels).astype(dtype))[:, None, None, None]
     # x minus mean is y / scale: by way of the mean, and by way of the variance, each image under the mask moves all
     by_mean = mean_cotangent - scale * total
     by_variance = 2.0 * variance_cotangent / scale - scale * total_by_y
-    x_cotangent = scale * y_cotangent + weight * (by_mean + by_variance * y)
+    by_y = along_channels(by_variance) * y.astype(dtype)
+    x_cotangent = along_channels(scale) * y_cotangent.astype(dtype) + weight * (along_channels(by_mean) + by_y)
     return x_cotangent.astype(y.dtype), None
 
 
@@ -144,5 +162,5 @@ class BatchNorm(nn.Module):
             shape = (x.shape[-1],)
             scale = self.param("scale", nn.initializers.ones, shape, self.policy.params)
             bias = self.param("bias", nn.initializers.zeros, shape, self.policy.params)
-            x = x * scale.astype(x.dtype) + bias.astype(x.dtype)
+            x = scale_and_shift(x, scale, bias)
         return x

@@ -38,14 +38,16 @@ def adjacency(archs: chex.Array) -> Any:
     sources, targets = np.triu_indices(num_vertices, k=1)
     position = np.zeros((num_vertices, num_vertices), int)
     position[sources, targets] = np.arange(len(sources))
-    return (archs[..., position] > 0) & np.triu(np.ones((num_vertices, num_vertices), bool), k=1)
+    upper = np.triu(np.ones((num_vertices, num_vertices), bool), k=1)
+    return (archs[..., position] > 0) & np.expand_dims(upper, tuple(range(archs.ndim - 1)))
 
 
 def live_edges(edges: chex.Array) -> Any:
     """Of edges, bool [..., num_vertices, num_vertices], those on a way from input to output; none where there is no
     way."""
     num_vertices = edges.shape[-1]
-    reached, leading = np.arange(num_vertices) == 0, np.arange(num_vertices) == num_vertices - 1
+    vertices = np.expand_dims(np.arange(num_vertices), tuple(range(edges.ndim - 2)))
+    reached, leading = vertices == 0, vertices == num_vertices - 1
     for _ in range(num_vertices - 1):
         reached = reached | (edges & reached[..., :, None]).any(axis=-2)
         leading = leading | (edges & leading[..., None, :]).any(axis=-1)

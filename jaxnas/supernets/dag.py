@@ -23,7 +23,7 @@ from jaxnas.ops import (
     Stem,
     Zero,
 )
-from jaxnas.ops.normalisation import relu
+from jaxnas.ops.normalisation import relu, scale_and_shift
 from jaxnas.space import DagLayout, SearchSpace
 from jaxnas.supernets.dropout import make_dropout
 from jaxnas.supernets.factors import Factors
@@ -197,8 +197,9 @@ class ScaleShiftByInputs(Layer):
         if jnp.ndim(here) == 1:
             return super().__call__(params, arch, x, stats, mask, groups, keep)
         sets = [params[self.name][name] for name in list(self.candidates)[1:]]
-        scale, bias = (jnp.stack([one[leaf] for one in sets])[here - 1].astype(x.dtype) for leaf in ("scale", "bias"))
-        return jnp.where(here > 0, relu(x * scale + bias), x), jnp.zeros((2, self.stats_size), self.stats_dtype)
+        scale, bias = (jnp.stack([one[leaf] for one in sets])[here - 1] for leaf in ("scale", "bias"))
+        y = jnp.where(here > 0, relu(scale_and_shift(x, scale, bias)), x)
+        return y, jnp.zeros((2, self.stats_size), self.stats_dtype)
 
 
 def _check(space: SearchSpace, layout: DagLayout, factors: Factors) -> None:

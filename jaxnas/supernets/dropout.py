@@ -49,8 +49,8 @@ def draw_keep(dropout: Dropout, key: chex.PRNGKey, ramp: float | chex.Array, num
     if dropout.path:
         left = 1.0 - ramp * jnp.array([*dropout.path.values()])
         kept = jax.random.bernoulli(path_key, left[:, None], (len(dropout.path), num_images))
-        keep |= dict(zip(dropout.path, kept / left[:, None]))
+        keep |= dict(zip(dropout.path, kept.astype(left.dtype) / left[:, None]))
     if dropout.features:
         kept = jax.random.bernoulli(feature_key, 1.0 - dropout.features, (num_images, dropout.num_features))
-        keep["head"] = kept / (1.0 - dropout.features)
+        keep["head"] = kept.astype(jnp.float32) / (1.0 - dropout.features)
     return keep

@@ -79,14 +79,14 @@ def _decode_stage(
     channels, last = layout.width * 2**stage, layout.num_vertices - 1
     leads = edges[..., 1:-1, -1]
     degree, rank = leads.sum(axis=-1, keepdims=True), leads.cumsum(axis=-1) - leads
-    share = channels // (degree + (degree == 0))
-    of_output = (share + (rank < channels - share * degree)) * leads
+    share = channels // (degree + (degree == 0).astype(np.int32))
+    of_output = (share + (rank < channels - share * degree).astype(np.int32)) * leads
     widths = of_output
     for _ in range(last - 2):  # from the output backwards, as far as the longest way
         largest = (edges[..., 1:-1, 1:-1] * widths[..., None, :]).max(axis=-1)
         widths = of_output + (1 - leads) * largest
-    known = np.array(vertex_widths(layout, channels), np.int32)
-    width_number = (widths[..., None] < known).sum(axis=-1)
+    known = vertex_widths(layout, channels)
+    width_number = sum((widths < width).astype(np.int32) for width in known)
     slots = list(output_slots(layout, channels))
 
     columns: dict[Part, Any] = {}
@@ -96,17 +96,17 @@ def _decode_stage(
             there = there * (1 + width_number[..., target - 1])
         elif target == last and source != 0:
             is_slot = [(degree[..., 0] == d) & (rank[..., source - 1] == r) for d, r in slots]
-            there = there * sum(number * here for number, here in enumerate(is_slot, 1))
+            there = there * sum(number * here.astype(np.int32) for number, here in enumerate(is_slot, 1))
         columns[Part(stage, "edge", source, target)] = there
     for vertex in range(1, last):
-        op, used = ops[..., vertex - 1], widths[..., vertex - 1] > 0
+        used = (widths[..., vertex - 1] > 0).astype(np.int32)
         first, candidate, is_conv = 1, 0, 0
         for number, name in enumerate(space.op_names[-1]):
-            dynamic = name.startswith("conv")
-            candidate = candidate + (op == number) * (first + dynamic * width_number[..., vertex - 1])
-            is_conv = is_conv + (op == number) * dynamic
+            here, dynamic = (ops[..., vertex - 1] == number).astype(np.int32), int(name.startswith("conv"))
+            candidate = candidate + here * (first + dynamic * width_number[..., vertex - 1])
+            is_conv = is_conv + here * dynamic
             first += len(known) if dynamic else 1
         columns[Part(stage, "vertex", vertex, vertex)] = used * candidate
-        configuration = (edges[..., :vertex, vertex] * 2 ** np.arange(vertex, dtype=np.int32)).sum(axis=-1)
+        configuration = sum(edges[..., source, vertex] * 2**source for source in range(vertex))
         columns[Part(stage, "inputs", vertex, vertex)] = is_conv * configuration
     return columns

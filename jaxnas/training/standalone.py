@@ -110,7 +110,8 @@ def make_standalone(
             return jax.vmap(one)(params, keys, rows).sum()
 
         grads = jax.grad(loss_fn)(params)
-        updates, opt_state = jax.vmap(_optimiser(recipe, num_steps).update)(grads, opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
+            updates, opt_state = jax.vmap(_optimiser(recipe, num_steps).update)(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     def test(arch, params, images, test_images, test_labels):

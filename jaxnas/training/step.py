@@ -130,7 +130,8 @@ def make_train_step(
             return outcome
 
         (_, aux), grads = jax.value_and_grad(reported, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
         if idle == "rest":
             moves = moving(state.params, archs, grads)
             updates = jax.tree.map(lambda move, update: jnp.where(move, update, 0), moves, updates)
@@ -167,10 +168,10 @@ def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, mo
 
     def one(name, indices):
         num_candidates = len(supernet.layers[name].candidates)
-        takes = (indices == jnp.arange(num_candidates)[:, None]).astype(jnp.float32)
+        takes = jax.nn.one_hot(indices, num_candidates, axis=0, dtype=jnp.float32)
         count = takes.sum(axis=1)[:, None, None]
         mean = jnp.einsum("oa,ars->ors", takes, used[name].astype(jnp.float32)) / jnp.maximum(count, 1)
-        new = momentum * tracked[name] + (1 - momentum) * mean
+        new = (momentum * tracked[name]).astype(jnp.float32) + (1 - momentum) * mean
         return jnp.where(count > 0, new.astype(tracked[name].dtype), tracked[name])
 
     return {name: one(name, indices) for name, indices in supernet.taken(archs).items()}
