@@ -187,7 +187,8 @@ def make_step(supernet: Supernet, route: Route, code: np.ndarray, batch) -> tupl
             return cross_entropy(logits, batch["train"]["labels"]).mean()
 
         grads = jax.grad(loss_fn)(params)
-        updates, opt_state = tx.update(grads, opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
+            updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
     carry = (params, tx.init(params))

@@ -94,7 +94,9 @@ def test_resumed_training_equals_uninterrupted(tmp_path):
     def step_fn(state, step):
         params, opt_state, key = state
         noise = jax.random.normal(jax.random.fold_in(key, step), (8,))
-        updates, opt_state = tx.update(jax.grad(lambda x: jnp.sum((x - noise) ** 4))(params), opt_state, params)
+        gradient = jax.grad(lambda x: jnp.sum((x - noise) ** 4))(params)
+        with jax.numpy_dtype_promotion("standard"):  # of optax
+            updates, opt_state = tx.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, key
 
     initial = (jnp.ones(8), tx.init(jnp.ones(8)), jax.random.key(0))

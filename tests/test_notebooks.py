@@ -82,7 +82,8 @@ def test_links_into_the_repository_lead_somewhere(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_it_runs(name, tmp_path):
+def test_it_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # what is tested, not what is installed
     notebook = read(name, ".ipynb")
     (parameters,) = [cell for cell in notebook.cells if is_parameters(cell)]
     assigned = [target.id for line in ast.parse(parameters.source).body for target in line.targets]

@@ -58,8 +58,9 @@ def _path(folder: Path, position: int) -> Path:
 
 def _load(folder: Path, position: int) -> Arrays | None:
     """None where there is no such part, or a damaged one, which is then read again."""
-    with contextlib.suppress(Exception), np.load(_path(folder, position), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    with contextlib.suppress(Exception), _path(folder, position).open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        return {name: arrays[name] for name in arrays.files}
     return None
 
 
