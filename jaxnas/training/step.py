@@ -90,33 +90,6 @@ def make_train_step(
     if idle not in ("move", "rest"):
         raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
 
-    def moving(params, archs, grads):
-        """The tree of parameters, with whether each moves: all of a candidate do, or none. A shared one moves with
-        whoever uses it. A gradient counts as use, since landmarks and the like train candidates outside the
-        population."""
-
-        def mark(indices, index, candidate):
-            used = jnp.any(indices == index)
-            return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), candidate)
-
-        def one(reached, grads):
-            touched = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), False)
-            return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
-
-        of_candidates, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
-        marked = {
-            name: {
-                op: mark(indices, index, of_candidates[name][op])
-                for index, op in enumerate(supernet.layers[name].candidates)
-            }
-            for name, indices in supernet.taken(archs).items()
-        }
-        (reached,) = back(marked)
-        return {
-            group: {name: one(reached[group][name], grads[group][name]) for name in members}
-            for group, members in grads.items()
-        }
-
     def step(state: TrainState, batch: Batch):
         sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         archs = sampler.sample(sample_key, state.sampler_state)
@@ -133,7 +106,7 @@ def make_train_step(
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
         if idle == "rest":
-            moves = moving(state.params, archs, grads)
+            moves = _moving(supernet, state.params, archs, grads)
             updates = jax.tree.map(lambda move, update: jnp.where(move, update, 0), moves, updates)
             moves_state = optax.tree.map_params(
                 tx, lambda _, move: move, opt_state, moves, transform_non_params=lambda _: True
@@ -160,6 +133,34 @@ def make_train_step(
         return state, metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _moving(supernet: Supernet, params: Params, archs: chex.Array, grads: Params) -> Params:
+    """The tree of parameters, with whether each moves: all of a candidate do, or none. A shared one moves with
+    whoever uses it. A gradient counts as use, since landmarks and the like train candidates outside the
+    population."""
+
+    def mark(indices, index, candidate):
+        used = jnp.any(indices == index)
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), candidate)
+
+    def one(reached, grads):
+        touched = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), False)
+        return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
+
+    of_candidates, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
+    marked = {
+        name: {
+            op: mark(indices, index, of_candidates[name][op])
+            for index, op in enumerate(supernet.layers[name].candidates)
+        }
+        for name, indices in supernet.taken(archs).items()
+    }
+    (reached,) = back(marked)
+    return {
+        group: {name: one(reached[group][name], grads[group][name]) for name in members}
+        for group, members in grads.items()
+    }
 
 
 def track(supernet: Supernet, tracked: Stats, archs: chex.Array, used: Stats, momentum: float) -> Stats:
