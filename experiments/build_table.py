@@ -104,7 +104,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     )
     compared = [f"{field.name}={value}" for field, value in runs.fields(config) if field.compare]
     provenance = {
-        "source": "python -m experiments.build_table",
+        "source": f"python -m {__package__}.build_table",
         "config": ", ".join(compared),
         "seeds": f"jax.random.split(jax.random.key({problem.seed}), {config.num_seeds})",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),

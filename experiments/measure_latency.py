@@ -41,7 +41,7 @@ from .shared.problem import arch_rows
 class Config:
     """What is timed, and how often."""
 
-    space: str = "nasbench_macro"
+    space: str = "nasbench_macro"  # or of your own: package.module:object, file.py:object
     width: int | None = 16  # channels of the stem; None: the space's own
     image_size: int | None = None  # pixels; None: the space's own
     cells_per_stage: int | None = None  # for spaces of cells; chains have none
@@ -152,7 +152,7 @@ def measured_or_read(config: Config, space: SearchSpace, archs: np.ndarray, work
                 num_rounds=config.num_rounds,
                 num_runs=config.num_runs,
                 provenance={
-                    "source": "python -m experiments.measure_latency",
+                    "source": f"python -m {__package__}.measure_latency",
                     "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
                 },
                 on_program=compiling.update,

@@ -28,7 +28,7 @@ import numpy as np
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.files import replace_file
 from jaxnas.runs.command import main
-from jaxnas.space import ChainLayout, DagLayout
+from jaxnas.space import DagLayout
 from jaxnas.spaces import get_space
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
@@ -173,7 +173,7 @@ def make_variants(config: Config) -> list[Variant]:
                 f"factor {text!r} is not NAME=VALUE,VALUE with a name among {', '.join(FACTORS)}; for instance"
                 " learning_rate=0.05,0.1."
             )
-        if name == "cells_per_stage" and isinstance(space.layout, ChainLayout):
+        if name == "cells_per_stage" and name not in space.sizes:
             raise ValueError(f"factor {text!r}: {space.name} is no space of cells; its layers are all searched.")
         for word in values.split(","):
             try:

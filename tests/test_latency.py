@@ -197,4 +197,4 @@ class TestMeasuredNetworks:
         data = (data_dir / "nasbench201_latency.npz").read_bytes()
         for wrong in (b"", data[:-1], data[:700] + bytes([data[700] ^ 1]) + data[701:]):
             (tmp_path / "nasbench201_latency.npz").write_bytes(wrong)
-            refuses("not the known file", latency.read_nasbench201_latency, tmp_path, SPACES["nasbench201"])
+            refuses("not the published file", latency.read_nasbench201_latency, tmp_path, SPACES["nasbench201"])

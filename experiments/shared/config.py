@@ -15,7 +15,7 @@ from jaxnas.supernets import BatchNorm, Kernels, OpOn
 class ProblemConfig:
     """Which networks, at which size, on which images."""
 
-    space: str = "digits_chain"
+    space: str = "digits_chain"  # or of your own: package.module:object, file.py:object
     dataset: str = "digits"
     data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
     seed: int = 0  # of all that is drawn

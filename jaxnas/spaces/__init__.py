@@ -2,6 +2,7 @@
 
 from jaxnas.space import SearchSpace
 from jaxnas.spaces._digits_chain import digits_chain
+from jaxnas.spaces._imported import import_space
 from jaxnas.spaces._nasbench101 import nasbench101, nasbench101_space
 from jaxnas.spaces._nasbench201 import nasbench201
 from jaxnas.spaces._nasbench_macro import nasbench_macro
@@ -42,7 +43,20 @@ SPACES: dict[str, SearchSpace] = {
 
 
 def get_space(name: str) -> SearchSpace:
-    """The space called `name`, or a ValueError that lists the known ones."""
-    if name not in SPACES:
-        raise ValueError(f"unknown search space {name!r}; choose one of {', '.join(sorted(SPACES))}.")
-    return SPACES[name]
+    """The space called `name`, or the one of the user's own at `package.module:object` or `file.py:object`.
+
+    Raises:
+      ValueError: no such space; or it is called as a known one, whose tables it would be compared with.
+    """
+    if name in SPACES:
+        return SPACES[name]
+    if ":" not in name:
+        raise ValueError(
+            f"unknown search space {name!r}; choose one of {', '.join(sorted(SPACES))}, or name one of your own as"
+            " package.module:object or file.py:object."
+        )
+    space = import_space(name)
+    known = SPACES.get(space.name)
+    if known is not None and known.fingerprint != space.fingerprint:
+        raise ValueError(f"space {name!r} is called {space.name}, as one with other operations; give it another name.")
+    return space

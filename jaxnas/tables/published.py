@@ -95,7 +95,8 @@ def _read_embedded(space: SearchSpace) -> Table:
 def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLike | None) -> Table:
     published = PUBLISHED.get((space.name, dataset))
     own_name = f"{space.name}_{dataset.replace('/', '-')}.npz"
-    wanted = f"{published.file_name}, {published.source}" if published else f"{own_name}, a file of write_table"
+    made = f"{own_name}, which the experiment build_table writes, given the same --space and --dataset"
+    wanted = f"{published.file_name}, {published.source}" if published else made
     if not folder:
         raise ValueError(
             f"{space.name} on {dataset}: the table ({wanted}) is not part of the package; name its folder with data_dir"
@@ -161,15 +162,21 @@ PUBLISHED = {
 
 
 def _read_published(path: Path, published: Published, space: SearchSpace) -> Table:
+    table = published.decode(read_as_published(path, published.sha256, published.source), space)
+    about = {"source": published.source, "file": published.file_name, "sha256": published.sha256}
+    return table._replace(provenance=about)
+
+
+def read_as_published(path: Path, sha256: str, source: str) -> bytes:
+    """The content of a file that somebody published, or a ValueError where it isn't the one of that checksum."""
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    if digest != published.sha256:
+    if digest != sha256:
         raise ValueError(
             f"{path}: not the published file or not all of it ({len(data)} bytes, sha256 {digest[:12]}..., expected"
-            f" {published.sha256[:12]}...); take it again from {published.source}."
+            f" {sha256[:12]}...); take it again from {source}."
         )
-    table = published.decode(data, space)
-    return table._replace(provenance={"source": published.source, "file": published.file_name, "sha256": digest})
+    return data
 
 
 def _codes_by_name(space: SearchSpace, published_ops: Sequence[str], codes: np.ndarray) -> np.ndarray:
