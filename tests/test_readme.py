@@ -23,6 +23,13 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md"]
 FOLDERS = "|".join(("benchmarks", "constraints", "docs", "experiments", "jaxnas", "notebooks", "tests"))
 
 
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    """What a reader tries runs with JAX's defaults, not with the suite's strict settings."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def test_library_example_ranks_a_population(capsys):
     assert len(LIBRARY_EXAMPLE.splitlines()) <= 15
     assert LIBRARY_EXAMPLE.count("space, 32)") == 1
