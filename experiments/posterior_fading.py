@@ -46,6 +46,7 @@ from jaxnas.spaces import get_space
 from jaxnas.supernets import Supernet, make_supernet
 from jaxnas.tables import Table
 from jaxnas.training import (
+    batches,
     fit,
     init_train_state,
     make_cross_entropy_loss,
@@ -57,7 +58,6 @@ from jaxnas.training import (
 
 from .shared.config import ProblemConfig
 from .shared.problem import arch_rows, load_images, resize
-from .shared.supernet import batches
 
 COLUMNS = ("gap", "agreement", "tau")
 UNITS = {"loss": "nats", "accuracy": "fraction", "predictions": "class"}

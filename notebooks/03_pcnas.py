@@ -45,7 +45,7 @@ NUM_VALID = 300  # images held out of training, on which architectures are score
 # %% [markdown]
 # ## A limit, and what it leaves
 #
-# `digits_chain` has five choices of three operations: 243 architectures, each a code of five integers. `make_region`
+# `digits_chain` has five choices of three operations: 243 architectures, each a code of five integers. `Region`
 # counts those within a limit without listing them, and draws from them uniformly without trial and error, also where
 # some choices are decided already (`OPEN`, −1, stands for those that aren't).
 
@@ -56,11 +56,12 @@ import numpy as np
 
 from jaxnas import datasets, make_evaluator, make_supernet, plotting, tables, training
 from jaxnas.costs import limits
-from jaxnas.search import drawn, drawn_sampler, pcnas, regions
+from jaxnas.samplers import replay, replayed
+from jaxnas.search import pcnas, regions
 from jaxnas.spaces import digits_chain
 
 limit = limits.parse("macs:50e3", digits_chain)
-region = regions.make_region(digits_chain, limit)
+region = regions.Region(digits_chain, limit)
 low, high = region.bounds()
 print(f"architectures have {low:,.0f} to {high:,.0f} MACs; {region.count()} of {digits_chain.size} meet {limit}")
 begun = np.array([2, 2, regions.OPEN, regions.OPEN, regions.OPEN])
@@ -88,14 +89,14 @@ print(f"{len(extension.archs)} completions to score, such as {extension.archs[0]
 # %% [markdown]
 # ## Train, choose, train
 #
-# The super-net is trained as any other, one architecture a step. `drawn_sampler` replays what `draw` drew.
+# The super-net is trained as any other, one architecture a step. `replayed` replays what `draw` drew.
 
 # %%
 data = datasets.load("digits", num_train=600, num_valid=NUM_VALID)
 supernet = make_supernet(digits_chain)
 num_steps = NUM_WARM_UP_STEPS + digits_chain.num_choices * NUM_INTERVAL_STEPS
 populations = max(NUM_WARM_UP_STEPS, NUM_INTERVAL_STEPS)
-sampler = drawn_sampler(digits_chain, num_archs=1, num_steps=populations)
+sampler = replayed(digits_chain, num_archs=1, num_steps=populations)
 tx = training.sgd(0.1, num_steps=num_steps, weight_decay=5e-4)
 preprocess = training.make_preprocess(data.mean, data.std, crop=1)
 loss_fn = training.make_cross_entropy_loss(supernet, preprocess=preprocess)
@@ -111,7 +112,7 @@ def batch_at(number: int) -> training.Batch:
 
 def train(trained, state, num_steps):
     """`num_steps` more, on completions of the pool."""
-    trained = trained._replace(sampler_state=drawn(search.draw(state, populations), num_archs=1))
+    trained = trained._replace(sampler_state=replay(search.draw(state, populations), num_archs=1))
     return training.fit(step, trained, batch_at, int(trained.step) + num_steps)
 
 

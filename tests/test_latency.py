@@ -11,7 +11,7 @@ from jaxnas import tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.costs import arch_costs, latency, make_limit, parse, table_costs
 from jaxnas.costs.latency import Calibration, Setting
-from jaxnas.search.regions import make_region
+from jaxnas.search.regions import Region
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
@@ -61,11 +61,11 @@ def test_what_is_written_is_read(path):
 
 def test_a_limit_by_a_table(path):
     costs = latency.operation_costs(SPACE, latency.read_operations_table(path, SPACE))
-    region = make_region(SPACE, parse("latency_ms:13", SPACE, {"latency_ms": costs}))
+    region = Region(SPACE, parse("latency_ms:13", SPACE, {"latency_ms": costs}))
     assert region.members().tolist() == [[0, 0], [1, 0]]
     refuses(
         "toy: no architecture meets latency_ms <= 10.5; the smallest possible is 11",
-        make_region(SPACE, parse("latency_ms:10.5", SPACE, {"latency_ms": costs})).members,
+        Region(SPACE, parse("latency_ms:10.5", SPACE, {"latency_ms": costs})).members,
     )
 
 
@@ -188,7 +188,7 @@ class TestMeasuredNetworks:
         macs = arch_costs(space, measured.archs).macs
         assert scipy.stats.spearmanr(measured.columns["latency_ms_pixel3"], macs).statistic > 0.8  # rows and codes fit
         costs = latency.measured_costs(space, measured, "latency_ms_titanxp_1")
-        region = make_region(space, make_limit(space, "latency_ms", 4.0, costs))
+        region = Region(space, make_limit(space, "latency_ms", 4.0, costs))
         assert region.count() == (measured.columns["latency_ms_titanxp_1"] <= 4.0).sum()
         assert costs(region.sample(np.random.default_rng(0), 50)).max() <= 4.0
 

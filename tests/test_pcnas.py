@@ -14,7 +14,8 @@ from jaxnas.codes import enumerate_archs
 from jaxnas.costs import cost_table, make_limit, parse, table_costs
 from jaxnas.costs.latency import measured_costs, read_nasbench201_latency
 from jaxnas.evaluation import is_correct, make_evaluator
-from jaxnas.search import PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.samplers import replay, replayed
+from jaxnas.search import PcnasState, pcnas
 from jaxnas.search.regions import OPEN
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
@@ -284,9 +285,9 @@ def test_bad_settings_and_scores():
 
 def test_the_sampler_goes_through_the_draws():
     archs = np.arange(24).reshape(8, 3) % 2
-    sampler = drawn_sampler(toy(2, 2, 2), num_archs=2, num_steps=4)
+    sampler = replayed(toy(2, 2, 2), num_archs=2, num_steps=4)
     assert sampler.init(KEY).archs.shape == (4, 2, 3)
-    state, seen = drawn(archs, num_archs=2, first=1), []
+    state, seen = replay(archs, num_archs=2, first=1), []
     sample, update = jax.jit(sampler.sample), jax.jit(sampler.update)
     for _ in range(4):
         seen.append(sample(KEY, state))
@@ -294,4 +295,4 @@ def test_the_sampler_goes_through_the_draws():
     np.testing.assert_array_equal(np.concatenate(seen), np.concatenate([archs[2:], archs[:2]]))
     assert int(state.next) == 5
     with pytest.raises(ValueError, match="at least 1, got 0 and 4"):
-        drawn_sampler(toy(2), num_archs=0, num_steps=4)
+        replayed(toy(2), num_archs=0, num_steps=4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxnas.codes import enumerate_archs, to_index
 from jaxnas.costs import arch_costs, cost_table, make_limit, parse, table_costs
-from jaxnas.search.regions import OPEN, make_region
+from jaxnas.search.regions import OPEN, Region
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES, chain_space
 
@@ -55,7 +55,7 @@ def test_exactly_the_feasible_completions(case, max_sums, is_additive, seed):
     space, table, partial, value = case
     costs = functools.partial(table_costs, table)
     limit = make_limit(space, "cost", value, table if is_additive else costs)
-    region = make_region(space, limit, max_sums=max_sums)
+    region = Region(space, limit, max_sums=max_sums)
     everything = completions(space, partial)
     feasible = everything[costs(everything) <= value]
     assert region.count(partial) == len(feasible)
@@ -82,12 +82,12 @@ def test_limits_that_one_architecture_meets_and_that_none_does(case, seed):
         return
     costs = table_costs(table, archs)
     cheapest = archs[costs == costs.min()]
-    region = make_region(space, make_limit(space, "cost", costs.min(), table))
+    region = Region(space, make_limit(space, "cost", costs.min(), table))
     assert region.count() == len(cheapest)
     assert set(map(tuple, region.sample(np.random.default_rng(seed), 5))) <= set(map(tuple, cheapest))
     below = make_limit(space, "cost", np.nextafter(costs.min(), -np.inf), table)
     with pytest.raises(ValueError, match="the smallest possible is ") as caught:
-        make_region(space, below).sample(np.random.default_rng(seed), 1)
+        Region(space, below).sample(np.random.default_rng(seed), 1)
     assert float(str(caught.value).rsplit(" ", 1)[1].rstrip(".")) == costs.min()
 
 
@@ -95,8 +95,8 @@ def test_a_limit_just_below_zero():
     """Over the quantum of large costs it would round to 0."""
     space = toy(2)
     limit = make_limit(space, "cost", -5e-324, cost_table(space, [[0, 2.0**60]]))
-    assert make_region(space, limit).count() == 0
-    assert make_region(space, limit._replace(value=0.0)).members().tolist() == [[0]]
+    assert Region(space, limit).count() == 0
+    assert Region(space, limit._replace(value=0.0)).members().tolist() == [[0]]
 
 
 WALK = toy(3, 2, 4, 3, 3, is_valid=None)
@@ -122,7 +122,7 @@ def test_draws_are_uniform(route, settings_of_region, partial, share):
     value = np.quantile(costs, share)
     is_additive = route not in ("listed", "rejection")
     cost = WALK_TABLE if is_additive else functools.partial(table_costs, WALK_TABLE)
-    region = make_region(WALK, make_limit(WALK, "cost", value, cost), **settings_of_region)
+    region = Region(WALK, make_limit(WALK, "cost", value, cost), **settings_of_region)
     feasible = to_index(WALK, everything[costs <= value])
     assert len(feasible) > 4
     drawn = to_index(WALK, region.sample(np.random.default_rng(1), 50 * len(feasible), partial))
@@ -132,7 +132,7 @@ def test_draws_are_uniform(route, settings_of_region, partial, share):
 
 
 def test_a_draw_is_a_function_of_the_generator():
-    region = make_region(WALK, make_limit(WALK, "cost", 20, WALK_TABLE))
+    region = Region(WALK, make_limit(WALK, "cost", 20, WALK_TABLE))
     first, again, other = (region.sample(np.random.default_rng(seed), 20) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -147,7 +147,7 @@ class TestLargeSpaces:
     most = table.fixed + table.per_op.max(axis=1).sum()
 
     def region(self, value):
-        return make_region(self.space, make_limit(self.space, "latency_ms", value, self.table), max_sums=2**12)
+        return Region(self.space, make_limit(self.space, "latency_ms", value, self.table), max_sums=2**12)
 
     @pytest.mark.parametrize("share", [0.05, 0.4, 0.9])
     def test_draws_meet_the_limit_and_use_it(self, share):
@@ -177,9 +177,9 @@ class TestLargeSpaces:
 
     def test_counts_beyond_int64(self):
         space = toy(*[8] * 24)  # 2^72 codes
-        region = make_region(space, make_limit(space, "macs", 1, cost_table(space, np.zeros((24, 8)))))
-        assert region.count() == make_region(space).count() == 8**24
-        archs = make_region(space).sample(np.random.default_rng(0), 4000)
+        region = Region(space, make_limit(space, "macs", 1, cost_table(space, np.zeros((24, 8)))))
+        assert region.count() == Region(space).count() == 8**24
+        archs = Region(space).sample(np.random.default_rng(0), 4000)
         for column in archs.T:
             assert scipy.stats.chisquare(np.bincount(column, minlength=8)).pvalue > 1e-5
 
@@ -187,12 +187,12 @@ class TestLargeSpaces:
         """A limit by a function that hardly any code meets is given up, in one line."""
         limit = make_limit(self.space, "joules", 0, lambda archs: archs.sum(axis=1))
         with pytest.raises(ValueError, match=r"toy: of \d+ draws only 0 meet joules <= 0, 1 are wanted; loosen"):
-            make_region(self.space, limit).sample(np.random.default_rng(0), 1)
+            Region(self.space, limit).sample(np.random.default_rng(0), 1)
         with pytest.raises(
             ValueError,
             match=r"toy: 3656158440062976 .* at most 65536; `sample` draws from them by rej",
         ):
-            make_region(self.space, limit).members()
+            Region(self.space, limit).members()
 
     def test_a_prefix_that_cannot_be_completed_is_recognised(self):
         partial = np.full(20, OPEN)
@@ -208,7 +208,7 @@ def test_published_macs():
     space = SPACES["nasbench_macro"]
     archs = enumerate_archs(space)
     feasible = archs[arch_costs(space, archs).macs <= 50e6]  # equal to the published figures, see test_costs
-    np.testing.assert_array_equal(make_region(space, parse("macs:50e6", space)).members(), feasible)
+    np.testing.assert_array_equal(Region(space, parse("macs:50e6", space)).members(), feasible)
 
 
 class TestRefusals:
@@ -224,7 +224,8 @@ class TestRefusals:
         ],
     )
     def test_partials_that_are_none(self, partial, message):
-        for function in make_region(self.space)[3:6]:
+        region = Region(self.space)
+        for function in (region.bounds, region.count, region.members):
             with pytest.raises(ValueError, match=message):
                 function(np.array(partial))
 
@@ -235,11 +236,11 @@ class TestRefusals:
             rf"digits: no architecture of 2 2 \? \? \? meets macs <= 40000; the smallest possible is {smallest:.0f}\."
         )
         with pytest.raises(ValueError, match=message):
-            make_region(self.space, limit).sample(np.random.default_rng(0), 1, np.array([2, 2, -1, -1, -1]))
+            Region(self.space, limit).sample(np.random.default_rng(0), 1, np.array([2, 2, -1, -1, -1]))
 
     def test_nothing_exists(self):
         empty = toy(2, 2, is_valid=lambda archs: np.zeros(len(archs), bool))
         for limit in (None, make_limit(empty, "cost", 1, cost_table(empty, np.zeros((2, 2))))):
             with pytest.raises(ValueError, match="toy: no architecture"):
-                make_region(empty, limit).sample(np.random.default_rng(0), 1)
-            assert make_region(empty, limit).count() == 0
+                Region(empty, limit).sample(np.random.default_rng(0), 1)
+            assert Region(empty, limit).count() == 0

@@ -23,7 +23,7 @@ from jaxnas.costs import arch_costs, op_costs, parse
 from jaxnas.costs.latency import Setting, operations_table
 from jaxnas.runs import command
 from jaxnas.search import pcnas as narrow
-from jaxnas.search.regions import make_region
+from jaxnas.search.regions import Region
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 
@@ -69,7 +69,7 @@ def test_presets_leave_something_to_search(name, preset):
     config = EXPERIMENTS[name].PRESETS[preset]
     values = runs.flat(config)
     space = SPACES[values["space"]]
-    region = make_region(space, parse(config.limit, space))
+    region = Region(space, parse(config.limit, space))
     assert config.pool_size <= region.count() < space.size
     assert config.num_retrained <= config.pool_size + 2
     assert (values["num_eval_images"] or values["num_valid"]) <= values["num_valid"]

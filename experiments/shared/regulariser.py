@@ -12,12 +12,12 @@ from jaxnas import costs, ranking, runs, tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
 from jaxnas.supernets import Supernet
-from jaxnas.training import landmarks, make_preprocess
+from jaxnas.training import batches, landmarks, make_preprocess
 from jaxnas.training.schedules import SCHEDULES
 
 from .config import ProblemConfig, RankedConfig, ScoringConfig, TrainingConfig
 from .problem import Problem
-from .supernet import TrainingSetup, batches, make_setup
+from .supernet import TrainingSetup, make_setup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,14 +21,15 @@ from tqdm import tqdm
 from jaxnas import runs, tables
 from jaxnas.costs import latency, limits
 from jaxnas.files import replace_file
-from jaxnas.search import Pcnas, PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.samplers import replay, replayed
+from jaxnas.search import Pcnas, PcnasState, pcnas
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.training import TrainState, init_train_state
+from jaxnas.training import TrainState, batches, init_train_state
 
 from .config import SupernetConfig
 from .problem import load_images, resize
-from .supernet import Score, TrainingSetup, batches, build, make_score, make_setup
+from .supernet import Score, TrainingSetup, build, make_score, make_setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ def prepare(config: SearchConfig) -> Task:
     data = load_images(config.problem, published)
     space = resize(config.problem, published, data)
     supernet = build(config.network, space)
-    sampler = drawn_sampler(space, num_archs=config.num_archs, num_steps=populations)
+    sampler = replayed(space, num_archs=config.num_archs, num_steps=populations)
     setup = make_setup(config.training, supernet, data, sampler)
     score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
     return Task(published, space, search, setup, score, ends, populations)
@@ -189,7 +190,7 @@ def train(
     data = task.setup.data
     trained = runs.resumable(
         task.setup.step,
-        state._replace(sampler_state=drawn(codes, num_archs=config.num_archs)),
+        state._replace(sampler_state=replay(codes, num_archs=config.num_archs)),
         batches(_keys(config)[1], data.train_images, data.train_labels, config.training.batch_size),
         task.ends[number],
         folder,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,9 @@ from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.training import (
     LossFn,
     TrainState,
+    TrainStep,
     add_losses,
+    batches,
     init_train_state,
     make_cross_entropy_loss,
     make_preprocess,
@@ -42,7 +43,7 @@ class TrainingSetup(NamedTuple):
     data: Dataset
     sampler: Sampler
     tx: optax.GradientTransformation
-    step: Callable
+    step: TrainStep
 
 
 def build(config: NetworkConfig, space: SearchSpace) -> Supernet:
@@ -93,35 +94,6 @@ def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, prog
         return evaluator.evaluate(state.params, archs, images[:first], labels[:first], bar=bar, **extra)
 
     return score
-
-
-def batches(
-    key: chex.PRNGKey, images: np.ndarray, labels: np.ndarray, batch_size: int, *, split: str = "train"
-) -> Callable[[int], dict]:
-    """step -> {split: batch}: each epoch is a permutation that `fold_in(key, epoch)` draws; the last few images of
-    an epoch that fill no batch are left out of it."""
-    if len(images) < batch_size:
-        kind = {"train": "training", "valid": "validation"}[split]
-        raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} {kind} images.")
-    per_epoch = len(images) // batch_size
-    on_device = jnp.asarray(images), jnp.asarray(labels)
-    permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), len(images)))
-    take = jax.jit(
-        lambda images, labels, order, start: tuple(
-            array[jax.lax.dynamic_slice(order, (start,), (batch_size,))] for array in (images, labels)
-        )
-    )
-    current: tuple[int, chex.Array] | None = None
-
-    def batch_at(step: int) -> dict:
-        nonlocal current
-        epoch, number = divmod(step, per_epoch)
-        if current is None or current[0] != epoch:
-            current = (epoch, permute(epoch))
-        x, y = take(*on_device, current[1], number * batch_size)
-        return {split: {"images": x, "labels": y}}
-
-    return batch_at
 
 
 def make_setup(

@@ -1,7 +1,9 @@
 """Scoring many sub-networks of one super-net on the same images."""
 
 import contextlib
+import functools
 import time
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 import chex
@@ -10,11 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnas import codes
-from jaxnas.evaluation.batches import LoadedRow, load_row, rows_of
+from jaxnas.evaluation.batches import DeviceRow, LoadedRow, load_row, rows_of
 from jaxnas.evaluation.calls import make_calls
 from jaxnas.evaluation.graph import make_graph_route
 from jaxnas.evaluation.planning import Plan, Planner, make_planner
-from jaxnas.evaluation.route import Unit, ordered_map
+from jaxnas.evaluation.route import Route, Unit, ordered_map
 from jaxnas.supernets import Params, Stats, Supernet
 
 Strategy = Literal["auto", "mask", "serial", "dispatch", "graph"]
@@ -161,49 +163,20 @@ def make_evaluator(
         rows=len(rows),
         devices=1 if mesh is None else mesh.devices.shape[1],
     )
-    calls, graph, view = make_calls(supernet), make_graph_route(supernet), jax.jit(supernet.view)
-
-    def prepare(archs: chex.ArrayNumpy, num_images: int) -> Population:
-        checked = codes.check(supernet.space, archs)
-        made = plan(len(checked), num_images)
-        if made.strategy == "dispatch" and groups == "balanced":
-            _check_balanced(supernet, checked)
-        route = graph if made.strategy == "graph" else calls
-        return Population(checked, num_images, made, route(checked, made))
-
-    def evaluate(params, archs, images, labels, *, stats=None, calibration_images=None, bar=None) -> Scores:
-        _check_images(supernet, "images", images)
-        _check_labels(supernet, labels, len(images))
-        _check_given(bn_mode, stats, calibration_images)
-        population = archs if isinstance(archs, Population) else prepare(archs, len(images))
-        if population.num_images != len(images):
-            raise ValueError(
-                f"the population was prepared for {population.num_images} images, got {len(images)}; prepare it anew."
-            )
-        if calibration_images is not None:
-            _check_images(supernet, "calibration_images", calibration_images)
-        made = population.plan
-        if made.strategy == "graph":
-            params = view(params)
-        given = params, images, labels, stats, calibration_images, images_per_call
-        loaded = [load_row(row, made, *given) for row in rows]
-        shown = tqdm(total=len(population.archs), unit="arch", disable=not progress) if bar is None else bar
-        with shown if bar is None else contextlib.nullcontext():
-            loss, accuracy, image_loss, image_correct = _run(population, loaded, shown, per_image)
-        return Scores(
-            archs=population.archs,
-            loss=loss,
-            accuracy=accuracy,
-            num_images=len(images),
-            bn_mode=bn_mode,
-            images_per_call=made.images_per_call,
-            num_calibration_images=0 if calibration_images is None else len(calibration_images),
-            strategy=made.strategy,
-            image_loss=image_loss if per_image else None,
-            image_correct=image_correct if per_image else None,
-        )
-
-    return Evaluator(evaluate, plan, prepare)
+    engine = _Engine(
+        supernet,
+        plan,
+        bn_mode,
+        groups,
+        images_per_call,
+        rows,
+        make_calls(supernet),
+        make_graph_route(supernet),
+        jax.jit(supernet.view),
+        per_image,
+        progress,
+    )
+    return Evaluator(functools.partial(_evaluate, engine), plan, functools.partial(_prepare, engine))
 
 
 def work(supernet: Supernet, population: Population) -> tuple[float, float]:
@@ -216,6 +189,66 @@ def work(supernet: Supernet, population: Population) -> tuple[float, float]:
     taken = supernet.taken(population.archs).items()
     needed = sum(supernet.layers[name].costs.macs[indices].sum() for name, indices in taken)
     return float(needed), sum(unit.macs() for unit in population.units)
+
+
+class _Engine(NamedTuple):
+    """What `make_evaluator` decided once."""
+
+    supernet: Supernet
+    plan: Planner
+    bn_mode: BNMode
+    groups: int | str
+    images_per_call: int
+    rows: list[DeviceRow]
+    calls: Route
+    graph: Route
+    view: Callable[[Params], Params]
+    per_image: bool
+    progress: bool
+
+
+def _prepare(engine: _Engine, archs: chex.ArrayNumpy, num_images: int) -> Population:
+    checked = codes.check(engine.supernet.space, archs)
+    made = engine.plan(len(checked), num_images)
+    if made.strategy == "dispatch" and engine.groups == "balanced":
+        _check_balanced(engine.supernet, checked)
+    route = engine.graph if made.strategy == "graph" else engine.calls
+    return Population(checked, num_images, made, route(checked, made))
+
+
+def _evaluate(
+    engine: _Engine, params, archs, images, labels, *, stats=None, calibration_images=None, bar=None
+) -> Scores:
+    _check_images(engine.supernet, "images", images)
+    _check_labels(engine.supernet, labels, len(images))
+    _check_given(engine.bn_mode, stats, calibration_images)
+    population = archs if isinstance(archs, Population) else _prepare(engine, archs, len(images))
+    if population.num_images != len(images):
+        raise ValueError(
+            f"the population was prepared for {population.num_images} images, got {len(images)}; prepare it anew."
+        )
+    if calibration_images is not None:
+        _check_images(engine.supernet, "calibration_images", calibration_images)
+    made = population.plan
+    if made.strategy == "graph":
+        params = engine.view(params)
+    given = params, images, labels, stats, calibration_images, engine.images_per_call
+    loaded = [load_row(row, made, *given) for row in engine.rows]
+    shown = tqdm(total=len(population.archs), unit="arch", disable=not engine.progress) if bar is None else bar
+    with shown if bar is None else contextlib.nullcontext():
+        loss, accuracy, image_loss, image_correct = _run(population, loaded, shown, engine.per_image)
+    return Scores(
+        archs=population.archs,
+        loss=loss,
+        accuracy=accuracy,
+        num_images=len(images),
+        bn_mode=engine.bn_mode,
+        images_per_call=made.images_per_call,
+        num_calibration_images=0 if calibration_images is None else len(calibration_images),
+        strategy=made.strategy,
+        image_loss=image_loss if engine.per_image else None,
+        image_correct=image_correct if engine.per_image else None,
+    )
 
 
 def _run(population: Population, loaded: list[LoadedRow], bar: tqdm, per_image: bool):

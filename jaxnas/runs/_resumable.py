@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from jaxnas.runs import checkpoint
 from jaxnas.runs.rows import csv_metrics, read_rows
-from jaxnas.training import TrainState, fit
-from jaxnas.training.losses import Batch
+from jaxnas.training import BatchAt, Callback, TrainState, TrainStep, fit
 
 
 class Trained(NamedTuple):
@@ -28,9 +27,9 @@ class Trained(NamedTuple):
 
 
 def resumable(
-    step: Callable,
+    step: TrainStep,
     state: TrainState,
-    batch_at: Callable[[int], Batch],
+    batch_at: BatchAt,
     num_steps: int,
     folder: str | os.PathLike,
     *,
@@ -38,7 +37,7 @@ def resumable(
     checkpoint_every: int = 200,
     report_every: int = 20,
     report_also_at: Collection[int] = (),
-    callbacks: Iterable[Callable[[int, dict[str, float], TrainState], None]] = (),
+    callbacks: Iterable[Callback] = (),
     start: str | os.PathLike | None = None,
     keep: int = 2,
     label: str = "train",

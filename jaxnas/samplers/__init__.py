@@ -1,12 +1,27 @@
 """Samplers of training populations, by name: `SAMPLERS[name](space, num_archs=...)`; `restricted` wants to be told
-which part of the space besides."""
+which part of the space besides, `replayed` takes populations drawn elsewhere."""
 
 from jaxnas.samplers._distinct import distinct
 from jaxnas.samplers._fair import fair
+from jaxnas.samplers._replayed import Replay, replay, replayed
 from jaxnas.samplers._restricted import check_allowed, restricted
 from jaxnas.samplers._uniform import listed, uniform
-from jaxnas.samplers.sampler import Sampler, tile_of
+from jaxnas.samplers.sampler import Sampler, SamplerFactory, tile_of
 
-SAMPLERS = {"uniform": uniform, "fair": fair, "distinct": distinct}
+SAMPLERS: dict[str, SamplerFactory] = {"uniform": uniform, "fair": fair, "distinct": distinct}
 
-__all__ = ["SAMPLERS", "Sampler", "check_allowed", "distinct", "fair", "listed", "restricted", "tile_of", "uniform"]
+__all__ = [
+    "SAMPLERS",
+    "Replay",
+    "Sampler",
+    "SamplerFactory",
+    "check_allowed",
+    "distinct",
+    "fair",
+    "listed",
+    "replay",
+    "replayed",
+    "restricted",
+    "tile_of",
+    "uniform",
+]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.codes import enumerate_archs
-from jaxnas.samplers.sampler import Sampler, tile_of
+from jaxnas.samplers.sampler import Sampler, drawing
 from jaxnas.space import SearchSpace
 
 
@@ -22,8 +22,6 @@ def distinct(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
     Raises:
       ValueError: num_archs below 1, or a space of more codes than can be enumerated.
     """
-    if num_archs < 1:
-        raise ValueError(f"distinct: num_archs must be at least 1, got {num_archs}.")
     codes = enumerate_archs(space)
     _, network, counts = np.unique(space.isomorphs(codes), axis=0, return_inverse=True, return_counts=True)
     codes = codes[np.argsort(network.ravel(), kind="stable")]  # those of one network side by side
@@ -37,9 +35,4 @@ def distinct(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
         )
         return jnp.asarray(codes)[rows]
 
-    return Sampler(
-        init=lambda key: (),
-        sample=sample,
-        update=lambda state, archs, losses: state,
-        groups=tile_of(space, num_archs),
-    )
+    return drawing("distinct", space, num_archs, sample)

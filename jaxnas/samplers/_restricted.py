@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.samplers.sampler import Sampler, tile_of
+from jaxnas.samplers.sampler import Sampler, drawing
 from jaxnas.space import SearchSpace
 
 
@@ -23,19 +23,12 @@ def restricted(space: SearchSpace, allowed: chex.ArrayNumpy, *, num_archs: int =
       ValueError: see `check_allowed`; num_archs below 1.
     """
     begin = check_allowed(space, allowed)
-    if num_archs < 1:
-        raise ValueError(f"restricted: num_archs must be at least 1, got {num_archs}.")
 
     def sample(key: chex.PRNGKey, allowed: chex.Array) -> chex.Array:
         draws = jax.random.uniform(key, (num_archs, *begin.shape))
         return jnp.argmax(jnp.where(allowed, draws, -1.0), axis=-1).astype(jnp.int32)
 
-    return Sampler(
-        init=lambda key: jnp.asarray(begin),
-        sample=sample,
-        update=lambda state, archs, losses: state,
-        groups=tile_of(space, num_archs),
-    )
+    return drawing("restricted", space, num_archs, sample, init=lambda key: jnp.asarray(begin))
 
 
 def check_allowed(space: SearchSpace, allowed: chex.ArrayNumpy) -> np.ndarray:

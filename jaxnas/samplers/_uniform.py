@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxnas.codes import check
 from jaxnas.codes import sample as sample_archs
-from jaxnas.samplers.sampler import Sampler, tile_of
+from jaxnas.samplers.sampler import Sampler, drawing
 from jaxnas.space import SearchSpace
 
 
@@ -21,8 +21,6 @@ def uniform(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
     Raises:
       ValueError: no architectures, or a space that cannot tell while traced which codes exist.
     """
-    if num_archs < 1:
-        raise ValueError(f"uniform: num_archs must be at least 1, got {num_archs}.")
     try:
         jax.eval_shape(space.is_valid, jax.ShapeDtypeStruct((1, space.num_choices), "int32"))
     except jax.errors.TracerArrayConversionError:
@@ -42,12 +40,7 @@ def uniform(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
             return sample_archs(key, space, num_archs)
         return jax.vmap(draw_valid)(jax.random.split(key, num_archs))
 
-    return Sampler(
-        init=lambda key: (),
-        sample=sample,
-        update=lambda state, archs, losses: state,
-        groups=tile_of(space, num_archs),
-    )
+    return drawing("uniform", space, num_archs, sample)
 
 
 def listed(space: SearchSpace, archs: chex.ArrayNumpy, *, num_archs: int = 1) -> Sampler:
@@ -63,12 +56,9 @@ def listed(space: SearchSpace, archs: chex.ArrayNumpy, *, num_archs: int = 1) ->
     Raises:
       ValueError: an architecture that is not in the space, or no list.
     """
-    if num_archs < 1:
-        raise ValueError(f"listed: num_archs must be at least 1, got {num_archs}.")
     codes = jnp.asarray(check(space, archs))
-    return Sampler(
-        init=lambda key: (),
-        sample=lambda key, state: codes[jax.random.randint(key, (num_archs,), 0, len(codes))],
-        update=lambda state, archs, losses: state,
-        groups=tile_of(space, num_archs),
-    )
+
+    def sample(key: chex.PRNGKey, state: tuple) -> chex.Array:
+        return codes[jax.random.randint(key, (num_archs,), 0, len(codes))]
+
+    return drawing("listed", space, num_archs, sample)

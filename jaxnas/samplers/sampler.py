@@ -1,7 +1,7 @@
 """The contract of architecture samplers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 
@@ -24,6 +24,29 @@ class Sampler(NamedTuple):
     sample: Callable[[chex.PRNGKey, Any], chex.Array]
     update: Callable[[Any, chex.Array, chex.Array], Any]
     groups: Groups
+
+
+class SamplerFactory(Protocol):
+    """What `SAMPLERS` holds: from a space to a sampler of so many architectures a step; each has a default."""
+
+    def __call__(self, space: SearchSpace, *, num_archs: int = ...) -> Sampler: ...
+
+
+def drawing(
+    name: str,
+    space: SearchSpace,
+    num_archs: int,
+    sample: Callable[[chex.PRNGKey, Any], chex.Array],
+    init: Callable[[chex.PRNGKey], Any] = lambda key: (),
+) -> Sampler:
+    """A sampler that draws architectures independently and learns nothing; `sample` and `init` are those of `Sampler`.
+
+    Raises:
+      ValueError: num_archs below 1; `name` is the sampler's.
+    """
+    if num_archs < 1:
+        raise ValueError(f"{name}: num_archs must be at least 1, got {num_archs}.")
+    return Sampler(init, sample, lambda state, archs, losses: state, tile_of(space, num_archs))
 
 
 def tile_of(space: SearchSpace, num_archs: int) -> int:

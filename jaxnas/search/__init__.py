@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from jaxnas.search._evolution import evolution
-from jaxnas.search._pcnas import Drawn, Extension, Pcnas, PcnasState, drawn, drawn_sampler, pcnas
+from jaxnas.search._pcnas import Extension, Pcnas, PcnasState, pcnas
 from jaxnas.search._spos import spos
 from jaxnas.search.random import random_search
 from jaxnas.search.search import Search, SearchState, host_rng
@@ -12,14 +12,11 @@ SEARCHES: dict[str, Callable[..., Search]] = {"random": random_search, "evolutio
 
 __all__ = [
     "SEARCHES",
-    "Drawn",
     "Extension",
     "Pcnas",
     "PcnasState",
     "Search",
     "SearchState",
-    "drawn",
-    "drawn_sampler",
     "evolution",
     "host_rng",
     "pcnas",

@@ -27,12 +27,10 @@ from typing import NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.costs import Limit
-from jaxnas.samplers import Sampler, tile_of
-from jaxnas.search.regions import MAX_MEMBERS, OPEN, Region, make_region
+from jaxnas.search.regions import MAX_MEMBERS, OPEN, Region
 from jaxnas.search.search import host_rng
 from jaxnas.space import SearchSpace
 
@@ -129,7 +127,7 @@ def pcnas(
         raise ValueError(
             f"pcnas: order is {list(chosen)}, expected each of the choices 0..{space.num_choices - 1} once."
         )
-    region = make_region(space, limit)
+    region = Region(space, limit)
     region.sample(np.random.default_rng(0), 1)  # raises where nothing is feasible
 
     def init(key: chex.PRNGKey) -> PcnasState:
@@ -188,39 +186,6 @@ def pcnas(
         return state.pool[0], float(state.potentials[0])
 
     return Pcnas(region, chosen, init, is_complete, ask, tell, draw, best)
-
-
-class Drawn(NamedTuple):
-    """Populations drawn beforehand, and which is next."""
-
-    archs: chex.Array  # int32 [num_steps, num_archs, num_choices]
-    next: chex.Array  # int32
-
-
-def drawn_sampler(space: SearchSpace, *, num_archs: int, num_steps: int) -> Sampler:
-    """Train on populations that were drawn on the host: `draw` knows every kind of limit, and is exact.
-
-    Put the draws of an interval into the training state, `state._replace(sampler_state=drawn(...))`; after the last
-    population comes the first again. A run killed inside an interval finds draws and place in its checkpoint.
-
-    Args:
-      num_archs: architectures per step, at least 1.
-      num_steps: most populations that are put in at once.
-    """
-    if num_archs < 1 or num_steps < 1:
-        raise ValueError(f"num_archs and num_steps must be at least 1, got {num_archs} and {num_steps}.")
-    shape = num_steps, num_archs, space.num_choices
-    return Sampler(
-        init=lambda key: Drawn(jnp.zeros(shape, jnp.int32), jnp.zeros((), jnp.int32)),
-        sample=lambda key, state: state.archs[state.next % num_steps],
-        update=lambda state, archs, losses: state._replace(next=state.next + 1),
-        groups=tile_of(space, num_archs),
-    )
-
-
-def drawn(archs: np.ndarray, *, num_archs: int, first: int = 0) -> Drawn:
-    """The sampler's state that holds archs [num_steps * num_archs, num_choices] and has used up `first` populations."""
-    return Drawn(jnp.asarray(archs.reshape(-1, num_archs, archs.shape[1])), jnp.asarray(first, jnp.int32))
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxnas.codes import check
 from jaxnas.costs import Limit
-from jaxnas.search.regions import MAX_MEMBERS, Region, make_region
+from jaxnas.search.regions import MAX_MEMBERS, Region
 from jaxnas.space import SearchSpace
 
 
@@ -106,7 +106,7 @@ def make_search(
     Raises:
       ValueError: no architecture meets the limit.
     """
-    region = make_region(space, limit)
+    region = Region(space, limit)
     region.sample(np.random.default_rng(0), 1)
 
     def init(key: chex.PRNGKey) -> SearchState:

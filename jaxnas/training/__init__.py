@@ -1,21 +1,26 @@
 """Training: super-nets by losses over a batch of architectures, landmarks among them, and networks alone."""
 
 from jaxnas.training import landmarks, schedules, standalone
-from jaxnas.training._fit import fit
+from jaxnas.training._batches import batches
+from jaxnas.training._fit import BatchAt, Callback, fit
 from jaxnas.training.losses import Aux, Batch, LossFn, add_losses, make_cross_entropy_loss, ranking_loss
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
 from jaxnas.training.standalone import Recipe, Standalone, make_standalone
-from jaxnas.training.step import TrainState, init_train_state, make_train_step, sgd, track
+from jaxnas.training.step import TrainState, TrainStep, init_train_state, make_train_step, sgd, track
 
 __all__ = [
     "Aux",
     "Batch",
+    "BatchAt",
+    "Callback",
     "LossFn",
     "Preprocess",
     "Recipe",
     "Standalone",
     "TrainState",
+    "TrainStep",
     "add_losses",
+    "batches",
     "fit",
     "init_train_state",
     "landmarks",

@@ -7,17 +7,20 @@ import jax
 import numpy as np
 
 from jaxnas.training.losses import Batch
-from jaxnas.training.step import TrainState
+from jaxnas.training.step import TrainState, TrainStep
+
+BatchAt = Callable[[int], Batch]  # step number -> batch
+Callback = Callable[[int, dict[str, float], TrainState], None]  # (steps done, metrics, state)
 
 
 def fit(
-    step: Callable,
+    step: TrainStep,
     state: TrainState,
-    batch_at: Callable[[int], Batch],
+    batch_at: BatchAt,
     num_steps: int,
     *,
     report_at: Callable[[int], bool] = lambda steps: steps % 50 == 0,
-    callbacks: Iterable[Callable[[int, dict[str, float], TrainState], None]] = (),
+    callbacks: Iterable[Callback] = (),
 ) -> TrainState:
     """Run from `state.step` to `num_steps`.
 

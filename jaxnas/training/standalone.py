@@ -13,7 +13,7 @@ import optax
 from jaxnas import codes
 from jaxnas.evaluation import cross_entropy, is_correct, ordered_map
 from jaxnas.supernets import Supernet, only
-from jaxnas.training.preprocess import make_preprocess, standardise
+from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
 from jaxnas.training.step import sgd
 
 
@@ -83,78 +83,9 @@ def make_standalone(
             " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded'."
         )
     preprocess = make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
-
-    def start(arch, keys, num_steps: int):
-        """Parameters and optimiser state of each seed."""
-        params = jax.vmap(supernet.init)(keys)
-        if not isinstance(arch, jax.Array):
-            params = only(supernet, params, arch)
-        return params, jax.vmap(_optimiser(recipe, num_steps).init)(params)
-
-    def order(keys, epoch, num_images: int):
-        """The images of each step of an epoch: int [num_steps, num_seeds, batch_size]; the last few are left out."""
-        num_batches = num_images // recipe.batch_size
-        shuffle = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), num_images))
-        kept = shuffle(keys)[:, : num_batches * recipe.batch_size]
-        return kept.reshape(len(keys), num_batches, recipe.batch_size).swapaxes(0, 1)
-
-    def step(arch, keys, state, number, rows, images, labels, num_steps: int):
-        params, opt_state = state
-
-        def loss_fn(params):
-            def one(params, key, rows):
-                x = preprocess(jax.random.fold_in(key, number), images[rows])
-                logits, _ = supernet.apply(params, arch, x, groups=None)
-                return cross_entropy(logits, labels[rows]).mean()
-
-            return jax.vmap(one)(params, keys, rows).sum()
-
-        grads = jax.grad(loss_fn)(params)
-        with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
-            updates, opt_state = jax.vmap(_optimiser(recipe, num_steps).update)(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
-    def test(arch, params, images, test_images, test_labels):
-        def one(params):
-            few = standardise(images[:num_calibration_images], mean, std)
-            _, stats = supernet.apply(params, arch, few, groups=None)
-            logits, _ = supernet.apply(params, arch, standardise(test_images, mean, std), stats=stats, groups=None)
-            return cross_entropy(logits, test_labels).mean(), is_correct(logits, test_labels).sum()
-
-        return jax.vmap(one)(params)
-
-    def train_once(arch, keys, images, labels, test_images, test_labels):
-        per_epoch = len(images) // recipe.batch_size
-        num_steps = recipe.num_epochs * per_epoch
-
-        def epoch(state, number):
-            numbers = number * per_epoch + jnp.arange(per_epoch)
-
-            def body(state, xs):
-                return step(arch, keys, state, xs[0], xs[1], images, labels, num_steps), None
-
-            return jax.lax.scan(body, state, (numbers, order(keys, number, len(images))))
-
-        state, _ = jax.lax.scan(epoch, start(arch, keys, num_steps), jnp.arange(recipe.num_epochs))
-        return test(arch, state[0], images, test_images, test_labels)
-
-    def train_each(arch, keys, images, labels, test_images, test_labels):
-        arch = [int(op) for op in arch]
-        per_epoch = len(images) // recipe.batch_size
-        num_steps = recipe.num_epochs * per_epoch
-        state = jax.jit(lambda keys: start(arch, keys, num_steps))(keys)
-        # Images are arguments: arrays that a jitted function closes over are written into its program.
-        own_step = jax.jit(
-            lambda state, number, rows, *data: step(arch, keys, state, number, rows, *data, num_steps), donate_argnums=0
-        )
-        shuffle = jax.jit(lambda epoch: order(keys, epoch, len(images)))
-        for epoch in range(recipe.num_epochs):
-            for number, rows in enumerate(shuffle(epoch), start=epoch * per_epoch):
-                state = own_step(state, number, rows, images, labels)
-        return jax.jit(functools.partial(test, arch))(state[0], images, test_images, test_labels)
-
-    train_one = jax.jit(train_once)
-    train_several = jax.jit(jax.vmap(train_once, in_axes=(0, *[None] * 5)))
+    task = _Task(supernet, recipe, mean, std, num_calibration_images, preprocess)
+    train_one = jax.jit(functools.partial(_train_once, task))
+    train_several = jax.jit(jax.vmap(functools.partial(_train_once, task), in_axes=(0, *[None] * 5)))
 
     def train(archs, keys, images, labels, test_images, test_labels) -> Standalone:
         archs = codes.check(supernet.space, archs)
@@ -164,12 +95,12 @@ def make_standalone(
 
         def call(start: int):
             """Loss and correct answers, [num_archs, num_seeds], of one call's architectures."""
-            own = archs[start : start + archs_per_call]
+            called = archs[start : start + archs_per_call]
             if archs_per_call == 1:
-                run = train_one if compiled == "once" else train_each
-                return [row[None] for row in jax.device_get(run(jnp.asarray(own[0]), keys, *data))]
-            padded = np.concatenate([own, np.repeat(own[-1:], archs_per_call - len(own), axis=0)])
-            return [rows[: len(own)] for rows in jax.device_get(train_several(jnp.asarray(padded), keys, *data))]
+                run = train_one if compiled == "once" else functools.partial(_train_each, task)
+                return [row[None] for row in jax.device_get(run(jnp.asarray(called[0]), keys, *data))]
+            padded = np.concatenate([called, np.repeat(called[-1:], archs_per_call - len(called), axis=0)])
+            return [rows[: len(called)] for rows in jax.device_get(train_several(jnp.asarray(padded), keys, *data))]
 
         parts = list(ordered_map(call, range(0, len(archs), archs_per_call), workers))
         loss, correct = (np.concatenate(column).astype(np.float64) for column in zip(*parts))
@@ -182,6 +113,97 @@ def make_standalone(
         return Standalone(accuracy=correct / len(test_images), loss=loss)
 
     return train
+
+
+class _Task(NamedTuple):
+    """What all networks are trained by."""
+
+    supernet: Supernet
+    recipe: Recipe
+    mean: chex.Array
+    std: chex.Array
+    num_calibration_images: int
+    preprocess: Preprocess
+
+
+def _start(task: _Task, arch, keys, num_steps: int):
+    """Parameters and optimiser state of each seed."""
+    params = jax.vmap(task.supernet.init)(keys)
+    if not isinstance(arch, jax.Array):
+        params = only(task.supernet, params, arch)
+    return params, jax.vmap(_optimiser(task.recipe, num_steps).init)(params)
+
+
+def _order(task: _Task, keys, epoch, num_images: int):
+    """The images of each step of an epoch: int [num_steps, num_seeds, batch_size]; the last few are left out."""
+    num_batches = num_images // task.recipe.batch_size
+    shuffle = jax.vmap(lambda key: jax.random.permutation(jax.random.fold_in(key, epoch), num_images))
+    kept = shuffle(keys)[:, : num_batches * task.recipe.batch_size]
+    return kept.reshape(len(keys), num_batches, task.recipe.batch_size).swapaxes(0, 1)
+
+
+def _step(task: _Task, arch, keys, state, number, rows, images, labels, num_steps: int):
+    params, opt_state = state
+
+    def loss_fn(params):
+        def one(params, key, rows):
+            x = task.preprocess(jax.random.fold_in(key, number), images[rows])
+            logits, _ = task.supernet.apply(params, arch, x, groups=None)
+            return cross_entropy(logits, labels[rows]).mean()
+
+        return jax.vmap(one)(params, keys, rows).sum()
+
+    grads = jax.grad(loss_fn)(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
+        updates, opt_state = jax.vmap(_optimiser(task.recipe, num_steps).update)(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def _test(task: _Task, arch, params, images, test_images, test_labels):
+    def one(params):
+        few = standardise(images[: task.num_calibration_images], task.mean, task.std)
+        _, stats = task.supernet.apply(params, arch, few, groups=None)
+        logits, _ = task.supernet.apply(
+            params, arch, standardise(test_images, task.mean, task.std), stats=stats, groups=None
+        )
+        return cross_entropy(logits, test_labels).mean(), is_correct(logits, test_labels).sum()
+
+    return jax.vmap(one)(params)
+
+
+def _train_once(task: _Task, arch, keys, images, labels, test_images, test_labels):
+    per_epoch = len(images) // task.recipe.batch_size
+    num_steps = task.recipe.num_epochs * per_epoch
+
+    def epoch(state, number):
+        numbers = number * per_epoch + jnp.arange(per_epoch)
+
+        def body(state, xs):
+            return _step(task, arch, keys, state, xs[0], xs[1], images, labels, num_steps), None
+
+        return jax.lax.scan(body, state, (numbers, _order(task, keys, number, len(images))))
+
+    state, _ = jax.lax.scan(epoch, _start(task, arch, keys, num_steps), jnp.arange(task.recipe.num_epochs))
+    return _test(task, arch, state[0], images, test_images, test_labels)
+
+
+def _train_each(task: _Task, arch, keys, images, labels, test_images, test_labels):
+    arch = [int(op) for op in arch]
+    per_epoch = len(images) // task.recipe.batch_size
+    num_steps = task.recipe.num_epochs * per_epoch
+    state = jax.jit(lambda keys: _start(task, arch, keys, num_steps))(keys)
+    # Images are arguments: arrays that a jitted function closes over are written into its program.
+    step_once = jax.jit(
+        lambda state, number, rows, images, labels: _step(
+            task, arch, keys, state, number, rows, images, labels, num_steps
+        ),
+        donate_argnums=0,
+    )
+    shuffle = jax.jit(lambda epoch: _order(task, keys, epoch, len(images)))
+    for epoch in range(task.recipe.num_epochs):
+        for number, rows in enumerate(shuffle(epoch), start=epoch * per_epoch):
+            state = step_once(state, number, rows, images, labels)
+    return jax.jit(functools.partial(_test, task, arch))(state[0], images, test_images, test_labels)
 
 
 def _optimiser(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:

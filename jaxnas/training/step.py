@@ -25,6 +25,9 @@ class TrainState(NamedTuple):
     key: chex.PRNGKey  # never changes: step keys are fold_in(key, step)
 
 
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, chex.Array]]]  # -> state, metrics
+
+
 def sgd(
     learning_rate: float,
     *,
@@ -70,7 +73,7 @@ def make_train_step(
     *,
     idle: Literal["move", "rest"] = "move",
     stats_momentum: float | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, chex.Array]]]:
+) -> TrainStep:
     """Build the jitted step: draw a population, sum its gradients, update once.
 
     It is one call per step, not a scan over steps: XLA's convolution gradients are slow inside loops on CPU.
