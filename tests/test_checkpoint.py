@@ -206,6 +206,15 @@ def test_folder_that_cannot_be_made(tmp_path):
         save(tmp_path / "file" / "below", 1, make_state(), fingerprint=SPACE)
 
 
+def test_arrays_are_bound_to_a_device_as_in_the_template(tmp_path):
+    """A step is compiled once more for arrays that are bound, so a fresh state's stay loose."""
+    loose = jnp.arange(3)
+    tree = {"loose": loose, "bound": jax.device_put(loose, jax.devices()[0]), "key": jax.random.key(1)}
+    save(tmp_path, 1, tree, fingerprint=SPACE)
+    _, restored = restore_latest(tmp_path, tree, fingerprint=SPACE)
+    assert {name: leaf.committed for name, leaf in restored.items()} == {"loose": False, "bound": True, "key": False}
+
+
 SAVER = """
 import itertools, sys
 import jax.numpy as jnp
