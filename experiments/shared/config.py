@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal, TypeVar
 
 from jaxnas import runs
+from jaxnas.evaluation import BNMode, Strategy
 from jaxnas.ops import Channels
 from jaxnas.samplers import SAMPLERS
 from jaxnas.space import CellLayout, SearchSpace
@@ -73,14 +74,14 @@ class TrainingConfig:
 class ScoringConfig:
     """How sub-networks are scored, and which."""
 
-    bn_mode: Literal["batch", "calibrated", "tracked"] = "batch"
+    bn_mode: BNMode = "batch"
     num_calibration_images: int = 256  # training images, for bn_mode calibrated
     num_eval_archs: int | None = None  # at most so many, drawn without repetition; None: the whole space
     num_eval_images: int | None = None  # of the validation images; None: all
     images_per_call: int = 256
     archs_per_call: int | None = None
     memory_budget: int | None = None  # bytes for activations; None: 1 GiB on CPU, 8 GiB elsewhere
-    strategy: Literal["auto", "mask", "serial", "dispatch", "graph"] = "auto"
+    strategy: Strategy = "auto"
     archs_per_save: int = 729  # scores are saved after so many architectures
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import chex
 import jax
@@ -21,8 +21,7 @@ from jaxnas.supernets import Params, Stats, Supernet
 
 Strategy = Literal["auto", "mask", "serial", "dispatch", "graph"]
 BNMode = Literal["batch", "calibrated", "tracked"]
-STRATEGIES = ("auto", "mask", "serial", "dispatch", "graph")
-BN_MODES = ("batch", "calibrated", "tracked")
+STRATEGIES, BN_MODES = get_args(Strategy), get_args(BNMode)
 
 
 class Scores(NamedTuple):

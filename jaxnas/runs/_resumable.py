@@ -18,12 +18,13 @@ class Trained(NamedTuple):
     """What a training came to."""
 
     state: TrainState
-    rows: list[dict[str, float]]  # of training.csv: step, the metrics averaged since the row before, seconds
+    # Those of training.csv: step, metrics averaged since the row before, seconds; none where nothing was to be done.
+    rows: list[dict[str, float]]
 
     @property
     def seconds(self) -> float:
         """Of the training, those of killed processes included, callbacks left out."""
-        return self.rows[-1]["seconds"]
+        return self.rows[-1]["seconds"] if self.rows else 0.0
 
 
 def resumable(
@@ -80,7 +81,7 @@ def resumable(
             " delete this one to train again."
         )
     if done == num_steps:
-        return Trained(state, _read_metrics(path))
+        return Trained(state, _read_metrics(path) if path.exists() else [])
     folder.mkdir(parents=True, exist_ok=True)
     write = csv_metrics(path, resume_step=done + 1)
     begin, elsewhere = time.perf_counter(), 0.0
