@@ -1,5 +1,9 @@
-"""For tools that still look for this file; everything is in pyproject.toml."""
+"""The packages: jaxnas, and in a wheel the experiments as `jaxnas.experiments`. All else is in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+setup(
+    packages=find_packages(include=["jaxnas*"])
+    + [f"jaxnas.{name}" for name in find_packages(include=["experiments*"])],
+    package_dir={"jaxnas.experiments": "experiments"},
+)

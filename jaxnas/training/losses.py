@@ -159,7 +159,7 @@ def ranking_loss(
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(f"ranking_loss: pairs have shape {pairs.shape}, expected [num_pairs, 2].")
     first, second = pairs[:, 0], pairs[:, 1]
-    lead = order[second] - order[first]
+    lead = (order[second] - order[first]).astype(jnp.float32)
     kept = jnp.abs(lead) > tolerance
     if where is not None:
         kept &= where[first] & where[second]
