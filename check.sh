@@ -1,11 +1,25 @@
 #!/usr/bin/env bash
 # Lint, types, tests, in this order; the first failure ends it.
-# Arguments go to pytest, with paths from the repository's root: ./check.sh tests/test_arch.py -k mutate
+#
+#   ./check.sh          the quick form: all but the tests marked slow, which it names in the end
+#   ./check.sh --all    what the quick form leaves out: the slow tests, and those that need XLA's real code generation
+#
+# Arguments go to pytest, with paths from the repository's root: ./check.sh tests/test_codes.py -k mutate
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# Two workers, each with whole files: compiling, most of the time, keeps one core busy.
+tests() { python -m pytest -n 2 --dist loadfile --durations=15 "$@"; }
+
+if [[ "${1:-}" == --all ]]; then
+    tests -m slow "${@:2}"
+    # The suite compiles at level 0, for speed (tests/conftest.py); these once more as a user's program is compiled.
+    XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=3" tests -m codegen "${@:2}"
+    exit
+fi
 python -m ruff check .
 python -m ruff format --check .
 python -m mypy
-# Two workers, each with whole files: compiling, most of the time, keeps one core busy.
-python -m pytest -n 2 --dist loadfile --durations=15 "$@"
+tests -m "not slow" "$@"
+echo "Left to ./check.sh --all, besides the tests marked codegen once more with XLA's real code generation:"
+grep -o 'mark\.slow("[^"]*")' tests/*.py | sed 's/mark\.slow("\(.*\)")/ \1/' | sort -u

@@ -107,7 +107,7 @@ def logits_of(archs):
 
 
 logits = logits_of(archs[::60])  # [num_archs, num_images, num_classes]
-for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[:100]).mean(axis=1)):
+for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[None, :100]).mean(axis=1)):
     print(codes.to_text(digits_chain, code), f"{share:.2f} of 100 images right")
 
 # %% [markdown]

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LANES = sorted(path.stem for path in (ROOT / "constraints").glob("*.txt"))
 IMPORT_NAMES = {"orbax-checkpoint": "orbax", "pillow": "PIL", "scikit-learn": "sklearn"}
 
 
@@ -42,9 +43,11 @@ def test_everything_imported_is_a_declared_dependency():
     assert (imports_of("jaxnas") | imports_of("experiments")) - set(sys.stdlib_module_names) - own <= declared
 
 
-@pytest.mark.parametrize("version", ["311", "312"])
-def test_constraints_pin_every_dependency(version):
-    pinned = pins(ROOT / "constraints" / f"py{version}.txt")
+@pytest.mark.parametrize("lane", LANES)
+def test_constraints_pin_every_dependency(lane):
+    path = ROOT / "constraints" / f"{lane}.txt"
+    assert re.match(r"# Python 3\.1[123]: ", path.read_text())
+    pinned = pins(path)
     extras = PROJECT["optional-dependencies"]
     wanted = {package(line) for line in PROJECT["dependencies"] + extras["tests"] + extras["notebooks"]} - {"jaxnas"}
     assert wanted <= set(pinned)
@@ -54,8 +57,33 @@ def test_constraints_pin_every_dependency(version):
             assert pinned[package(requirement)] == requirement.partition("==")[2]
 
 
+def test_lower_bounds_are_those_tried():
+    """What `./lanes.sh lower` installs of each dependency with a bound is that bound."""
+    tried = pins(ROOT / "constraints" / "lower.txt")
+    extras = PROJECT["optional-dependencies"]
+    wanted = [line.partition(">=") for line in PROJECT["dependencies"] + extras["notebooks"] + extras["tests"]]
+    bounds = {package(name): bound.split(",")[0].split(";")[0] for name, _, bound in wanted if bound}
+    assert len(bounds) >= 15 and "jax" in bounds
+    assert {name: re.sub(r"(\.0)*$", "", tried[name]) for name in bounds} == {
+        name: re.sub(r"(\.0)*$", "", bound) for name, bound in bounds.items()
+    }
+
+
+def test_the_colab_lane_is_that_of_colab():
+    tried = pins(ROOT / "constraints" / "colab.txt")
+    assert (tried["jax"], tried["flax"]) == ("0.7.2", "0.11.2")
+
+
+def test_the_quickstart_needs_no_tensorflow_datasets():
+    """Importing all of jaxnas and the quickstart brings in neither it nor TensorFlow."""
+    code = "import sys, experiments.quickstart, jaxnas.tables, jaxnas.plotting; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"jax", "jaxnas.datasets"} <= set(loaded.split())
+    assert not {"tensorflow", "tensorflow_datasets", "array_record"} & set(loaded.split())
+
+
 def test_scripts_are_sound_bash():
-    for script in ("check.sh", ".ci/run"):
+    for script in ("check.sh", "lanes.sh", ".ci/run"):
         path = ROOT / script
         assert path.stat().st_mode & 0o111, f"{script} is not executable"
         subprocess.run(["bash", "-n", str(path)], check=True)

@@ -1,0 +1,78 @@
+"""The wheel alone in an empty environment outside the clone: it imports, its command runs, some of the tests pass."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONSTRAINTS = ROOT / "constraints" / f"py{sys.version_info.major}{sys.version_info.minor}.txt"
+
+pytestmark = pytest.mark.slow("a wheel is built, installed into an environment of its own, and tried there")
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What the command prints; it knows neither the clone nor the environment of the tests."""
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS")
+    env = {name: value for name, value in os.environ.items() if name not in hidden and not name.startswith("JAX_")}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy of the sources, so that no build folder is left or used."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("jaxnas", "experiments"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    run(
+        sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", source / "made", source, cwd=source
+    )
+    (made,) = (source / "made").iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory) -> Path:
+    """The Python of an environment that holds the wheel and its dependencies, nothing else."""
+    folder = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", folder, cwd=folder)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", wheel, "-c", CONSTRAINTS, cwd=folder)
+    return folder / "bin" / "python"
+
+
+def test_it_holds_the_library_and_the_experiments(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    sources = {
+        path.relative_to(ROOT).as_posix() for top in ("jaxnas", "experiments") for path in (ROOT / top).rglob("*.py")
+    }
+    assert {f"jaxnas/{name}" if name.startswith("experiments") else name for name in sources} <= held
+    assert {"jaxnas/py.typed", "jaxnas/tables/digits_chain.npz"} <= held
+    assert {name.split("/")[0] for name in held} == {"jaxnas", "jaxnas-0.1.0.dist-info"}
+
+
+def test_it_imports_and_runs(python, tmp_path):
+    assert run(
+        python, "-c", "import jaxnas; print(jaxnas.__version__, jaxnas.ranking.report)", cwd=tmp_path
+    ).startswith("0.1.0 <")
+    listed = run(python.parent / "jaxnas", cwd=tmp_path)
+    assert "\nquickstart " in listed and "\nlandmark " in listed
+    finished = run(python.parent / "jaxnas", "quickstart", "tiny", "--workdir", tmp_path / "a", cwd=tmp_path)
+    assert "kendall_tau" in finished and (tmp_path / "a" / "result.json").exists()
+    run(python, "-m", "jaxnas.experiments.quickstart", "tiny", "--workdir", tmp_path / "b", cwd=tmp_path)
+    assert (tmp_path / "b" / "scatter.png").exists()
+
+
+def test_a_part_of_the_tests_passes_there(python, tmp_path):
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    run(python, "-m", "pip", "install", "--quiet", "pytest", "hypothesis", "-c", CONSTRAINTS, cwd=tmp_path)
+    files = [f"tests/test_{name}.py" for name in ("codes", "spaces", "losses", "metrics", "files")]
+    assert " passed" in run(python, "-m", "pytest", "-q", *files, cwd=tmp_path)
