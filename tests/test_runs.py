@@ -93,6 +93,14 @@ class TestResumable:
         trained = train(tmp_path / "second", start=tmp_path / "first")
         assert losses(trained) == WHOLE[3:] and float(trained.state.total) == 21
         assert losses(train(tmp_path / "first", 3)) == WHOLE[:3]
+        nothing_left = train(tmp_path / "third", 3, start=tmp_path / "first")
+        assert (nothing_left.rows, nothing_left.seconds, float(nothing_left.state.total)) == ([], 0.0, 6.0)
+
+    def test_a_step_may_consume_its_state(self, tmp_path):
+        given, consuming = fresh(), jax.jit(step, donate_argnums=0)
+        batch_at = lambda number: {"train": jnp.float32(number + 1)}  # noqa: E731
+        runs.resumable(consuming, given, batch_at, 2, tmp_path, fingerprint="0" * 16, progress=False)
+        assert float(given.total) == 0
 
     def test_what_belongs_elsewhere_is_refused(self, tmp_path):
         train(tmp_path, 4)
