@@ -4,6 +4,7 @@ In a clone that is not installed: `python -m experiments`.
 """
 
 import ast
+import os
 import re
 import runpy
 import sys
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"jaxnas: unknown experiment {name!r}; expected one of {', '.join(known)}.", file=sys.stderr)
         raise SystemExit(2)
     sys.argv[1:] = arguments
+    sys.path.insert(0, os.getcwd())  # as `python -m` has it: --space finds a module in the folder at hand
     runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
 
 
