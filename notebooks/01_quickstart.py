@@ -49,7 +49,6 @@ NUM_RESAMPLES = 1000  # of the bootstrap behind each interval
 # %%
 # %matplotlib inline
 import jax
-import numpy as np
 
 from jaxnas import codes, costs, datasets, make_evaluator, make_supernet, plotting, ranking, samplers, tables, training
 from jaxnas.spaces import digits_chain
@@ -64,7 +63,8 @@ print(" -> ".join(names[op] for names, op in zip(digits_chain.op_names, archs[10
 #
 # `params` is one tree of arrays: layer, then candidate, then weights. Every step draws a few architectures and adds up
 # their gradients. The `fair` sampler draws three whose operations differ at every layer, so that each candidate is
-# trained equally often.
+# trained equally often. `training.batches` makes a batch out of the step's number, so that a training that is
+# interrupted can go on as if it had not been (`jaxnas.runs.resumable` does that, with checkpoints in a folder).
 
 # %%
 supernet = make_supernet(digits_chain)
@@ -77,15 +77,11 @@ print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} weights; a 
 print(sampler.sample(jax.random.key(1), state.sampler_state))
 
 
-def batch_at(number: int) -> training.Batch:
-    rows = np.random.default_rng(number).choice(len(data.train_images), BATCH_SIZE, replace=False)
-    return {"train": {"images": data.train_images[rows], "labels": data.train_labels[rows]}}
-
-
 def show(steps: int, figures: dict[str, float], state: training.TrainState) -> None:
     print(f"{steps} steps: loss {figures['loss']:.3f} nats, accuracy {figures['accuracy']:.3f}")
 
 
+batch_at = training.batches(jax.random.key(2), data.train_images, data.train_labels, BATCH_SIZE)
 state = training.fit(step, state, batch_at, NUM_STEPS, report_at=lambda steps: steps % 100 == 0, callbacks=[show])
 
 # %% [markdown]

@@ -125,13 +125,12 @@ plain_step = training.make_train_step(
 landmark_step = training.make_train_step(supernet, training.add_losses(terms), sampler, tx)
 
 
+train_at = training.batches(jax.random.key(1), data.train_images, data.train_labels, BATCH_SIZE)
+spare_at = training.batches(jax.random.key(2), data.valid_images[200:], data.valid_labels[200:], 32, split="valid")
+
+
 def batch_at(number: int) -> training.Batch:
-    rng = np.random.default_rng(number)
-    rows, spare = rng.choice(500, BATCH_SIZE, replace=False), 200 + rng.choice(200, 32, replace=False)
-    return {
-        "train": {"images": data.train_images[rows], "labels": data.train_labels[rows]},
-        "valid": {"images": data.valid_images[spare], "labels": data.valid_labels[spare]},
-    }
+    return train_at(number) | spare_at(number)
 
 
 def copy(state: training.TrainState) -> training.TrainState:

@@ -105,9 +105,7 @@ evaluate = make_evaluator(supernet).evaluate
 images = training.standardise(data.valid_images, data.mean, data.std)
 
 
-def batch_at(number: int) -> training.Batch:
-    rows = np.random.default_rng(number).choice(len(data.train_images), BATCH_SIZE, replace=False)
-    return {"train": {"images": data.train_images[rows], "labels": data.train_labels[rows]}}
+batch_at = training.batches(jax.random.key(2), data.train_images, data.train_labels, BATCH_SIZE)
 
 
 def train(trained, state, num_steps):
@@ -156,25 +154,17 @@ figure
 # ## What was found
 #
 # The paper trains the last pool from scratch and returns the most accurate network. Here a table with all 243 trained
-# alone, five times each, comes with jaxnas. One of the five trainings chooses among the pool, the others judge: a
-# figure that chose is no longer a fair one to report.
+# alone, five times each, comes with jaxnas. `make_judge` lets one of the five trainings choose among the pool, and the
+# others judge: a figure that chose is no longer a fair one to report.
 
 # %%
-truth = tables.load_truth(digits_chain, "digits")
-feasible = truth.archs[region.contains(truth.archs)]
-
-
-def alone(archs):
-    return tables.lookup(truth, archs, "test_accuracy")  # [num_archs, num_trainings]
-
-
-chosen = state.pool[alone(state.pool)[:, 0].argmax()]
-of_all = alone(feasible)[:, 1:].mean(axis=1)
-(found,) = alone(chosen[None])[:, 1:].mean(axis=1)
+judge = tables.make_judge(tables.load_truth(digits_chain, "digits"), region.contains)
+chosen = judge.outcome(state.pool)
+(found,) = judge.accuracy(chosen[None])
 print(" -> ".join(names[op] for names, op in zip(digits_chain.op_names, chosen)))
 print(f"{limit.costs(chosen[None])[0]:,.0f} MACs of {limit.value:,.0f}")
-print(f"accuracy alone {found:.4f}: number {1 + (of_all > found).sum()} of {len(of_all)} feasible architectures")
-print(f"the best has {of_all.max():.4f}, the median {np.median(of_all):.4f}")
+print(f"accuracy alone {found:.4f}: number {judge.rank(chosen)} of {len(judge.feasible)} feasible architectures")
+print(f"the best has {judge.feasible[0]:.4f}, the median {np.median(judge.feasible):.4f}")
 
 # %% [markdown]
 # ## What to read next
