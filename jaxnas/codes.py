@@ -6,6 +6,7 @@ run on the host with NumPy.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jaxnas.space import SearchSpace
 
 
-def check(space: SearchSpace, archs: chex.ArrayNumpy | Sequence) -> np.ndarray:
+def check(space: SearchSpace, archs: chex.ArrayNumpy | Sequence[Any]) -> np.ndarray:
     """Return `archs` as int32 [num_archs, num_choices], or raise a ValueError that names the first offence."""
     try:
         codes = np.asarray(archs)

@@ -59,7 +59,7 @@ def load(
     num_train: int | None = None,
     image_size: int | None = None,
     split_seed: int = 0,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Read a data set and split its train part into train and validation, the same way at every call.
 
@@ -167,7 +167,7 @@ def _digits() -> _Source:
     return _Source(train, test, num_classes=10, image_size=8)
 
 
-def _tfds(name: str, data_dir: str | os.PathLike | None) -> _Source:
+def _tfds(name: str, data_dir: str | os.PathLike[str] | None) -> _Source:
     data_dir = data_dir or os.environ.get("JAXNAS_DATA")
     folder = Path(data_dir).expanduser() / "tfds" if data_dir else None
     where = f" --data_dir={folder}" if folder else ""
@@ -218,7 +218,7 @@ def _tfds(name: str, data_dir: str | os.PathLike | None) -> _Source:
     )
 
 
-def _read(source: Any) -> list[dict]:
+def _read(source: Any) -> list[dict[str, Any]]:
     """All records of a TFDS data source, in batches: twice as fast as one by one."""
     return [
         record
@@ -227,7 +227,7 @@ def _read(source: Any) -> list[dict]:
     ]
 
 
-def _encoded_split(records: list[dict], image: str, label: str, channels: int | None) -> _Split:
+def _encoded_split(records: list[dict[str, Any]], image: str, label: str, channels: int | None) -> _Split:
     """A split whose images are left encoded (PNG, JPEG): only those that are taken get decoded."""
 
     def decode(index: int) -> np.ndarray:

@@ -92,7 +92,7 @@ def from_json(text: str, space: SearchSpace) -> np.ndarray:
     return check(space, [arch])[0]
 
 
-def save(path: str | os.PathLike, exported: Exported, space: SearchSpace) -> None:
+def save(path: str | os.PathLike[str], exported: Exported, space: SearchSpace) -> None:
     """Write it to one .npz file of arrays by path, such as params/layer0/mb3_k3/expand/kernel, whole or not at all."""
     arrays = {"architecture": np.array(to_json(space, exported.arch))}
     trees = {"params": exported.params} | ({} if exported.stats is None else {"stats": exported.stats})
@@ -106,7 +106,7 @@ def save(path: str | os.PathLike, exported: Exported, space: SearchSpace) -> Non
     replace_file(path, buffer.getvalue())
 
 
-def load(path: str | os.PathLike, supernet: Supernet) -> Exported:
+def load(path: str | os.PathLike[str], supernet: Supernet) -> Exported:
     """Read what `save` wrote, for a super-net of the same space and layout.
 
     Raises:
@@ -139,7 +139,7 @@ def load(path: str | os.PathLike, supernet: Supernet) -> Exported:
             for name, layer in supernet.layers.items()
         }
 
-    def find(leaf_path, leaf):
+    def find(leaf_path: tuple[Any, ...], leaf: Any) -> np.ndarray:
         name = "/".join(entry.key for entry in leaf_path)
         array = arrays.pop(name, None)
         if array is None or array.shape != leaf.shape:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: str | os.PathLike, content: bytes) -> None:
+def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` to `path`, whole or not at all: the file that was there stays until the new one is on disk."""
     path = Path(path)
     temp = path.with_name(f".{path.name}.tmp")

@@ -90,7 +90,7 @@ def operations_table(
     )
 
 
-def read_operations_table(path: str | os.PathLike, space: SearchSpace, **wanted: str | int | None) -> Table:
+def read_operations_table(path: str | os.PathLike[str], space: SearchSpace, **wanted: str | int | None) -> Table:
     """Read the operations of `space` as they were written.
 
     Args:
@@ -173,7 +173,7 @@ def agreement(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> Agreemen
     return Agreement(spearman(predicted, measured), kendall_tau(predicted, measured), error)
 
 
-def read_nasbench201_latency(folder: str | os.PathLike, space: SearchSpace) -> Table:
+def read_nasbench201_latency(folder: str | os.PathLike[str], space: SearchSpace) -> Table:
     """Latencies of all 15,625 cells of NAS-Bench-201 as others measured them, in ms of whole networks.
 
     Columns `latency_ms_titanxp_1`, `latency_ms_titanxp_32` (TITAN Xp, batch 1 and 32), `latency_ms_gold_6226` (Xeon)

@@ -213,7 +213,7 @@ def _operation(
 ) -> TimedProgram:
     layer = supernet.layers[name]
 
-    def function(params, x, stats):
+    def function(params: Any, x: chex.Array, stats: chex.Array) -> chex.Array:
         return run_operation(layer.candidates[op], params, x, stats, stats_dtype=layer.stats_dtype)[0]
 
     x = jnp.asarray(np.random.default_rng(1).standard_normal((batch_size, *layer.in_shape)), dtype)
@@ -223,7 +223,7 @@ def _operation(
 def _network(supernet: Supernet, params: Params, stats: Stats, arch: np.ndarray, batch_size: int) -> TimedProgram:
     code = tuple(int(op) for op in arch)
 
-    def function(params, images, stats):
+    def function(params: Params, images: chex.Array, stats: Stats) -> chex.Array:
         return supernet.apply(params, code, images, stats=stats, groups=None)[0]
 
     layout = supernet.space.layout

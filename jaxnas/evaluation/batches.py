@@ -116,7 +116,7 @@ def pool_statistics(parts: Sequence[chex.ArrayTree], counts: np.ndarray) -> Any:
     within the batches plus that of their means. parts: trees of [..., num_batches, 2, size] -> [..., 2, size]."""
     weight = (counts / counts.sum()).astype(np.float32)[:, None]
 
-    def pool(*leaves):
+    def pool(*leaves: np.ndarray) -> np.ndarray:
         stacked = np.concatenate(leaves, axis=-3)
         means, variances = stacked[..., 0, :], stacked[..., 1, :]
         mean = (weight * means).sum(axis=-2)

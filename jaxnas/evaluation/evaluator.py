@@ -250,7 +250,7 @@ def _evaluate(
     )
 
 
-def _run(population: Population, loaded: list[LoadedRow], bar: tqdm, per_image: bool):
+def _run(population: Population, loaded: list[LoadedRow], bar: tqdm, per_image: bool) -> tuple[np.ndarray, ...]:
     """Loss and accuracy [num_archs]; loss and correctness [num_archs, num_images], of no images unless per_image."""
     num_archs, num_images = len(population.archs), population.num_images
     loss, correct = np.zeros(num_archs), np.zeros(num_archs)
@@ -283,7 +283,7 @@ def _check_given(bn_mode: str, stats: Stats | None, calibration_images: chex.Arr
             raise ValueError(f"bn_mode {bn_mode!r} {verb} {name}.")
 
 
-def _check_images(supernet: Supernet, name: str, images) -> None:
+def _check_images(supernet: Supernet, name: str, images: chex.Array) -> None:
     """Raise a ValueError where images are none that the network takes, or none at all."""
     layout = supernet.space.layout
     expected = (layout.image_size, layout.image_size, layout.in_channels)
@@ -293,7 +293,7 @@ def _check_images(supernet: Supernet, name: str, images) -> None:
         )
 
 
-def _check_labels(supernet: Supernet, labels, num_images: int) -> None:
+def _check_labels(supernet: Supernet, labels: chex.Array, num_images: int) -> None:
     """Raise a ValueError where labels are none of the images' classes."""
     labels, num_classes = np.asarray(labels), supernet.space.layout.num_classes
     if labels.shape != (num_images,):

@@ -19,7 +19,7 @@ def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -
     if jax.default_backend() != "cpu" or arrays[0].size < LARGE:
         return jax.tree.map(lambda term: jnp.sum(term, axis=(0, 1, 2)), terms(*arrays))
 
-    def of_one(images) -> chex.ArrayTree:
+    def of_one(images: chex.ArrayTree) -> chex.ArrayTree:
         return jax.tree.map(lambda term: term[0], terms(*(image[None] for image in images)))
 
     first = jax.eval_shape(of_one, tuple(jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for array in arrays))

@@ -17,7 +17,7 @@ from jaxnas.space import SearchSpace
 def in_blocks(
     compute: Callable[[chex.ArrayNumpy, tqdm], tables.Table],
     archs: chex.ArrayNumpy,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     space: SearchSpace,
     *,
     size: int,
@@ -59,7 +59,7 @@ def in_blocks(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds
 
 
-def block_paths(folder: str | os.PathLike, num_archs: int, *, size: int, prefix: str = "scores_") -> list[Path]:
+def block_paths(folder: str | os.PathLike[str], num_archs: int, *, size: int, prefix: str = "scores_") -> list[Path]:
     """The files in which `in_blocks` saves the blocks."""
     return [Path(folder) / f"{prefix}{start:06d}.npz" for start in range(0, num_archs, size)]
 

@@ -28,7 +28,9 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be written, or is damaged, of another space, or of another tree."""
 
 
-def save(directory: str | os.PathLike, step: int, tree: chex.ArrayTree, *, fingerprint: str, keep: int = 2) -> Path:
+def save(
+    directory: str | os.PathLike[str], step: int, tree: chex.ArrayTree, *, fingerprint: str, keep: int = 2
+) -> Path:
     """Write `tree` as the checkpoint of `step`, then delete all but the newest `keep`; return its folder.
 
     Args:
@@ -69,7 +71,7 @@ def save(directory: str | os.PathLike, step: int, tree: chex.ArrayTree, *, finge
 
 
 def restore_latest(
-    directory: str | os.PathLike, template: chex.ArrayTree, *, fingerprint: str
+    directory: str | os.PathLike[str], template: chex.ArrayTree, *, fingerprint: str
 ) -> tuple[int, chex.ArrayTree] | None:
     """Read the newest checkpoint: (step, tree), or None where there is none.
 
@@ -114,7 +116,7 @@ def _step_folders(directory: Path) -> list[Path]:
 
 
 def _is_typed_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _storable(leaf: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 ConfigType = TypeVar("ConfigType")
 
 
-def fields(config: Any) -> Iterator[tuple[dataclasses.Field, Any]]:
+def fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
     """(field, value) of each field that is no part but a value, those of the parts in their places.
 
     Raises:

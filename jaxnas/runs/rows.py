@@ -26,7 +26,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def csv_metrics(path: str | os.PathLike, *, resume_step: int = 0) -> Callable[[Mapping[str, Any]], None]:
+def csv_metrics(path: str | os.PathLike[str], *, resume_step: int = 0) -> Callable[[Mapping[str, Any]], None]:
     """Return `write(row)`, which appends one row of numbers, `{"step": 10, "loss": 2.3}`, to the CSV at `path`.
 
     The first row fixes the columns, and each row is in the file when `write` returns. Rows of `resume_step` and later,

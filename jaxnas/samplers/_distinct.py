@@ -1,5 +1,6 @@
 """Uniform sampling over distinct architectures (Random-A)."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ def distinct(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
     codes = codes[np.argsort(network.ravel(), kind="stable")]  # those of one network side by side
     firsts = np.cumsum(counts) - counts
 
-    def sample(key, state):
+    def sample(key: chex.PRNGKey, state: tuple[()]) -> chex.Array:
         network_key, code_key = jax.random.split(key)
         network = jax.random.randint(network_key, (num_archs,), 0, len(counts))
         rows = jnp.asarray(firsts)[network] + jax.random.randint(

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +26,7 @@ def fair(space: SearchSpace, *, num_archs: int | None = None) -> Sampler:
     if num_archs < 1 or num_archs % smallest:
         raise ValueError(f"fair: num_archs must be a multiple of {smallest} on {space.name}, got {num_archs}.")
 
-    def sample(key, state):
+    def sample(key: chex.PRNGKey, state: tuple[()]) -> chex.Array:
         columns = [jnp.arange(num_archs, dtype=jnp.int32) % num_ops for num_ops in space.num_ops]
         return jax.random.permutation(key, jnp.stack(columns, axis=1), axis=0, independent=True)
 

@@ -1,5 +1,7 @@
 """Uniform sampling: over codes (Random-NAS, single-path one-shot), or over a list of architectures."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,14 +30,14 @@ def uniform(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
             f"uniform: is_valid of {space.name} takes NumPy's arrays only; write it for JAX's too, or take 'listed'."
         ) from None
 
-    def draw_valid(key):
-        def body(state):
+    def draw_valid(key: chex.PRNGKey) -> chex.Array:
+        def body(state: Any) -> Any:
             key, own_key = jax.random.split(state[0])
             return key, sample_archs(own_key, space, 1)
 
         return jax.lax.while_loop(lambda state: ~space.is_valid(state[1])[0], body, body((key, None)))[1][0]
 
-    def sample(key, state):
+    def sample(key: chex.PRNGKey, state: Any) -> chex.Array:
         if space.has_all_codes:
             return sample_archs(key, space, num_archs)
         return jax.vmap(draw_valid)(jax.random.split(key, num_archs))
@@ -58,7 +60,7 @@ def listed(space: SearchSpace, archs: chex.ArrayNumpy, *, num_archs: int = 1) ->
     """
     codes = jnp.asarray(check(space, archs))
 
-    def sample(key: chex.PRNGKey, state: tuple) -> chex.Array:
+    def sample(key: chex.PRNGKey, state: tuple[()]) -> chex.Array:
         return codes[jax.random.randint(key, (num_archs,), 0, len(codes))]
 
     return drawing("listed", space, num_archs, sample)

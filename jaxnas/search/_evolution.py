@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxnas.codes import neighbours
 from jaxnas.costs import Limit
-from jaxnas.search.search import Search, make_search
+from jaxnas.search.search import Proposals, Search, SearchState, make_search
 from jaxnas.space import SearchSpace
 
 
@@ -35,7 +35,7 @@ def evolution(
             f" got {population_size}, {tournament_size} and {num_archs}."
         )
 
-    def propose(proposals, rng, state):
+    def propose(proposals: Proposals, rng: np.random.Generator, state: SearchState) -> None:
         if (missing := population_size - len(state.archs)) > 0:
             proposals.add_random(rng, missing)
             return

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxnas.costs import Limit
-from jaxnas.search.search import Search, make_search
+from jaxnas.search.search import Proposals, Search, SearchState, make_search
 from jaxnas.space import SearchSpace
 
 
@@ -38,7 +38,7 @@ def spos(
             f" {population_size}, and mutation_prob must be within [0, 1], got {mutation_prob}."
         )
 
-    def propose(proposals, rng, state):
+    def propose(proposals: Proposals, rng: np.random.Generator, state: SearchState) -> None:
         if len(state.archs):
             parents = state.archs[np.argsort(-state.scores, kind="stable")[:num_parents]]
             shape = 10 * num_mutations, space.num_choices

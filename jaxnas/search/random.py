@@ -1,7 +1,9 @@
 """Random search: the baseline that a search has to beat (Li and Talwalkar, UAI 2019, arXiv 1902.07638)."""
 
+import numpy as np
+
 from jaxnas.costs import Limit
-from jaxnas.search.search import Search, make_search
+from jaxnas.search.search import Proposals, Search, SearchState, make_search
 from jaxnas.space import SearchSpace
 
 
@@ -17,7 +19,7 @@ def random_search(space: SearchSpace, limit: Limit | None = None, *, num_archs: 
     if num_archs < 1:
         raise ValueError(f"random: num_archs must be at least 1, got {num_archs}.")
 
-    def propose(proposals, rng, state):
+    def propose(proposals: Proposals, rng: np.random.Generator, state: SearchState) -> None:
         proposals.add_random(rng, num_archs)
 
     return make_search("random", space, limit, propose)

@@ -142,7 +142,7 @@ def make_init(
     with other leaves initialises itself.
     """
 
-    def by_rule(path) -> bool:
+    def by_rule(path: tuple[Any, ...]) -> bool:
         return path[-1].key in ("kernel", "scale", "bias")
 
     @jax.jit

@@ -17,7 +17,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import numpy as np
@@ -70,7 +70,7 @@ def make_table(
     return table
 
 
-def write_table(path: str | os.PathLike, table: Table) -> None:
+def write_table(path: str | os.PathLike[str], table: Table) -> None:
     """Write `table` to `path`, whole or not at all: what was there stays if anything fails.
 
     Raises:
@@ -81,7 +81,7 @@ def write_table(path: str | os.PathLike, table: Table) -> None:
     replace_file(path, _encode(table))
 
 
-def read_table(path: str | os.PathLike, space: SearchSpace) -> Table:
+def read_table(path: str | os.PathLike[str], space: SearchSpace) -> Table:
     """Read what `write_table` wrote for the same space.
 
     Raises:
@@ -91,7 +91,7 @@ def read_table(path: str | os.PathLike, space: SearchSpace) -> Table:
     return decode_table(Path(path).read_bytes(), space, source=str(path))
 
 
-def is_table(path: str | os.PathLike) -> bool:
+def is_table(path: str | os.PathLike[str]) -> bool:
     """Whether a file is there that claims to be a table of ours; it may be damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -187,7 +187,7 @@ def _encode(table: Table) -> bytes:
         name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         for name, array in {"archs": table.archs, **table.columns}.items()
     }
-    meta: dict = {
+    meta: dict[str, Any] = {
         "format": FORMAT,
         "space": table.space,
         "fingerprint": table.fingerprint,
@@ -207,7 +207,7 @@ def _encode(table: Table) -> bytes:
     return buffer.getvalue()
 
 
-def _checksum(meta: Mapping, arrays: Mapping[str, np.ndarray]) -> str:
+def _checksum(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,8 @@ _NAMES = [prefix + name for prefix in ("half_", "") for name in MEASURES.values(
 
 
 def convert_nasbench101(
-    path: str | os.PathLike,
-    out_dir: str | os.PathLike,
+    path: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
     space: SearchSpace,
     *,
     batch_size: int = 20_000,
@@ -119,7 +119,7 @@ def _decode(records: list[bytes], space: SearchSpace, path: Path) -> Arrays:
     }
 
 
-def _encoder(space: SearchSpace):
+def _encoder(space: SearchSpace) -> Callable[[str, list[str]], list[int] | None]:
     """(adjacency as a text of 0 and 1, operations) -> code, or None where the space has too few vertices."""
     layout = space.layout
     assert isinstance(layout, DagLayout)

@@ -42,8 +42,8 @@ _ALLOWED = {
 
 
 def convert_nats_bench(
-    folder: str | os.PathLike,
-    out_dir: str | os.PathLike,
+    folder: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
     space: SearchSpace,
     *,
     archs_per_part: int = 500,
@@ -107,7 +107,7 @@ def convert_nats_bench(
     return list(outs.values())
 
 
-def _runs(path: Path, index: int, text: str) -> Iterator[tuple]:
+def _runs(path: Path, index: int, text: str) -> Iterator[tuple[Any, ...]]:
     """One line per data set, length and seed: (number of the data set, index, epochs, seed, params, macs, measures)."""
     content = _load(path)
     try:
@@ -134,7 +134,7 @@ def _runs(path: Path, index: int, text: str) -> Iterator[tuple]:
         raise ValueError(f"{path}: not as NATS-Bench has it ({reason}).") from None
 
 
-def _as_arrays(runs: list[tuple]) -> Arrays:
+def _as_arrays(runs: list[tuple[Any, ...]]) -> Arrays:
     names = ("dataset", "index", "epochs", "seed", "params", "macs")
     columns = list(zip(*runs, strict=True)) if runs else [()] * 7
     arrays = {name: np.array(column, np.int64) for name, column in zip(names, columns[:6], strict=True)}
@@ -165,7 +165,7 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
-def _load(path: Path) -> dict:
+def _load(path: Path) -> dict[str, Any]:
     """A pickled dict, compressed by bzip2."""
     content = path.read_bytes()
     try:

@@ -27,7 +27,7 @@ class Published(NamedTuple):
     decode: Callable[[bytes, SearchSpace], Table]
 
 
-def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike | None = None) -> Table:
+def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike[str] | None = None) -> Table:
     """The stand-alone figures of the architectures of `space` on `dataset`.
 
     Every table has the column `test_accuracy`, fractions [num_archs] or [num_archs, num_seeds]. Where it comes from:
@@ -54,7 +54,7 @@ def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike 
     return table
 
 
-def read_nasbench_macro(path: str | os.PathLike, space: SearchSpace) -> Table:
+def read_nasbench_macro(path: str | os.PathLike[str], space: SearchSpace) -> Table:
     """NAS-Bench-Macro (Su et al., CVPR 2021), `nas-bench-macro_cifar10.json` of github.com/xiusu/NAS-Bench-Macro.
 
     All 3^8 = 6,561 chains in the order of their codes, with the columns `test_accuracy` [6561, 3], the fraction of
@@ -68,7 +68,7 @@ def read_nasbench_macro(path: str | os.PathLike, space: SearchSpace) -> Table:
     return _read_published(Path(path), PUBLISHED["nasbench_macro", "cifar10"], space)
 
 
-def read_nasbench201(path: str | os.PathLike, space: SearchSpace) -> Table:
+def read_nasbench201(path: str | os.PathLike[str], space: SearchSpace) -> Table:
     """NAS-Bench-201 (Dong and Yang, ICLR 2020) as one small file, `nasbench201_cifar10.npz`: CIFAR-10 only.
 
     All 15,625 cells in the order of the official index, which is column `index`. Accuracies are fractions:
@@ -92,7 +92,7 @@ def _read_embedded(space: SearchSpace) -> Table:
     return decode_table(file.read_bytes(), space, source=str(file))
 
 
-def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLike | None) -> Table:
+def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLike[str] | None) -> Table:
     published = PUBLISHED.get((space.name, dataset))
     own_name = f"{space.name}_{dataset.replace('/', '-')}.npz"
     made = f"{own_name}, which the experiment build_table writes, given the same --space and --dataset"

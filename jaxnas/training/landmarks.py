@@ -5,6 +5,7 @@ Landmark Regularization (Yu, Ranftl and Salzmann, CVPR 2021, arXiv 2104.05309). 
 join. Its weight over time is in `jaxnas.training.schedules`. An order is any vector, higher for better architectures.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ class Landmarks(NamedTuple):
 
 def make_ranking_loss_fn(
     supernet: Supernet,
-    landmarks: chex.ArrayNumpy | Sequence,
+    landmarks: chex.ArrayNumpy | Sequence[Any],
     order: chex.ArrayNumpy | Sequence[float],
     *,
     draw: PairDraw | None = None,
@@ -107,8 +108,8 @@ def make_ranking_loss_fn(
             pairs, codes, order = jnp.arange(pairs.size).reshape(-1, 2), codes[taken], order[taken]
         logits, _ = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(codes)
         losses = cross_entropy(logits, labels).mean(axis=-1)
-        options = {"margin": margin, "beta": beta, "tolerance": tolerance / spread, "reduce_fn": reduce_fn}
-        return ranking_loss(losses, order, pairs=pairs, **options), Aux()
+        cost = functools.partial(ranking_loss, margin=margin, beta=beta, tolerance=tolerance / spread)
+        return cost(losses, order, pairs=pairs, reduce_fn=reduce_fn), Aux()
 
     return loss_fn
 
@@ -131,7 +132,7 @@ def biased_pairs(num_landmarks: int, num_pairs: int | None = None) -> PairDraw:
     """
     _check_draw(num_landmarks, num_pairs)
 
-    def draw(key):
+    def draw(key: chex.PRNGKey) -> chex.Array:
         worse_key, better_key = jax.random.split(key)
         worse = jax.random.randint(worse_key, (num_pairs or 1,), 0, num_landmarks - 1)
         better = jax.random.randint(better_key, worse.shape, worse + 1, num_landmarks)

@@ -5,6 +5,7 @@ The forms of landmark regularisation (arXiv 2104.05309 and its authors' code). A
 
 from collections.abc import Sequence
 
+import chex
 import jax.numpy as jnp
 import optax
 
@@ -21,7 +22,7 @@ def cosine_increase(value: float, *, num_steps: int, warmup_steps: int = 0) -> o
     """
     _check_warmup("cosine_increase", warmup_steps, num_steps, "steps")
 
-    def schedule(step):
+    def schedule(step: chex.Numeric) -> chex.Numeric:
         share = jnp.clip((step - warmup_steps + 1) / (num_steps - warmup_steps), 0.0, 1.0)
         return jnp.where(step < warmup_steps, 0.0, 0.5 * value * (1 - jnp.cos(jnp.pi * share)))
 
@@ -40,7 +41,7 @@ def published_increase(
     if steps_per_epoch < 1:
         raise ValueError(f"published_increase: steps_per_epoch must be at least 1, got {steps_per_epoch}.")
 
-    def schedule(step):
+    def schedule(step: chex.Numeric) -> chex.Numeric:
         epoch = step // steps_per_epoch
         share = (epoch - warmup_epochs + 1) / num_epochs
         return jnp.where(epoch < warmup_epochs, 0.0, 0.5 * value * (1 - jnp.cos(jnp.pi * share)))
@@ -57,7 +58,7 @@ def stepped(
     """
     _check_warmup("stepped", warmup_steps, num_steps, "steps")
 
-    def schedule(step):
+    def schedule(step: chex.Numeric) -> chex.Numeric:
         part = (step - warmup_steps) * len(factors) // (num_steps - warmup_steps)
         factor = jnp.asarray(factors, jnp.float32)[jnp.clip(part, 0, len(factors) - 1)]
         return jnp.where(step < warmup_steps, 0.0, value * factor)

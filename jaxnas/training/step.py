@@ -1,6 +1,5 @@
 """The training step: draw a population, sum its gradients, update once."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -93,7 +92,7 @@ def make_train_step(
     if idle not in ("move", "rest"):
         raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
 
-    def step(state: TrainState, batch: Batch):
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
         sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         archs = sampler.sample(sample_key, state.sampler_state)
 
@@ -148,7 +147,9 @@ def _moving(supernet: Supernet, params: Params, archs: chex.Array, grads: Params
         return jax.tree.map(lambda leaf: jnp.full(leaf.shape, used, leaf.dtype), candidate)
 
     def one(reached, grads):
-        touched = functools.reduce(jnp.logical_or, (jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads)), False)
+        touched: Any = False
+        for leaf in jax.tree.leaves(grads):
+            touched |= jnp.any(leaf != 0)
         return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
 
     of_candidates, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of

@@ -28,7 +28,7 @@ Node(layer='head', op='head', inputs=(1,))]
 import collections
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,8 +81,9 @@ class Tracer:
     def __init__(self, given_stats: bool):
         self.given_stats = given_stats
         self.nodes: list[Node] = []
-        self.number_of: dict[tuple, int] = {}  # what a node computes -> its number
-        self.term_of: dict[tuple, int] = {}  # ("node", number) or (linear operation, term) -> number of the term
+        self.number_of: dict[tuple[Any, ...], int] = {}  # what a node computes -> its number
+        # ("node", number) or (linear operation, term) -> number of the term
+        self.term_of: dict[tuple[Any, ...], int] = {}
         self.meaning_of: dict[int, Meaning] = {IMAGES: self._own_term(IMAGES)}  # of a node's value
         self.meaning = functools.cache(self._meaning)
 
@@ -105,7 +106,12 @@ class Tracer:
         return Symbol((self._node((layer, candidate.op, meaning), layer, candidate.op, inputs, self._own_term),))
 
     def _node(
-        self, computed: tuple, layer: str, op: str | None, inputs: tuple[int, ...], meaning: Callable[[int], Meaning]
+        self,
+        computed: tuple[Any, ...],
+        layer: str,
+        op: str | None,
+        inputs: tuple[int, ...],
+        meaning: Callable[[int], Meaning],
     ) -> int:
         """The number of the node that computes this; where there is none, a new one of the given inputs and meaning."""
         number = self.number_of.setdefault(computed, len(self.nodes))
@@ -120,7 +126,7 @@ class Tracer:
     def _pooled(self, operation: int, meaning: Meaning) -> Meaning:
         return tuple(sorted((self._term((operation, term)), times) for term, times in meaning))
 
-    def _term(self, what: tuple) -> int:
+    def _term(self, what: tuple[Any, ...]) -> int:
         return self.term_of.setdefault(what, len(self.term_of))
 
     def _meaning(self, inputs: tuple[int, ...]) -> Meaning:
@@ -139,7 +145,7 @@ def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> G
         don't stay zeros.
     """
     tracer = Tracer(given_stats)
-    operations: dict = {}  # operation -> its number
+    operations: dict[Any, int] = {}  # operation -> its number
     candidates = {
         name: [
             Candidate(op, operation.algebra(layer.in_shape[-1]), operations.setdefault(operation, len(operations)))
