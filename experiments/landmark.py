@@ -106,7 +106,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     problem = load_problem(config.problem)
     space, truth = problem.space, problem.truth
     chosen = choose_landmarks(config.regulariser, problem)
-    archs = evaluation_archs(space, config.scoring.num_eval_archs)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth)
     archs = archs[~_same_network(space, archs, chosen.archs)]
     if len(archs) < 2:
         raise ValueError(

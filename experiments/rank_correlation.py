@@ -49,8 +49,9 @@ PRESETS = {
     ),
     "quick": runs.replace(DIGITS, num_seeds=4),
     "cpu": runs.replace(
-        runs.replace(DIGITS, **CIFAR), width=8, cells_per_stage=1, image_size="small", num_steps=None,
-        learning_rate=None, num_eval_archs=6561, num_eval_images=500, num_snapshots=None, num_curve_points=8,
+        runs.replace(DIGITS, **CIFAR), width="small", cells_per_stage=1, image_size="small",
+        num_steps=None, learning_rate=None, num_eval_archs=6561, num_eval_images=500, num_snapshots=None,
+        num_curve_points=8,
     ),
     "paper": runs.replace(DIGITS, **LANDMARKREG, num_archs=1),
 }  # fmt: skip
@@ -73,7 +74,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         config = runs.replace(config, num_snapshots=num_snapshots)
     runs.check_least(config, num_seeds=1, num_snapshots=1)
     published, space, data, truth = load_problem(config.problem)
-    archs = evaluation_archs(space, config.scoring.num_eval_archs)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth)
     mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = costs.arch_costs(published, archs).macs
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
@@ -133,7 +134,7 @@ def train_and_score(
         state = None  # of a snapshot with all its scores, the weights may be gone
         blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
         if step == config.training.num_steps or not all(path.exists() for path in blocks):
-            trained = train(config, setup, score, folder, seed=seed, until=step)
+            trained = train(config, setup, score, folder, seed=seed, archs=archs, until=step)
             state = trained.state
         columns, spent = score_all(config, state, archs, score, setup.supernet.space, place)
         parts.append(columns)

@@ -129,7 +129,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     runs.check_least(config, num_seeds=1, num_resamples=1, top_k=1)
     variants = make_variants(config)
     problem = load_problem(config.problem)
-    archs = evaluation_archs(problem.space, config.scoring.num_eval_archs)
+    archs = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth)
     test = ranking.mean_truth(tables.lookup(problem.truth, archs, "test_accuracy"))
     macs = costs.arch_costs(problem.published, archs).macs
     ranking.top_k_mean(macs, test, k=config.top_k)  # a k of no use ends the run before the training, and so do settings

@@ -110,6 +110,8 @@ def to_index(space: SearchSpace, archs: chex.ArrayNumpy) -> np.ndarray:
 
 def from_index(space: SearchSpace, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """The inverse of `to_index`: int32 [num_archs, num_choices]."""
+    if space.size >= 2**63:
+        raise ValueError(f"{space.name}: {space.size} codes do not fit int64 indices; use to_text as the key.")
     indices = np.asarray(indices)
     if indices.size and not np.issubdtype(indices.dtype, np.integer):
         raise ValueError(f"{space.name}: indices have dtype {indices.dtype}, expected integers.")

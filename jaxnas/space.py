@@ -51,7 +51,7 @@ class ChainLayout(NamedTuple):
 
     def resized(self, **sizes: int | None) -> "ChainLayout":
         """Set any of `sizes`; width scales every width by `width / stem_width`, head included."""
-        changes = _known_sizes(self, sizes)
+        changes = known_sizes(self, sizes)
         if width := changes.pop("width", None):
 
             def scale(channels: int) -> int:
@@ -83,7 +83,7 @@ class CellLayout(NamedTuple):
 
     def resized(self, **sizes: int | None) -> "CellLayout":
         """Set any of `sizes`."""
-        return self._replace(**_known_sizes(self, sizes))
+        return self._replace(**known_sizes(self, sizes))
 
 
 class DagLayout(NamedTuple):
@@ -113,10 +113,10 @@ class DagLayout(NamedTuple):
 
     def resized(self, **sizes: int | None) -> "DagLayout":
         """Set any of `sizes`."""
-        return self._replace(**_known_sizes(self, sizes))
+        return self._replace(**known_sizes(self, sizes))
 
 
-def _known_sizes(layout: Layout, sizes: Mapping[str, int | None]) -> dict[str, Any]:
+def known_sizes(layout: Layout, sizes: Mapping[str, int | None]) -> dict[str, Any]:
     for name, size in sizes.items():
         if name not in layout.sizes and size is not None:
             raise ValueError(f"{type(layout).__name__} has no size {name!r}; it has {', '.join(layout.sizes)}.")

@@ -1,7 +1,7 @@
 """The parts that the configs of several experiments are made of: their flags, and what `None` stands for."""
 
 import dataclasses
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxnas import runs
 from jaxnas.evaluation import BNMode, Strategy
@@ -9,6 +9,7 @@ from jaxnas.ops import Channels
 from jaxnas.samplers import SAMPLERS
 from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.spaces import get_space
+from jaxnas.spaces._darts import TwoCellLayout
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
 
 
@@ -20,7 +21,8 @@ class ProblemConfig:
     dataset: str = "digits"
     data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
     seed: int = 0  # of all that is drawn
-    width: int | None = None  # channels of the stem; all widths scale with it; None: the space's own
+    width: int | Literal["small"] | None = None  # channels of the stem, which all widths scale with (of nats_size the
+    # largest); small: 8, of nats_size 16; None: the space's own
     cells_per_stage: int | None = None  # for spaces of cells; chains have none
     image_size: int | Literal["small"] | None = None  # pixels; small: 8 for cells, 16 for chains; None: the space's own
     num_train: int | None = 600  # training images; None: all
@@ -46,7 +48,7 @@ class NetworkConfig:
 class SamplingConfig:
     """Which architectures a training step draws."""
 
-    sampler: str = "fair"
+    sampler: str | None = None  # None: fair, or uniform where not every code exists
     num_archs: int | None = None  # architectures per step; None: the sampler's default
 
 
@@ -131,21 +133,23 @@ def settle(config: ConfigType) -> ConfigType:
     """The config with what is None because it depends on the kind of space; a ValueError for settings of no use
     whatever the space and the images. The others are checked in use."""
     space, given = get_space(config.problem.space), runs.flat(config)
-    by_space = {
+    by_space: dict[str, Any] = {
         "affine": by_kind(space, cells=False, others=True),
         "num_steps": by_kind(space, cells=2_400, others=2_500),
         "learning_rate": by_kind(space, cells=0.5, others=0.1),
     }
+    if "sampler" in given:
+        by_space["sampler"] = "fair" if space.has_all_codes else "uniform"
     settled = runs.replace(config, **{name: value for name, value in by_space.items() if given[name] is None})
     counts = ("batch_size", "num_steps", "checkpoint_every", "report_every", "archs_per_save", "num_calibration_images")
     runs.check_least(settled, **dict.fromkeys((*counts, "num_curve_archs"), 1))
     if config.scoring.bn_mode == "tracked" and config.training.stats_momentum is None:
         raise ValueError("bn_mode tracked needs stats_momentum, the old value's share in the tracked one; take 0.9.")
-    if given.get("sampler", "fair") not in SAMPLERS:
+    if given.get("sampler") not in (None, *SAMPLERS):
         raise ValueError(f"unknown sampler {given['sampler']!r}; choose one of {', '.join(SAMPLERS)}.")
     return settled
 
 
 def by_kind(space: SearchSpace, *, cells: Value, others: Value) -> Value:
     """`cells` for a space of cells, else `others`."""
-    return cells if isinstance(space.layout, CellLayout) else others
+    return cells if isinstance(space.layout, CellLayout | TwoCellLayout) else others

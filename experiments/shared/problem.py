@@ -9,6 +9,7 @@ from jaxnas import codes, datasets, tables
 from jaxnas.datasets import Dataset
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
+from jaxnas.spaces._nats_size import SizeLayout
 
 from .config import ProblemConfig, by_kind
 
@@ -47,8 +48,9 @@ def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
 def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
     """The space with the sizes of the config and of the images."""
     is_cells = "cells_per_stage" in published.sizes
+    small = 16 if isinstance(published.layout, SizeLayout) else 8  # eight widths, from 2 to 16
     return published.resized(
-        width=config.width,
+        width=small if config.width == "small" else config.width,
         image_size=data.train_images.shape[1],
         in_channels=data.train_images.shape[-1],
         num_classes=data.num_classes,
@@ -56,9 +58,12 @@ def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> Sear
     )
 
 
-def evaluation_archs(space: SearchSpace, num_archs: int | None) -> np.ndarray:
+def evaluation_archs(space: SearchSpace, num_archs: int | None, truth: tables.Table) -> np.ndarray:
     """The codes to score: the whole space, or a sample that depends on the space and its number alone. Where not every
-    code exists, each distinct network once."""
+    code exists, each distinct network once. Of a space too large to draw from, whose table can only be a sample, the
+    table's own."""
+    if space.size >= 2**63:
+        return truth.archs[:num_archs]
     if not space.has_all_codes:
         return _existing_archs(space, space.size if num_archs is None else num_archs)
     if num_archs is None or num_archs >= space.size:

@@ -31,7 +31,6 @@ from jaxnas.training import (
 )
 
 from .config import NetworkConfig, RankedConfig, SamplingConfig, ScoringConfig, SupernetConfig, TrainingConfig
-from .problem import evaluation_archs
 
 Score = Callable[..., Scores]
 
@@ -109,6 +108,7 @@ def make_setup(
     sampler = sampling
     if isinstance(sampling, SamplingConfig):
         options = {} if sampling.num_archs is None else {"num_archs": sampling.num_archs}
+        assert sampling.sampler is not None
         sampler = SAMPLERS[sampling.sampler](supernet.space, **options)
     assert isinstance(sampler, Sampler)
     tx = sgd(
@@ -141,6 +141,7 @@ def train(
     seed: int,
     more_at: Callable[[int], dict] = lambda step: {},
     start: Path | None = None,
+    archs: np.ndarray | None = None,
     until: int | None = None,
 ) -> runs.Trained:
     """Train the super-net of a settled config, and score the curve's architectures on the way.
@@ -149,6 +150,7 @@ def train(
       seed: of weights and batches.
       more_at: step -> further splits of its batch.
       start: another run's folder, at whose last checkpoint this one begins; None: at fresh weights.
+      archs: of which some are scored along the training; None: none.
       until: the step to stop at, on the way to `num_steps`, which the schedules span; None: the end.
     """
     supernet, data, sampler, tx, step = setup
@@ -156,13 +158,13 @@ def train(
     assert num_steps is not None
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     train_at = batches(batch_key, data.train_images, data.train_labels, config.training.batch_size)
-    archs = evaluation_archs(space, config.scoring.num_eval_archs)
-    archs = archs[:: -(-len(archs) // config.curve.num_curve_archs)]
-    points = curve_steps(config)
+    points = [] if archs is None else curve_steps(config)
 
     def score_point(steps: int, metrics: dict[str, float], state: TrainState) -> None:
         if steps in points:
-            scores = score(state, archs, first=config.scoring.images_per_call)
+            assert archs is not None
+            few = archs[:: -(-len(archs) // config.curve.num_curve_archs)]
+            scores = score(state, few, first=config.scoring.images_per_call)
             tables.write_table(_curve_file(folder, steps), runs.scores_table(space, scores))
 
     return runs.resumable(

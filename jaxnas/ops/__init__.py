@@ -9,11 +9,13 @@ from typing import Any
 
 from jaxnas.ops.convolution import Classifier, ConvBN, Head, Stem
 from jaxnas.ops.dynamic import DYNAMIC_OPS, Channels, DynamicConvBN, MaxPool, PlaceChannels, ScaleShift
+from jaxnas.ops.elastic import ChannelMask, NormRelu, PooledProjection
 from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, NormalBottleneck, ResidualPair
 from jaxnas.ops.nnx import NNXOperation
 from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, Operation, as_operation, conv_cost
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
+from jaxnas.ops.separable import DilatedConv, FactorisedReduction, SeparableConv
 
 OpFactory = Callable[[int, int, bool, Policy], Any]
 
@@ -30,7 +32,7 @@ def _bottleneck(reduction: int, kernel: int) -> OpFactory:
     )
 
 
-def _pair(block: type[ResidualPair] | type[DoubleDepthwise], kernel: int) -> OpFactory:
+def _of_size(block: Callable[..., Any], kernel: int) -> OpFactory:
     return lambda channels, stride, affine, policy: block(channels, stride, kernel, affine, policy)
 
 
@@ -38,36 +40,47 @@ def _relu_conv_bn(kernel: int) -> OpFactory:
     return lambda channels, stride, affine, policy: ConvBN(channels, kernel, stride, True, affine, policy)
 
 
+def _skip(channels: int, stride: int, affine: bool, policy: Policy) -> Any:
+    return Skip() if stride == 1 else FactorisedReduction(channels, affine, policy)
+
+
 OPS: dict[str, OpFactory] = {
-    "none": lambda channels, stride, affine, policy: Zero(),
-    "skip_connect": lambda channels, stride, affine, policy: Skip(),
+    "none": lambda channels, stride, affine, policy: Zero(stride=stride),
+    "skip_connect": _skip,
     "nor_conv_1x1": _relu_conv_bn(1),
     "nor_conv_3x3": _relu_conv_bn(3),
-    "avg_pool_3x3": lambda channels, stride, affine, policy: AveragePool(),
+    "avg_pool_3x3": lambda channels, stride, affine, policy: AveragePool(stride),
+    "max_pool_3x3": lambda channels, stride, affine, policy: MaxPool(stride),
+    **{f"sep_conv_{k}x{k}": _of_size(SeparableConv, k) for k in (3, 5)},
+    **{f"dil_conv_{k}x{k}": _of_size(DilatedConv, k) for k in (3, 5)},
     "identity": Identity,
     **{f"mb{e}_k{k}": _inverted(e, k) for e in (1, 2, 3, 4, 6) for k in (3, 5, 7)},
     **{f"nconv{r}_k{k}": _bottleneck(r, k) for r in (2, 4) for k in (3, 5, 7)},
-    **{f"rconv_k{k}": _pair(ResidualPair, k) for k in (3, 5, 7)},
-    **{f"dconv_k{k}": _pair(DoubleDepthwise, k) for k in (3, 5, 7)},
+    **{f"rconv_k{k}": _of_size(ResidualPair, k) for k in (3, 5, 7)},
+    **{f"dconv_k{k}": _of_size(DoubleDepthwise, k) for k in (3, 5, 7)},
 }
 
 __all__ = [
     "DYNAMIC_OPS",
     "OPS",
     "Algebra",
+    "ChannelMask",
     "Channels",
     "Classifier",
     "Convolution",
     "Cost",
     "DynamicConvBN",
+    "FactorisedReduction",
     "Head",
     "Kernel",
     "MaxPool",
     "NNXOperation",
+    "NormRelu",
     "OpFactory",
     "Operation",
     "PlaceChannels",
     "Policy",
+    "PooledProjection",
     "Reduction",
     "ScaleShift",
     "Skip",

@@ -135,61 +135,63 @@ class Depthwise(nn.Module):
     kernel: int
     stride: int
     policy: Policy
+    dilation: int = 1  # pixels from one place of the kernel to the next
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         shape = (self.kernel, self.kernel, x.shape[-1])
         weights = self.param("kernel", _depthwise_init, shape, self.policy.params).astype(x.dtype)
-        return depthwise(x, weights, self.stride)
+        return depthwise(x, weights, self.stride, self.dilation)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise(x: chex.Array, weights: chex.Array, stride: int) -> chex.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: chex.Array, weights: chex.Array, stride: int, dilation: int = 1) -> chex.Array:
     """x [num_images, height, width, channels] by weights [kernel, kernel, channels], zero-padded.
 
     On CPU image by image: one image stays in the cache, and the loop keeps XLA from computing what x is made of anew
     for each place of the kernel. Gradients, of smaller batches, gain nothing from it.
     """
     if jax.default_backend() != "cpu" or x.size < LARGE:
-        return _depthwise(x, weights, stride)
-    return jax.lax.map(lambda image: _depthwise(image[None], weights, stride)[0], x)
+        return _depthwise(x, weights, stride, dilation)
+    return jax.lax.map(lambda image: _depthwise(image[None], weights, stride, dilation)[0], x)
 
 
-def _depthwise(x, weights, stride):
-    return sum(part * along_channels(weights[place]) for place, part in shifted(x, len(weights), stride).items())
+def _depthwise(x, weights, stride, dilation):
+    views = shifted(x, len(weights), stride, dilation)
+    return sum(part * along_channels(weights[place]) for place, part in views.items())
 
 
-def _depthwise_forward(x, weights, stride):
-    return depthwise(x, weights, stride), (x, weights)  # autodiff would keep every shifted view
+def _depthwise_forward(x, weights, stride, dilation):
+    return depthwise(x, weights, stride, dilation), (x, weights)  # autodiff would keep every shifted view
 
 
-def _depthwise_backward(stride, residuals, cotangent):
+def _depthwise_backward(stride, dilation, residuals, cotangent):
     x, weights = residuals
 
     def products(x, cotangent):
-        return {place: part * cotangent for place, part in shifted(x, len(weights), stride).items()}
+        return {place: part * cotangent for place, part in shifted(x, len(weights), stride, dilation).items()}
 
     by_place = sum_over_images(products, x, cotangent)
     nothing = jnp.zeros(x.shape[-1], x.dtype)
     kernel = range(len(weights))
     weights_gradient = jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])
-    return _depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1), weights_gradient
+    return _depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1, dilation), weights_gradient
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def shifted(x: chex.Array, kernel: int, stride: int) -> dict[tuple[int, int], chex.Array]:
+def shifted(x: chex.Array, kernel: int, stride: int, dilation: int = 1) -> dict[tuple[int, int], chex.Array]:
     """The views of zero-padded x that a window meets, by (row, column) in the kernel; those of padding alone, which
     small images under large kernels have, are left out."""
     height, width = x.shape[1:3]
-    pad = kernel // 2
+    pad = dilation * (kernel // 2)
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     return {
-        (i, j): x[:, i : i + height : stride, j : j + width : stride]
-        for i in range(kernel)
-        for j in range(kernel)
-        if abs(i - pad) < height and abs(j - pad) < width
+        (i, j): x[:, row : row + height : stride, column : column + width : stride]
+        for i, row in enumerate(range(0, kernel * dilation, dilation))
+        for j, column in enumerate(range(0, kernel * dilation, dilation))
+        if abs(row - pad) < height and abs(column - pad) < width
     }
 
 

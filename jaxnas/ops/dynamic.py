@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnas.ops.convolution import convolve, project
 from jaxnas.ops.normalisation import Policy, Tape, relu, scale_and_shift
-from jaxnas.ops.operation import Convolution, Cost, Free, Kernel, conv_cost
+from jaxnas.ops.operation import Algebra, Convolution, Cost, Free, Kernel, conv_cost
 
 Channels = Literal["fixed", "shuffled", "interpolated", "expanded", "disabled"]
 
@@ -109,10 +109,14 @@ class PlaceChannels(Free):
 
     offset: int
     width: int
+    channels: int | None = None  # in all; None: as many as the input
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        return place(x[..., : self.width], self.offset, x.shape[-1])
+        return place(x[..., : self.width], self.offset, self.channels or x.shape[-1])
+
+    def algebra(self, in_channels: int) -> Algebra:
+        return "linear"
 
 
 def place(x: chex.Array, offset: int, channels: int) -> chex.Array:
@@ -120,30 +124,33 @@ def place(x: chex.Array, offset: int, channels: int) -> chex.Array:
 
 
 class MaxPool(Free):
-    """3x3 maximum at stride 1 over the pixels that exist, or 2x2 at stride 2; as maxima of slices, which like other
-    pooling are faster on CPU than `reduce_window`."""
+    """Maximum over a window of the pixels that exist; as maxima of slices, which like other pooling are faster on CPU
+    than `reduce_window`."""
 
     stride: int = 1
+    kernel: int = 3  # pixels; of an even one the window begins at the pixel itself
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         for axis in (1, 2):
-            x = _windows(x, axis, self.stride)
+            x = _windows(x, axis, self.kernel, self.stride)
         return x
 
+    def algebra(self, in_channels: int) -> Algebra:
+        return "vanishing"
 
-def _windows(x: chex.Array, axis: int, stride: int) -> chex.Array:
+
+def _windows(x: chex.Array, axis: int, kernel: int, stride: int) -> chex.Array:
     size = x.shape[axis]
-    if stride == 1:
+    if pad := (kernel - 1) // 2:
         pads = [(0, 0)] * x.ndim
-        pads[axis] = (1, 1)
+        pads[axis] = (pad, pad)
         x = jnp.pad(x, pads, constant_values=-jnp.inf)
-    starts = range(3 if stride == 1 else stride)
 
     def of(start: int) -> chex.Array:
-        return x[(slice(None),) * axis + (slice(start, start + size if stride == 1 else size, stride),)]
+        return x[(slice(None),) * axis + (slice(start, start + size, stride),)]
 
-    return functools.reduce(_larger, map(of, starts))
+    return functools.reduce(_larger, map(of, range(kernel)))
 
 
 def _larger(x: chex.Array, y: chex.Array) -> chex.Array:

@@ -14,10 +14,12 @@ class Zero(Free):
     """No edge: zeros, of as many channels as the input or of so many."""
 
     channels: int | None = None
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        return jnp.zeros((*x.shape[:-1], self.channels or x.shape[-1]), x.dtype)
+        num_images, height, width, channels = x[:, :: self.stride, :: self.stride].shape
+        return jnp.zeros((num_images, height, width, self.channels or channels), x.dtype)
 
     def algebra(self, in_channels: int) -> Algebra:
         return "zero"
@@ -35,19 +37,28 @@ class Skip(Free):
 
 
 class AveragePool(Free):
-    """3x3 average at stride 1 over the pixels that exist (padding does not count), as a sum of shifted slices:
-    `reduce_window` is three to five times slower on CPU."""
+    """3x3 average over the pixels that exist (padding does not count), as a sum of shifted slices: `reduce_window` is
+    three to five times slower on CPU."""
+
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         def in_window(size: int) -> np.ndarray:
-            return np.minimum(np.arange(size) + 1, size - 1) - np.maximum(np.arange(size) - 1, 0) + 1
+            centre = np.arange(0, size, self.stride)
+            return np.minimum(centre + 1, size - 1) - np.maximum(centre - 1, 0) + 1
 
         count = np.outer(in_window(x.shape[1]), in_window(x.shape[2]))[None, :, :, None]
-        return sum(shifted(x, 3, 1).values()) * jnp.asarray(1.0 / count, x.dtype)
+        return sum(shifted(x, 3, self.stride).values()) * jnp.asarray(1.0 / count, x.dtype)
 
     def algebra(self, in_channels: int) -> Algebra:
         return "linear"
+
+
+def halve(x: chex.Array) -> chex.Array:
+    """2x2 average at stride 2 of x [num_images, height, width, channels] with even sides."""
+    num_images, height, width, channels = x.shape
+    return x.reshape(num_images, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 class Reduction(nn.Module):
@@ -62,9 +73,7 @@ class Reduction(nn.Module):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         y = ConvBN(self.channels, 3, 2, True, self.affine, self.policy, name="first")(x, tape)
         y = ConvBN(self.channels, 3, 1, True, self.affine, self.policy, name="second")(y, tape)
-        num_images, height, width, channels = x.shape
-        pooled = x.reshape(num_images, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-        return y + Conv(self.channels, 1, 1, self.policy, name="shortcut")(pooled)
+        return y + Conv(self.channels, 1, 1, self.policy, name="shortcut")(halve(x))
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:
         beside = conv_cost(in_shape, Convolution(self.channels, 1, 2, norm=False))

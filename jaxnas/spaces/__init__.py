@@ -1,11 +1,13 @@
 """The search spaces by name, each with its published layout; `space.resized(...)` gives a smaller network."""
 
 from jaxnas.space import SearchSpace
+from jaxnas.spaces._darts import darts, darts_space
 from jaxnas.spaces._digits_chain import digits_chain
 from jaxnas.spaces._imported import import_space
 from jaxnas.spaces._nasbench101 import nasbench101, nasbench101_space
 from jaxnas.spaces._nasbench201 import nasbench201
 from jaxnas.spaces._nasbench_macro import nasbench_macro
+from jaxnas.spaces._nats_size import nats_size
 from jaxnas.spaces.chain import chain_isomorphs, chain_space
 from jaxnas.spaces.mobile import Stage, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, mobile_space
 
@@ -14,6 +16,8 @@ __all__ = [
     "Stage",
     "chain_isomorphs",
     "chain_space",
+    "darts",
+    "darts_space",
     "digits_chain",
     "get_space",
     "mobile_large",
@@ -25,6 +29,7 @@ __all__ = [
     "nasbench101_space",
     "nasbench201",
     "nasbench_macro",
+    "nats_size",
 ]
 
 SPACES: dict[str, SearchSpace] = {
@@ -34,6 +39,8 @@ SPACES: dict[str, SearchSpace] = {
     "nasbench101_v6": nasbench101_space(6),
     "nasbench201": nasbench201,
     "nasbench_macro": nasbench_macro,
+    "darts": darts,
+    "nats_size": nats_size,
     "digits_chain": digits_chain,
     "mobile_small": mobile_small,
     "mobile_large": mobile_large,

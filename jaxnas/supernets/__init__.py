@@ -5,18 +5,24 @@ from typing import Any
 
 from jaxnas.ops import Channels, Policy
 from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
+from jaxnas.spaces._darts import TwoCellLayout
+from jaxnas.spaces._nats_size import SizeLayout
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
 from jaxnas.supernets.dag import dag_supernet
 from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
 from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
+from jaxnas.supernets.size import size_supernet
 from jaxnas.supernets.supernet import Supernet, only, select_stats
+from jaxnas.supernets.two_cell import two_cell_supernet
 
 # Type of layout -> (space, its layout, settings) -> super-net.
 BUILDERS: dict[type, Callable[[SearchSpace, Any, Factors], Supernet]] = {
     ChainLayout: chain_supernet,
     CellLayout: cell_supernet,
     DagLayout: dag_supernet,
+    SizeLayout: size_supernet,
+    TwoCellLayout: two_cell_supernet,
 }
 
 

@@ -76,7 +76,7 @@ def dag_supernet(space: SearchSpace, layout: DagLayout, factors: Factors) -> Sup
     for stage in range(layout.num_stages):
         if stage:
             steps.append(f"pool{stage}")
-            shape = add(steps[-1], None, {"pool": MaxPool(stride=2)}, shape)
+            shape = add(steps[-1], None, {"pool": MaxPool(stride=2, kernel=2)}, shape)
         for number in range(layout.cells_per_stage):
             steps.append(f"stage{stage}_cell{number}")
             shape = add_cell(steps[-1], stage, shape)

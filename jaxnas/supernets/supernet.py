@@ -1,7 +1,7 @@
 """The `Supernet` that layers, a wiring and what they share become, and what can be asked of it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -130,6 +130,32 @@ def assemble(
         return wire(run, images), used
 
     return Supernet(space, make_init(layers, sharing.store), apply, layers, wire, sharing.view, dropout, decode)
+
+
+def decode_by_columns(
+    space: SearchSpace, shape: tuple[int, int], columns: Callable[[Any], Sequence[Any]]
+) -> Callable[[Any], Any]:
+    """`Supernet.decode` of spaces where what a choice stands for depends on the rest of the code.
+
+    Args:
+      shape: number of places, and the most candidates that one has. Weights of candidates, float of this shape, which
+        `Supernet.apply` takes in place of a decoded code, pass.
+      columns: codes int [..., num_choices] -> int [...] for each place, the candidate taken; NumPy's or JAX's.
+    """
+
+    def decode(archs: Any) -> Any:
+        archs = archs if isinstance(archs, jax.Array) else np.asarray(archs)
+        if jnp.issubdtype(archs.dtype, jnp.floating):
+            if archs.shape[-2:] != shape:
+                raise ValueError(
+                    f"{space.name}: weights of shape {archs.shape} cannot express a wiring; give"
+                    f" those of the decoded code, {[*shape]}, as jax.nn.one_hot(supernet.decode(arch), ...) makes."
+                )
+            return archs
+        stack = jnp.stack if isinstance(archs, jax.Array) else np.stack
+        return stack(columns(archs), axis=-1).astype(np.int32)
+
+    return decode
 
 
 def make_init(

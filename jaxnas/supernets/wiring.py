@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.space import DagLayout, SearchSpace
 from jaxnas.spaces._nasbench101 import adjacency, live_edges
+from jaxnas.supernets.supernet import decode_by_columns
 
 
 class Part(NamedTuple):
@@ -49,28 +48,18 @@ def make_decode(
     """`Supernet.decode`: codes int [..., num_choices] -> int32 [..., num_parts], the candidate that each part takes.
 
     Candidates are numbered as `dag_supernet` lists them; 0 is nothing at all. Of edges and vertices only those on a way
-    from input to output count. NumPy's arrays and JAX's alike, also traced ones. Weights of candidates, float
-    [num_parts, most_candidates], are what `Supernet.apply` takes in place of a decoded code, and pass.
+    from input to output count.
     """
 
-    def decode(archs: Any) -> Any:
-        archs = archs if isinstance(archs, jax.Array) else np.asarray(archs)
-        if jnp.issubdtype(archs.dtype, jnp.floating):
-            if archs.shape[-2:] != (len(parts), most_candidates):
-                raise ValueError(
-                    f"{space.name}: weights of shape {archs.shape} cannot express a wiring; give those of the decoded"
-                    f" code, [{len(parts)}, {most_candidates}], as jax.nn.one_hot(supernet.decode(arch), ...) makes."
-                )
-            return archs
+    def columns(archs: Any) -> list[Any]:
         edges = live_edges(adjacency(archs)).astype(np.int32)
         ops = archs[..., len(layout.edges) :]
-        columns: dict[Part, Any] = {}
+        by_part: dict[Part, Any] = {}
         for stage in range(layout.num_stages):
-            columns |= _decode_stage(space, layout, stage, edges, ops)
-        stack = jnp.stack if isinstance(archs, jax.Array) else np.stack
-        return stack([columns[part] for part in parts], axis=-1).astype(np.int32)
+            by_part |= _decode_stage(space, layout, stage, edges, ops)
+        return [by_part[part] for part in parts]
 
-    return decode
+    return decode_by_columns(space, (len(parts), most_candidates), columns)
 
 
 def _decode_stage(

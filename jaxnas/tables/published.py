@@ -25,6 +25,7 @@ class Published(NamedTuple):
     sha256: str
     source: str
     decode: Callable[[bytes, SearchSpace], Table]
+    note: str | None = None  # what is not known about its figures, or was decided here
 
 
 def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike[str] | None = None) -> Table:
@@ -145,6 +146,28 @@ def _decode_nasbench201(data: bytes, space: SearchSpace) -> Table:
     return make_table(space, archs, columns, units=units, provenance={})
 
 
+def _decode_nats_size(data: bytes, space: SearchSpace) -> Table:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        names = [[f"width{channels}" for channels in row] for row in file["channels"].tolist()]
+        accuracy = file["acc"].astype(np.float64) / 100
+    archs = np.array([[own.index(name) for own, name in zip(space.op_names, row, strict=True)] for row in names])
+    return make_table(space, archs, {"test_accuracy": accuracy}, units={"test_accuracy": "fraction"}, provenance={})
+
+
+def _decode_darts(data: bytes, space: SearchSpace) -> Table:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        names, edges = file["op_names"].tolist(), file["codes"].astype(np.int32)  # [num_archs, 2, num_edges, 2]
+        percents = file["test_accuracy_curve"].astype(np.float64)  # [num_archs, num_epochs]
+    edges[..., 0] = np.array([space.op_names[0].index(name) for name in names])[edges[..., 0]]
+    columns = {
+        "test_accuracy": percents[:, -10:].mean(axis=1) / 100,
+        "last_test_accuracy": percents[:, -1] / 100,
+        "best_test_accuracy": percents.max(axis=1) / 100,
+    }
+    archs = edges.reshape(len(edges), -1)
+    return make_table(space, archs, columns, units=dict.fromkeys(columns, "fraction"), provenance={})
+
+
 PUBLISHED = {
     ("nasbench_macro", "cifar10"): Published(
         file_name="nas-bench-macro_cifar10.json",
@@ -158,13 +181,27 @@ PUBLISHED = {
         source="an extract of the tables of github.com/D-X-Y/NAS-Bench-201",
         decode=_decode_nasbench201,
     ),
+    ("nats_size", "cifar10"): Published(
+        file_name="nats_sss_cifar10.npz",
+        sha256="e34d776a1a29550418879158a8c339c211cbfddcda12a649413dae1812366fef",
+        source="an extract of the tables of github.com/D-X-Y/NATS-Bench",
+        decode=_decode_nats_size,
+        note="epochs and split of the accuracies are not recorded: for ranks only",
+    ),
+    ("darts", "cifar10"): Published(
+        file_name="darts_yang2020.npz",
+        sha256="1ba013e2130b45be247cb374940197675b59cfd8867e3ed644a7f5b7163167c0",
+        source="an extract of the 214 random cells of github.com/antoyang/NAS-Benchmark",
+        decode=_decode_darts,
+        note="the mean over the last ten of 600 epochs; width and depth are not recorded: for ranks only",
+    ),
 }
 
 
 def _read_published(path: Path, published: Published, space: SearchSpace) -> Table:
     table = published.decode(read_as_published(path, published.sha256, published.source), space)
     about = {"source": published.source, "file": published.file_name, "sha256": published.sha256}
-    return table._replace(provenance=about)
+    return table._replace(provenance=about | ({"note": published.note} if published.note else {}))
 
 
 def read_as_published(path: Path, sha256: str, source: str) -> bytes:
