@@ -48,7 +48,7 @@ class NetworkConfig:
 class SamplingConfig:
     """Which architectures a training step draws."""
 
-    sampler: str | None = None  # None: fair, or uniform where not every code exists
+    sampler: str | None = "fair"  # None: fair, or uniform where not every code exists
     num_archs: int | None = None  # architectures per step; None: the sampler's default
 
 
@@ -57,8 +57,8 @@ class TrainingConfig:
     """How the shared weights are trained."""
 
     batch_size: int = 64
-    num_steps: int | None = 600  # None: what experiments/README.md says was enough: 2,400 for cells, 2,500 for chains
-    learning_rate: float | None = 0.1  # None: 0.5 for cells, 0.1 for chains
+    num_steps: int | None = 600  # None: what experiments/README.md says was enough
+    learning_rate: float | None = 0.1  # None: 0.5 for cells, 0.025 for two cells, 0.1 for others
     final_learning_rate: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -117,8 +117,8 @@ class RankedConfig(SupernetConfig):
 # images, batch 256.
 CIFAR = {
     "space": "nasbench_macro", "dataset": "cifar10", "num_train": None, "num_valid": 5000, "crop": 2, "flip": True,
-    "batch_size": 64, "weight_decay": 5e-4, "checkpoint_every": 500, "report_every": 50, "images_per_call": 250,
-    "num_curve_archs": 198,
+    "sampler": None, "batch_size": 64, "weight_decay": 5e-4, "checkpoint_every": 500, "report_every": 50,
+    "images_per_call": 250, "num_curve_archs": 198,
 }  # fmt: skip
 LANDMARKREG = CIFAR | {
     "space": "nasbench201", "width": 16, "cells_per_stage": 5, "image_size": 32, "num_valid": 25_000, "batch_size": 256,
@@ -135,8 +135,8 @@ def settle(config: ConfigType) -> ConfigType:
     space, given = get_space(config.problem.space), runs.flat(config)
     by_space: dict[str, Any] = {
         "affine": by_kind(space, cells=False, others=True),
-        "num_steps": by_kind(space, cells=2_400, others=2_500),
-        "learning_rate": by_kind(space, cells=0.5, others=0.1),
+        "num_steps": by_kind(space, cells=2_400, two_cells=900, others=2_500),
+        "learning_rate": by_kind(space, cells=0.5, two_cells=0.025, others=0.1),  # of two cells DARTS's own
     }
     if "sampler" in given:
         by_space["sampler"] = "fair" if space.has_all_codes else "uniform"
@@ -150,6 +150,7 @@ def settle(config: ConfigType) -> ConfigType:
     return settled
 
 
-def by_kind(space: SearchSpace, *, cells: Value, others: Value) -> Value:
-    """`cells` for a space of cells, else `others`."""
-    return cells if isinstance(space.layout, CellLayout | TwoCellLayout) else others
+def by_kind(space: SearchSpace, *, cells: Value, others: Value, two_cells: Value | None = None) -> Value:
+    """`cells` for a space of cells, `two_cells` for one of two cells if that is another value, else `others`."""
+    by_layout = {CellLayout: cells, TwoCellLayout: cells if two_cells is None else two_cells}
+    return by_layout.get(type(space.layout), others)
