@@ -10,6 +10,7 @@ from jaxnas.samplers import SAMPLERS
 from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.spaces._darts import TwoCellLayout
+from jaxnas.spaces._nats_size import SizeLayout
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
 
 
@@ -152,5 +153,11 @@ def settle(config: ConfigType) -> ConfigType:
 
 def by_kind(space: SearchSpace, *, cells: Value, others: Value, two_cells: Value | None = None) -> Value:
     """`cells` for a space of cells, `two_cells` for one of two cells if that is another value, else `others`."""
-    by_layout = {CellLayout: cells, TwoCellLayout: cells if two_cells is None else two_cells}
-    return by_layout.get(type(space.layout), others)
+    if isinstance(space.layout, TwoCellLayout) and two_cells is not None:
+        return two_cells
+    return cells if isinstance(space.layout, CellLayout | TwoCellLayout) else others
+
+
+def small_width(space: SearchSpace) -> int:
+    """What the width "small" is: 8, or 16 where a choice is one of eight widths up to it."""
+    return 16 if isinstance(space.layout, SizeLayout) else 8

@@ -9,9 +9,8 @@ from jaxnas import codes, datasets, tables
 from jaxnas.datasets import Dataset
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
-from jaxnas.spaces._nats_size import SizeLayout
 
-from .config import ProblemConfig, by_kind
+from .config import ProblemConfig, by_kind, small_width
 
 MOST_TRIED = 2**20  # codes of a space in which not all exist
 
@@ -48,9 +47,8 @@ def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
 def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
     """The space with the sizes of the config and of the images."""
     is_cells = "cells_per_stage" in published.sizes
-    small = 16 if isinstance(published.layout, SizeLayout) else 8  # eight widths, from 2 to 16
     return published.resized(
-        width=small if config.width == "small" else config.width,
+        width=small_width(published) if config.width == "small" else config.width,
         image_size=data.train_images.shape[1],
         in_channels=data.train_images.shape[-1],
         num_classes=data.num_classes,
