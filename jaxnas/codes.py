@@ -79,7 +79,12 @@ def crossover(key: chex.PRNGKey, first: chex.Array, second: chex.Array) -> chex.
 
 
 def neighbours(space: SearchSpace, arch: chex.ArrayNumpy) -> np.ndarray:
-    """All valid codes at Hamming distance 1 from `arch` [num_choices]: int32 [num_neighbours, num_choices]."""
+    """All valid codes at Hamming distance 1 from `arch` [num_choices]: int32 [num_neighbours, num_choices].
+
+    >>> from jaxnas.spaces import get_space
+    >>> neighbours(get_space("digits_chain"), [0, 0, 0, 0, 0])[:3].tolist()
+    [[1, 0, 0, 0, 0], [2, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
+    """
     (arch,) = check(space, np.asarray(arch)[None])
     changed = [
         np.r_[arch[:choice], op, arch[choice + 1 :]]
@@ -102,7 +107,12 @@ def enumerate_archs(space: SearchSpace) -> np.ndarray:
 
 
 def to_index(space: SearchSpace, archs: chex.ArrayNumpy) -> np.ndarray:
-    """The lexicographic number of each code (first choice most significant): int64 [num_archs]."""
+    """The lexicographic number of each code (first choice most significant): int64 [num_archs].
+
+    >>> from jaxnas.spaces import get_space
+    >>> to_index(get_space("nasbench201"), [[0, 0, 0, 0, 1, 2]]).tolist()  # five operations: 1 * 5 + 2
+    [7]
+    """
     if space.size >= 2**63:
         raise ValueError(f"{space.name}: {space.size} codes do not fit int64 indices; use to_text as the key.")
     return np.ravel_multi_index(tuple(check(space, archs).T), space.num_ops)

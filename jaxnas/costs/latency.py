@@ -149,6 +149,10 @@ def operation_costs(space: SearchSpace, table: Table, calibration: Calibration |
 def calibrate(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> Calibration:
     """The least-squares constant and scale that take predictions to measurements, both [num_archs].
 
+    >>> calibration = calibrate([1.0, 2.0, 3.0], [3.0, 5.0, 7.0])
+    >>> round(calibration.constant, 6), round(calibration.scale, 6)
+    (1.0, 2.0)
+
     Raises:
       ValueError: fewer than three networks, all predicted alike, or slower where predicted faster.
     """

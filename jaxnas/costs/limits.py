@@ -120,6 +120,10 @@ def make_limit(space: SearchSpace, name: str, value: float, cost: CostTable | Co
 def parse(text: str, space: SearchSpace, others: Mapping[str, CostTable | CostFn] | None = None) -> Limit:
     """The limit that a text such as "macs:50e6", "params:2e6" or "latency_ms:12.5" names.
 
+    >>> from jaxnas.spaces import get_space
+    >>> print(parse("macs:80e6", get_space("nasbench201")))
+    macs <= 80000000
+
     Args:
       others: costs by name beside "macs" and "params", which are counted; a latency comes from a measured table.
 

@@ -15,6 +15,9 @@ def cross_entropy(logits: chex.Array, labels: chex.Array, *, label_smoothing: fl
 
     Returns:
       float [..., num_images].
+
+    >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).tolist()  # log 4
+    [1.386294..., 1.386294...]
     """
     log_probs = jax.nn.log_softmax(logits)
     hit = jax.nn.one_hot(labels, logits.shape[-1], dtype=log_probs.dtype)

@@ -134,6 +134,9 @@ def ranking_loss(
     A pair costs max(0, margin + loss of the better - loss of the worse): with the published margin of zero, nothing
     unless the better architecture has the larger loss. Gradients flow into both losses.
 
+    >>> float(ranking_loss([1.0, 0.75, 0.5], [1, 2, 3])), float(ranking_loss([0.5, 0.75, 1.0], [1, 2, 3]))
+    (0.0, 0.3333333432674408)
+
     Args:
       losses: float [num_items].
       order: [num_items], higher is better: accuracy, FLOPs, any vector in any unit. A pair with NaN in it is dropped.

@@ -37,7 +37,11 @@ def make_preprocess(mean: chex.Array, std: chex.Array, *, crop: int = 0, flip: b
 
 
 def standardise(images: chex.Array, mean: chex.Array, std: chex.Array) -> chex.Array:
-    """uint8 images to float32 with the given channel mean and std in units of 0..1."""
+    """uint8 images to float32 with the given channel mean and std in units of 0..1.
+
+    >>> standardise(jnp.full((1, 1, 1, 2), 255, "uint8"), [0.5, 0.0], [0.25, 0.5]).ravel().tolist()
+    [2.0, 2.0]
+    """
     axes = tuple(range(images.ndim - 1))
     mean, std = (jnp.expand_dims(jnp.asarray(moment, jnp.float32), axes) for moment in (mean, std))
     return (images.astype(jnp.float32) / 255.0 - mean) / std

@@ -19,6 +19,9 @@ def cosine_increase(value: float, *, num_steps: int, warmup_steps: int = 0) -> o
     """Half a cosine that starts to rise after the warm-up and reaches `value` at step `num_steps - 1`.
 
     The published shape, rescaled to what its name promises; `published_increase` is the literal one.
+
+    >>> [round(float(cosine_increase(10.0, num_steps=3)(step)), 3) for step in range(3)]
+    [2.5, 7.5, 10.0]
     """
     _check_warmup("cosine_increase", warmup_steps, num_steps, "steps")
 
