@@ -67,6 +67,7 @@ __all__ = [
     "ChannelMask",
     "Channels",
     "Classifier",
+    "ConvBN",
     "Convolution",
     "Cost",
     "DynamicConvBN",

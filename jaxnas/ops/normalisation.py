@@ -127,6 +127,7 @@ def _normalise_backward(dtype, residuals, cotangents):
     pixels = y.shape[1] * y.shape[2]
     weight: float | chex.Array = 1.0 / (y.shape[0] * pixels)
     if mask is not None:
+        mask = jnp.asarray(mask)  # JAX 0.7 may hand a constant on, which cannot sum
         weight = (mask.astype(dtype) / (mask.sum() * pixels).astype(dtype))[:, None, None, None]
     # x minus mean is y / scale: by way of the mean, and by way of the variance, each image under the mask moves all
     by_mean = mean_cotangent - scale * total

@@ -53,7 +53,15 @@ def network_costs(space: SearchSpace, archs: np.ndarray) -> tuple[np.ndarray, np
     widths = np.array(layout.widths, np.float64)[archs]
     macs = params = np.zeros(len(widths))
 
-    def add(kernel: int, inputs: np.ndarray, outputs: np.ndarray, size: int, *, norm: bool = True, times=1.0) -> None:
+    def add(
+        kernel: int,
+        inputs: np.ndarray,
+        outputs: np.ndarray,
+        size: int,
+        *,
+        norm: bool = True,
+        times: float | np.ndarray = 1.0,
+    ) -> None:
         nonlocal macs, params
         weights = kernel**2 * inputs * outputs
         macs = macs + times * weights * size**2

@@ -36,7 +36,9 @@ def size_supernet(space: SearchSpace, layout: SizeLayout, factors: Factors) -> S
     changing = [layer for layer in range(1, space.num_choices) if layer not in REDUCTIONS]
     layers: dict[str, Layer] = {}
 
-    def add(name: str, choice: int | None, candidates: dict, in_shape, kind=Layer, **options) -> tuple[int, ...]:
+    def add(
+        name: str, choice: int | None, candidates: dict[str, Any], in_shape, kind=Layer, **options
+    ) -> tuple[int, ...]:
         layers[name] = kind(*make_layer(name, choice, candidates, in_shape, stats_dtype=policy.stats, **options))
         return layers[name].out_shape
 
@@ -105,7 +107,8 @@ class Mask(Layer):
         here = arch[self.choice]
         if jnp.ndim(here) == 1:
             return super().__call__(params, arch, x, stats, mask, groups, keep)
-        width = jnp.array([candidate.module.width for candidate in self.candidates.values()])[here]
+        candidates: Any = self.candidates  # of modules, which have a width
+        width = jnp.array([candidate.module.width for candidate in candidates.values()])[here]
         return mask_channels(x, width), jnp.zeros((2, self.stats_size), self.stats_dtype)
 
 

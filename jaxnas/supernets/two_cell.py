@@ -32,7 +32,7 @@ def two_cell_supernet(space: SearchSpace, layout: TwoCellLayout, factors: Factor
     edges = [(source, node) for node in nodes for source in range(node)]
     layers: dict[str, Layer] = {}
 
-    def add(name: str, candidates: dict, in_shape, choice: int | None = None, **options) -> tuple[int, ...]:
+    def add(name: str, candidates: dict[str, Any], in_shape, choice: int | None = None, **options) -> tuple[int, ...]:
         layers[name] = make_layer(name, choice, candidates, in_shape, stats_dtype=policy.stats, **options)
         return layers[name].out_shape
 
