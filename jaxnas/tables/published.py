@@ -32,7 +32,7 @@ def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike[
     """The stand-alone figures of the architectures of `space` on `dataset`.
 
     Every table has the column `test_accuracy`, fractions [num_archs] or [num_archs, num_seeds]. Where it comes from:
-    digits_chain on digits lies in the package; nasbench_macro and nasbench201 on cifar10 are read as published; any
+    digits_chain on digits lies in the package; those of `PUBLISHED` are read as published; any
     other (and nasbench_macro where the published file is absent) from `{space}_{dataset}.npz`, a file of `write_table`
     ("/" in the data set's name becomes "-").
 
