@@ -174,6 +174,21 @@ def test_balanced_population_in_one_call(net, archs, by_batch):
         evaluate(params, [[0, 0, 2], [1, 0, 0], [2, 2, 1]], IMAGES, LABELS)
 
 
+@pytest.mark.parametrize("route", ["serial", "graph"])
+def test_population_prepared_once(net, archs, by_batch, route):
+    """Scored again and again with one plan, by the evaluator and for the number of images that it was made for."""
+    supernet, params = net
+    make = functools.partial(make_evaluator, supernet, strategy=route, images_per_call=4)
+    evaluator = make(archs_per_call=8)
+    population = evaluator.prepare(archs, len(IMAGES))
+    for _ in range(2):
+        assert_scored(evaluator.evaluate(params, population, IMAGES, LABELS), *by_batch)
+    with pytest.raises(ValueError, match=r"was prepared for 10 images, got 4; prepare it anew"):
+        evaluator.evaluate(params, population, IMAGES[:4], LABELS[:4])
+    with pytest.raises(ValueError, match=r"by an evaluator of other settings; prepare it with this one"):
+        make(archs_per_call=9).evaluate(params, population, IMAGES, LABELS)
+
+
 def test_fewer_images_than_a_batch_one_class_and_nan(net, apply, archs):
     supernet, params = net
     evaluate = make_evaluator(supernet, images_per_call=256, per_image=True).evaluate

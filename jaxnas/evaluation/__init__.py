@@ -1,9 +1,11 @@
 """Scoring many sub-networks of one super-net on the same images."""
 
-from jaxnas.evaluation.evaluator import BNMode, Evaluator, Population, Scores, Strategy, make_evaluator, work
+from jaxnas.evaluation.evaluator import BNMode, Evaluator, Strategy, make_evaluator
 from jaxnas.evaluation.per_image import cross_entropy, is_correct
 from jaxnas.evaluation.planning import Plan
+from jaxnas.evaluation.population import Population, work
 from jaxnas.evaluation.route import ordered_map
+from jaxnas.evaluation.scores import Scores
 
 __all__ = [
     "BNMode",

@@ -13,7 +13,7 @@ from jaxnas.evaluation.per_image import cross_entropy, is_correct
 from jaxnas.evaluation.planning import Plan
 from jaxnas.supernets import Params, Stats
 
-Place = Callable[[Any], chex.Array]  # a host array -> the same on devices
+ToDevices = Callable[[Any], chex.Array]  # a host array -> the same on devices
 
 
 class ImageBatch(NamedTuple):
@@ -27,14 +27,14 @@ class ImageBatch(NamedTuple):
 class DeviceRow(NamedTuple):
     """Devices that score architectures together, each on batches of its own."""
 
-    place_whole: Place  # on each of them
-    place_split: Place  # split among them by its first axis
+    place_whole: ToDevices  # on each of them
+    place_split: ToDevices  # split among them by its first axis
 
 
 class LoadedRow(NamedTuple):
     """What a row of devices needs to score any architecture."""
 
-    place: Place
+    place: ToDevices
     params: Params
     stats: Stats | None  # tracked, [num_candidates, 2, size] by layer
     batches: list[ImageBatch]

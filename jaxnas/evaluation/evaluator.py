@@ -2,50 +2,27 @@
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import chex
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from jaxnas import codes
-from jaxnas.evaluation.batches import DeviceRow, LoadedRow, load_row, rows_of
+from jaxnas.evaluation.batches import DeviceRow, load_row, rows_of
+from jaxnas.evaluation.border import check_balanced, check_given, check_images, check_labels
 from jaxnas.evaluation.calls import make_calls
 from jaxnas.evaluation.graph import make_graph_route
-from jaxnas.evaluation.planning import Plan, Planner, make_planner
-from jaxnas.evaluation.route import Route, Unit, ordered_map
+from jaxnas.evaluation.planning import Planner, make_planner
+from jaxnas.evaluation.population import Population
+from jaxnas.evaluation.route import Route
+from jaxnas.evaluation.scores import Scores, run_units
 from jaxnas.supernets import Params, Stats, Supernet
 
 Strategy = Literal["auto", "mask", "serial", "dispatch", "graph"]
 BNMode = Literal["batch", "calibrated", "tracked"]
 STRATEGIES, BN_MODES = get_args(Strategy), get_args(BNMode)
-
-
-class Scores(NamedTuple):
-    """What a population scored, and under which rule."""
-
-    archs: np.ndarray  # int32 [num_archs, num_choices]
-    loss: np.ndarray  # float64 [num_archs], mean cross-entropy in nats
-    accuracy: np.ndarray  # float64 [num_archs], fraction of images
-    num_images: int
-    bn_mode: str
-    images_per_call: int  # in "batch" mode so many images are normalised together
-    num_calibration_images: int  # 0 unless calibrated
-    strategy: str  # the route taken
-    image_loss: np.ndarray | None = None  # float32 [num_archs, num_images], on request
-    image_correct: np.ndarray | None = None  # bool [num_archs, num_images], on request
-
-
-class Population(NamedTuple):
-    """Architectures whose work is planned, for so many images."""
-
-    archs: np.ndarray  # int32 [num_archs, num_choices], checked
-    num_images: int
-    plan: Plan
-    units: list[Unit]
 
 
 class EvaluateFn(Protocol):
@@ -163,31 +140,19 @@ def make_evaluator(
         devices=1 if mesh is None else mesh.devices.shape[1],
     )
     engine = _Engine(
-        supernet,
-        plan,
-        bn_mode,
-        groups,
-        images_per_call,
-        rows,
-        make_calls(supernet),
-        make_graph_route(supernet),
-        jax.jit(supernet.view),
-        per_image,
-        progress,
+        supernet=supernet,
+        plan=plan,
+        bn_mode=bn_mode,
+        groups=groups,
+        images_per_call=images_per_call,
+        rows=rows,
+        calls=make_calls(supernet),
+        graph=make_graph_route(supernet),
+        view=jax.jit(supernet.view),
+        per_image=per_image,
+        progress=progress,
     )
     return Evaluator(functools.partial(_evaluate, engine), plan, functools.partial(_prepare, engine))
-
-
-def work(supernet: Supernet, population: Population) -> tuple[float, float]:
-    """MACs per image that a population needs and that its plan executes, padding and repetitions included.
-
-    Needed: each architecture runs its own operations, one after the other, stem and head included. Counted from the
-    codes; a test checks the counts with counters inside the branches. Calibration, of the same work per image, is not
-    counted.
-    """
-    taken = supernet.taken(population.archs).items()
-    needed = sum(supernet.layers[name].costs.macs[indices].sum() for name, indices in taken)
-    return float(needed), sum(unit.macs() for unit in population.units)
 
 
 class _Engine(NamedTuple):
@@ -196,7 +161,7 @@ class _Engine(NamedTuple):
     supernet: Supernet
     plan: Planner
     bn_mode: BNMode
-    groups: int | str
+    groups: int | Literal["auto", "balanced"]
     images_per_call: int
     rows: list[DeviceRow]
     calls: Route
@@ -208,105 +173,53 @@ class _Engine(NamedTuple):
 
 def _prepare(engine: _Engine, archs: chex.ArrayNumpy, num_images: int) -> Population:
     checked = codes.check(engine.supernet.space, archs)
-    made = engine.plan(len(checked), num_images)
-    if made.strategy == "dispatch" and engine.groups == "balanced":
-        _check_balanced(engine.supernet, checked)
-    route = engine.graph if made.strategy == "graph" else engine.calls
-    return Population(checked, num_images, made, route(checked, made))
+    plan = engine.plan(len(checked), num_images)
+    if plan.strategy == "dispatch" and engine.groups == "balanced":
+        check_balanced(engine.supernet, checked)
+    route = engine.graph if plan.strategy == "graph" else engine.calls
+    return Population(checked, num_images, plan, route(checked, plan))
 
 
 def _evaluate(
-    engine: _Engine, params, archs, images, labels, *, stats=None, calibration_images=None, bar=None
+    engine: _Engine,
+    params: Params,
+    archs: chex.ArrayNumpy | Population,
+    images: chex.Array,
+    labels: chex.Array,
+    *,
+    stats: Stats | None = None,
+    calibration_images: chex.Array | None = None,
+    bar: tqdm | None = None,
 ) -> Scores:
-    _check_images(engine.supernet, "images", images)
-    _check_labels(engine.supernet, labels, len(images))
-    _check_given(engine.bn_mode, stats, calibration_images)
+    check_images(engine.supernet, "images", images)
+    check_labels(engine.supernet, labels, len(images))
+    check_given(engine.bn_mode, stats, calibration_images)
     population = archs if isinstance(archs, Population) else _prepare(engine, archs, len(images))
+    plan = population.plan
     if population.num_images != len(images):
         raise ValueError(
             f"the population was prepared for {population.num_images} images, got {len(images)}; prepare it anew."
         )
+    if plan != engine.plan(len(population.archs), len(images)):
+        raise ValueError("the population was prepared by an evaluator of other settings; prepare it with this one.")
     if calibration_images is not None:
-        _check_images(engine.supernet, "calibration_images", calibration_images)
-    made = population.plan
-    if made.strategy == "graph":
+        check_images(engine.supernet, "calibration_images", calibration_images)
+    if plan.strategy == "graph":
         params = engine.view(params)
     given = params, images, labels, stats, calibration_images, engine.images_per_call
-    loaded = [load_row(row, made, *given) for row in engine.rows]
+    loaded = [load_row(row, plan, *given) for row in engine.rows]
     shown = tqdm(total=len(population.archs), unit="arch", disable=not engine.progress) if bar is None else bar
     with shown if bar is None else contextlib.nullcontext():
-        loss, accuracy, image_loss, image_correct = _run(population, loaded, shown, engine.per_image)
+        loss, accuracy, image_loss, image_correct = run_units(population, loaded, shown, per_image=engine.per_image)
     return Scores(
         archs=population.archs,
         loss=loss,
         accuracy=accuracy,
         num_images=len(images),
         bn_mode=engine.bn_mode,
-        images_per_call=made.images_per_call,
+        images_per_call=plan.images_per_call,
         num_calibration_images=0 if calibration_images is None else len(calibration_images),
-        strategy=made.strategy,
+        strategy=plan.strategy,
         image_loss=image_loss if engine.per_image else None,
         image_correct=image_correct if engine.per_image else None,
     )
-
-
-def _run(population: Population, loaded: list[LoadedRow], bar: tqdm, per_image: bool) -> tuple[np.ndarray, ...]:
-    """Loss and accuracy [num_archs]; loss and correctness [num_archs, num_images], of no images unless per_image."""
-    num_archs, num_images = len(population.archs), population.num_images
-    loss, correct = np.zeros(num_archs), np.zeros(num_archs)
-    image_loss = np.zeros((num_archs, num_images if per_image else 0), np.float32)
-    image_correct = np.zeros(image_loss.shape, bool)
-
-    def run(numbered: tuple[int, Unit]) -> int:
-        number, unit = numbered
-        positions, *columns = unit.run(loaded[number % len(loaded)])
-        losses, hits = (column.reshape(len(column), -1)[:, :num_images] for column in columns)
-        loss[positions] = losses.sum(axis=1, dtype=np.float64)
-        correct[positions] = hits.sum(axis=1)
-        if per_image:
-            image_loss[positions], image_correct[positions] = losses, hits
-        return len(positions)
-
-    begin, done = time.perf_counter(), 0
-    for count in ordered_map(run, enumerate(population.units), population.plan.workers):
-        done += count
-        bar.update(count)
-        bar.set_postfix_str(f"{done * num_images / (time.perf_counter() - begin):,.0f} image·arch/s")
-    return loss / num_images, correct / num_images, image_loss, image_correct
-
-
-def _check_given(bn_mode: str, stats: Stats | None, calibration_images: chex.Array | None) -> None:
-    """Raise a ValueError where what the mode normalises by is missing, or something else is given."""
-    for wanted, name, given in (("tracked", "stats", stats), ("calibrated", "calibration_images", calibration_images)):
-        if (bn_mode == wanted) != (given is not None):
-            verb = "needs" if bn_mode == wanted else "does not take"
-            raise ValueError(f"bn_mode {bn_mode!r} {verb} {name}.")
-
-
-def _check_images(supernet: Supernet, name: str, images: chex.Array) -> None:
-    """Raise a ValueError where images are none that the network takes, or none at all."""
-    layout = supernet.space.layout
-    expected = (layout.image_size, layout.image_size, layout.in_channels)
-    if images.shape[1:] != expected or len(images) == 0:
-        raise ValueError(
-            f"{name} have shape {images.shape}, expected [num_images, {str(expected)[1:-1]}], at least one image."
-        )
-
-
-def _check_labels(supernet: Supernet, labels: chex.Array, num_images: int) -> None:
-    """Raise a ValueError where labels are none of the images' classes."""
-    labels, num_classes = np.asarray(labels), supernet.space.layout.num_classes
-    if labels.shape != (num_images,):
-        raise ValueError(f"labels have shape {labels.shape}, expected ({num_images},), one for each image.")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"labels are {labels.min()}..{labels.max()}, expected within [0, {num_classes}).")
-
-
-def _check_balanced(supernet: Supernet, archs: np.ndarray) -> None:
-    """Raise a ValueError where an operation of a choice occurs more often than another."""
-    for place, counts in enumerate(supernet.counts(archs)):
-        if len(set(counts)) > 1:
-            raise ValueError(
-                f"groups='balanced' needs each operation of a choice equally often, got {counts} at index {place};"
-                " pass a tile size."
-            )

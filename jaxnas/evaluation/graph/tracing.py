@@ -23,6 +23,17 @@ the width. After the stem there are two distinct outputs to compute, then 3 x 3,
     >>> graph.nodes[:3]  # the stem on the images; of architecture 0 layer0 is nothing, so layer1 reads the stem
     [Node(layer='stem', op='stem', inputs=(-1,)), Node(layer='layer1', op='identity', inputs=(0,)), \
 Node(layer='head', op='head', inputs=(1,))]
+
+Two cells that pool a sum, and sum what is pooled (edges 0-1, 0-2, 1-2, 0-3, 1-3, 2-3): in the first, node 2 is the
+input plus a convolution of it, and is pooled on edge 2-3; in the second, the input is pooled on edge 0-3 and the
+convolution on edge 1-3. Both are the sum of the same two terms, so the second reads the first one's leaf:
+
+    >>> from jaxnas.spaces import nasbench201
+    >>> none, skip, conv, pool = 0, 1, 3, 4
+    >>> cells = np.array([[conv, skip, skip, none, none, pool], [conv, none, none, pool, pool, none]])
+    >>> first, second = make_graph(make_supernet(nasbench201), cells, given_stats=False).leaves
+    >>> bool(first == second)
+    True
 """
 
 import collections
