@@ -2,34 +2,39 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 
-from jaxnas.evaluation.batches import LoadedRow, pool_statistics, score_images
+from jaxnas.evaluation.batches import ImageBatch, LoadedRow, pool_statistics, score_images
 from jaxnas.evaluation.planning import Plan
 from jaxnas.evaluation.route import Route, Unit, UnitScores
-from jaxnas.supernets import Layer, Supernet, select_stats
-from jaxnas.supernets.choice import branch_runs
+from jaxnas.supernets import Layer, Params, Stats, Supernet, select_stats
+from jaxnas.supernets.choice import Groups, branch_runs
 
 
 def make_calls(supernet: Supernet) -> Route:
     """The route of `Plan.strategy`, one of the three; programs are compiled once for all populations."""
 
     @functools.partial(jax.jit, static_argnames=("strategy", "groups"))
-    def score(params, archs, stats, batch, *, strategy, groups):
+    def score(
+        params: Params, archs: chex.Array, stats: Stats | None, batch: ImageBatch, *, strategy: str, groups: Groups
+    ) -> tuple[chex.Array, chex.Array]:
         """Loss and correctness of each image: [num_archs, num_batches, num_images]."""
 
-        def of_batch(batch):
+        def of_batch(batch: ImageBatch) -> tuple[chex.Array, chex.Array]:
             logits, _ = forward(supernet, strategy, groups, params, archs, stats, batch.images, batch.mask)
             return score_images(logits, batch)
 
         return jax.vmap(of_batch, out_axes=1)(batch)
 
     @functools.partial(jax.jit, static_argnames=("strategy", "groups"))
-    def statistics(params, archs, batch, *, strategy, groups):
+    def statistics(
+        params: Params, archs: chex.Array, batch: ImageBatch, *, strategy: str, groups: Groups
+    ) -> chex.ArrayTree:
         """Statistics used, [num_archs, num_batches, 2, size] by layer."""
 
-        def of_batch(batch):
+        def of_batch(batch: ImageBatch) -> chex.ArrayTree:
             return forward(supernet, strategy, groups, params, archs, None, batch.images, batch.mask)[1]
 
         return jax.vmap(of_batch, out_axes=1)(batch)
@@ -64,10 +69,19 @@ def make_calls(supernet: Supernet) -> Route:
     return route
 
 
-def forward(supernet: Supernet, strategy: str, groups, params, archs, stats, images, mask):
+def forward(
+    supernet: Supernet,
+    strategy: str,
+    groups: Groups,
+    params: Params,
+    archs: chex.Array,
+    stats: Stats | None,
+    images: chex.Array,
+    mask: chex.Array | None,
+) -> tuple[chex.Array, chex.ArrayTree]:
     """Logits [num_archs, num_images, classes] and statistics [num_archs, ...] by one of the routes."""
 
-    def apply(arch, stats, groups):
+    def apply(arch: chex.Array, stats: Stats | None, groups: Groups) -> tuple[chex.Array, chex.ArrayTree]:
         return supernet.apply(params, arch, images, stats=stats, mask=mask, groups=groups)
 
     if strategy == "serial":

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
@@ -18,6 +17,11 @@ from jaxnas.ops import Operation
 from jaxnas.supernets import Params, Supernet, run_operation
 
 StatsOf = Callable[[int, Node], chex.Array]  # (number of a node, node) -> float [2, size]
+Inputs = tuple[chex.Array, ...]  # of a node, to be summed
+# (parameters, inputs, statistics or None, mask or None, keep_stats) -> (output, statistics used or None)
+RunOperation = Callable[
+    [Params, Inputs, chex.Array | None, chex.Array | None, bool], tuple[chex.Array, chex.Array | None]
+]
 
 
 def make_graph_route(supernet: Supernet) -> Route:
@@ -68,25 +72,26 @@ def make_graph_route(supernet: Supernet) -> Route:
 
 
 @functools.cache
-def _operation(operation: Operation, stats_dtype: str) -> Callable[..., tuple[chex.Array, Any]]:
-    """(parameters, inputs, statistics or None, mask, keep_stats) -> (output, statistics used or None), over batches:
-    inputs and mask have a leading axis of batches, each normalised by itself where statistics are None."""
-
-    def of_batch(params, inputs, stats, mask, keep_stats):
-        x = sum(inputs[1:], inputs[0])
-        y, used = run_operation(operation, params, x, stats, mask, stats_dtype=stats_dtype)
-        return y, used if keep_stats else None
+def _operation(operation: Operation, stats_dtype: str) -> RunOperation:
+    """Compiled, over batches: inputs and mask have a leading axis of batches, each normalised by itself where there are
+    no statistics."""
 
     @functools.partial(jax.jit, static_argnames="keep_stats")
-    def run(params, inputs, stats, mask, *, keep_stats):
-        batched = jax.vmap(lambda inputs, mask: of_batch(params, inputs, stats, mask, keep_stats))
-        return batched(inputs, mask)
+    def run(
+        params: Params, inputs: Inputs, stats: chex.Array | None, mask: chex.Array | None, keep_stats: bool
+    ) -> tuple[chex.Array, chex.Array | None]:
+        def of_batch(inputs: Inputs, mask: chex.Array | None) -> tuple[chex.Array, chex.Array | None]:
+            x = sum(inputs[1:], inputs[0])
+            y, used = run_operation(operation, params, x, stats, mask, stats_dtype=stats_dtype)
+            return y, used if keep_stats else None
+
+        return jax.vmap(of_batch)(inputs, mask)
 
     return run
 
 
 @jax.jit
-def _add(inputs):
+def _add(inputs: Inputs) -> chex.Array:
     return sum(inputs[1:], inputs[0])
 
 
@@ -124,7 +129,7 @@ def run_program(
             inputs = inputs or (jnp.zeros((*images.shape[:2], *layer.in_shape), images.dtype),)
             given = None if stats is None else stats(number, node)
             run = _operation(layer.candidates[node.op], layer.stats_dtype)
-            values[number], used[number] = run(params[node.layer][node.op], inputs, given, mask, keep_stats=keep_stats)
+            values[number], used[number] = run(params[node.layer][node.op], inputs, given, mask, keep_stats)
         if number in leaves:
             logits[number] = values.pop(number)
         for source in free:
