@@ -23,7 +23,7 @@ candidate; completions are drawn from the feasible ones instead of being drawn a
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import chex
 import jax
@@ -71,6 +71,12 @@ class Extension(NamedTuple):
         return total / np.bincount(self.owner, self.num_draws, minlength=len(self.candidates))
 
 
+class PopulationDraw(Protocol):
+    """Architectures to train on, int32 [num_archs, num_choices]; see `Pcnas.draw`."""
+
+    def __call__(self, state: PcnasState, num_archs: int, number: int = 0) -> np.ndarray: ...
+
+
 class Pcnas(NamedTuple):
     """The search as pure functions on the host.
 
@@ -93,7 +99,7 @@ class Pcnas(NamedTuple):
     is_complete: Callable[[PcnasState], bool]
     ask: Callable[[PcnasState], Extension]
     tell: Callable[[PcnasState, Extension, np.ndarray], PcnasState]
-    draw: Callable[..., np.ndarray]
+    draw: PopulationDraw
     best: Callable[[PcnasState], tuple[np.ndarray, float]]
 
 

@@ -11,7 +11,7 @@ its architectures and scores, told again in one call, and ends as if it had neve
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -55,6 +55,12 @@ class Search(NamedTuple):
     ask: Callable[[SearchState], np.ndarray]
     tell: Callable[[SearchState, np.ndarray, np.ndarray], SearchState]
     best: Callable[[SearchState], tuple[np.ndarray, float]]
+
+
+class SearchFactory(Protocol):
+    """What `SEARCHES` holds: from a space and a limit to a search; settings by keyword, each with a default."""
+
+    def __call__(self, space: SearchSpace, limit: Limit | None = None, *args: Any, **settings: Any) -> Search: ...
 
 
 class Proposals:

@@ -1,5 +1,7 @@
 """Batches of images that stay on the device, as a pure function of the step."""
 
+from typing import Literal
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,12 @@ from jaxnas.training.losses import Batch
 
 
 def batches(
-    key: chex.PRNGKey, images: chex.ArrayNumpy, labels: chex.ArrayNumpy, batch_size: int, *, split: str = "train"
+    key: chex.PRNGKey,
+    images: chex.ArrayNumpy,
+    labels: chex.ArrayNumpy,
+    batch_size: int,
+    *,
+    split: Literal["train", "valid"] = "train",
 ) -> BatchAt:
     """Make step -> {split: batch}, a pure function: each epoch is a permutation that `fold_in(key, epoch)` draws; the
     last few images of an epoch that fill no batch are left out of it.

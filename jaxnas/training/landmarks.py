@@ -17,7 +17,7 @@ import numpy as np
 from jaxnas.codes import check
 from jaxnas.evaluation import cross_entropy
 from jaxnas.supernets import Supernet
-from jaxnas.training.losses import Aux, LossFn, ranking_loss
+from jaxnas.training.losses import Aux, LossFn, Reduce, ranking_loss
 from jaxnas.training.preprocess import Preprocess
 
 PairDraw = Callable[[chex.PRNGKey], chex.Array]  # key -> int [num_pairs, 2]: ranks (worse, better), the worst is 0
@@ -40,7 +40,7 @@ def make_ranking_loss_fn(
     margin: float = 0.0,
     beta: float | None = None,
     tolerance: float = 0.0,
-    reduce_fn: Callable[..., chex.Array] = jnp.mean,
+    reduce_fn: Reduce = jnp.mean,
     tile: int | None = None,
     preprocess: Preprocess = lambda key, images: images,
     split: str = "valid",

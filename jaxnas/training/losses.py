@@ -1,6 +1,6 @@
 """Losses over a batch of architectures, and the ranking loss of known ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import chex
@@ -15,7 +15,6 @@ from jaxnas.supernets.choice import Groups
 from jaxnas.training.preprocess import Preprocess
 
 Batch = dict[str, dict[str, chex.Array]]  # split -> {"images": [num_images, h, w, c], "labels": int32 [num_images]}
-
 
 DROPOUT = 2**16  # folded into a loss's key: far from what `preprocess` and sums of losses make of it
 
@@ -44,6 +43,12 @@ class LossFn(Protocol):
         """Return (scalar to minimise, what it reports); archs int32 [num_archs, num_choices], step int32, the steps
         done; `groups`, static, is what `supernets.choose` may rely on."""
         ...
+
+
+class Reduce(Protocol):
+    """From many costs to one number, as `jnp.mean` and `jnp.sum` do it."""
+
+    def __call__(self, costs: chex.Array, /, *, where: chex.Array) -> chex.Array: ...
 
 
 def make_cross_entropy_loss(
@@ -127,7 +132,7 @@ def ranking_loss(
     beta: float | None = None,
     tolerance: float = 0.0,
     where: chex.Array | None = None,
-    reduce_fn: Callable[..., chex.Array] = jnp.mean,
+    reduce_fn: Reduce = jnp.mean,
 ) -> chex.Array:
     """How far losses are from falling as a reference order rises (Landmark Regularization, arXiv 2104.05309).
 

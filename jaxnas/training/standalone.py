@@ -1,8 +1,7 @@
 """Training architectures from scratch, alone: the truth that a super-net's ranking is compared with."""
 
 import functools
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import chex
 import jax
@@ -37,6 +36,21 @@ class Standalone(NamedTuple):
     loss: np.ndarray  # float64 [num_archs, num_seeds], nats
 
 
+class TrainAlone(Protocol):
+    """Trains archs int [num_archs, num_choices], each from every key [num_seeds]. Images are uint8 [num_images, height,
+    width, channels], labels int [num_images]."""
+
+    def __call__(
+        self,
+        archs: chex.ArrayNumpy,
+        keys: chex.PRNGKey,
+        images: chex.ArrayNumpy,
+        labels: chex.ArrayNumpy,
+        test_images: chex.ArrayNumpy,
+        test_labels: chex.ArrayNumpy,
+    ) -> Standalone: ...
+
+
 def make_standalone(
     supernet: Supernet,
     recipe: Recipe,
@@ -47,11 +61,11 @@ def make_standalone(
     archs_per_call: int = 1,
     num_calibration_images: int = 1024,
     workers: int = 1,
-) -> Callable[..., Standalone]:
+) -> TrainAlone:
     """Build `train(archs, keys, images, labels, test_images, test_labels) -> Standalone`.
 
-    Every architecture is trained from each of `keys` [num_seeds], which decides initial weights and the order of
-    images; seeds train side by side in one program, their parameters batched. Images are uint8. After training, batch
+    A key decides initial weights and the order of images; seeds train side by side in one program, their parameters
+    batched. After training, batch
     normalisation takes its statistics from the first `num_calibration_images` training images under the final weights,
     and the test images are scored with them.
 
