@@ -15,6 +15,7 @@ from jaxnas.spaces import chain_space
 from jaxnas.supernets import make_supernet
 from jaxnas.training import (
     Aux,
+    batches,
     fit,
     init_train_state,
     make_cross_entropy_loss,
@@ -385,6 +386,22 @@ def test_flip_alone():
     mirrored = np.array([np.array_equal(f, s[:, ::-1]) for f, s in zip(flipped, standard)])
     as_is = np.array([np.array_equal(f, s) for f, s in zip(flipped, standard)])
     assert (mirrored ^ as_is).all() and 60 < mirrored.sum() < 140
+
+
+def test_batches_are_a_function_of_the_step():
+    """Seven images in batches of three: two an epoch, without repetition, and one image is left out of it."""
+    images, labels = np.arange(7.0)[:, None, None, None] * np.ones((1, 2, 2, 1)), np.arange(7)
+    batch_at = batches(jax.random.key(3), images, labels, 3, split="valid")
+    seen = [jax.device_get(batch_at(step))["valid"] for step in (0, 1, 2, 3, 1)]
+    for part in seen:
+        assert part["images"].shape == (3, 2, 2, 1)
+        np.testing.assert_array_equal(part["images"][:, 0, 0, 0], part["labels"])
+    for epoch, (first, second) in enumerate([seen[:2], seen[2:4]]):
+        order = jax.random.permutation(jax.random.fold_in(jax.random.key(3), epoch), 7)
+        np.testing.assert_array_equal(np.concatenate([first["labels"], second["labels"]]), order[:6])
+    np.testing.assert_array_equal(seen[4]["labels"], seen[1]["labels"])  # back from another epoch
+    with pytest.raises(ValueError, match=r"batch_size is 8, but there are 7 validation images\."):
+        batches(jax.random.key(3), images, labels, 8, split="valid")
 
 
 def test_a_loss_may_report_only_the_loss_of_each_architecture():

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxnas.codes import check
 from jaxnas.evaluation import cross_entropy
+from jaxnas.space import SearchSpace
 from jaxnas.supernets import Supernet
 from jaxnas.training.losses import Aux, LossFn, Reduce, ranking_loss
 from jaxnas.training.preprocess import Preprocess
@@ -67,28 +68,10 @@ def make_ranking_loss_fn(
       ValueError: fewer than two landmarks or more a step than there are, one that is not in the space, an order of
         another length or not finite, or no two landmarks that differ in order by more than the tolerance.
     """
-    space = supernet.space
-    archs, levels = check(space, landmarks), np.asarray(order, np.float64)
+    archs, levels, spread = _from_worst(supernet.space, landmarks, order, tolerance)
     num_landmarks = len(archs)
-    if num_landmarks < 2:
-        raise ValueError(f"{space.name}: one landmark gives no pair to rank; give at least 2.")
-    if levels.shape != (num_landmarks,) or not np.isfinite(levels).all():
-        raise ValueError(
-            f"{space.name}: the order of {num_landmarks} landmarks must be as many finite numbers; got shape"
-            f" {levels.shape} with {np.count_nonzero(~np.isfinite(levels))} not finite."
-        )
-    spread = np.ptp(levels)
-    if spread <= tolerance:
-        raise ValueError(
-            f"{space.name}: all {num_landmarks} landmarks are tied, order {levels.min():g} to {levels.max():g} at"
-            f" tolerance {tolerance:g}; choose landmarks that differ, or a smaller tolerance."
-        )
     if num_per_step is not None and not 2 <= num_per_step <= num_landmarks:
         raise ValueError(f"num_per_step must be within [2, {num_landmarks}], the landmarks, got {num_per_step}.")
-    from_worst = np.argsort(levels, kind="stable")
-    archs = archs[from_worst]
-    # In units of the spread: large figures such as FLOPs would lose their differences in float32.
-    levels = ((levels[from_worst] - levels.min()) / spread).astype(np.float32)
     if num_per_step is not None:
         tile = tile or 1
     groups: Any = supernet.counts(archs) if tile is None else tile
@@ -112,6 +95,32 @@ def make_ranking_loss_fn(
         return cost(losses, order, pairs=pairs, reduce_fn=reduce_fn), Aux()
 
     return loss_fn
+
+
+def _from_worst(
+    space: SearchSpace,
+    landmarks: chex.ArrayNumpy | Sequence[Any],
+    order: chex.ArrayNumpy | Sequence[float],
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Checked landmarks from worst to best: codes, order float32 from 0 to 1, and the spread that was divided by."""
+    archs, levels = check(space, landmarks), np.asarray(order, np.float64)
+    if len(archs) < 2:
+        raise ValueError(f"{space.name}: one landmark gives no pair to rank; give at least 2.")
+    if levels.shape != (len(archs),) or not np.isfinite(levels).all():
+        raise ValueError(
+            f"{space.name}: the order of {len(archs)} landmarks must be as many finite numbers; got shape"
+            f" {levels.shape} with {np.count_nonzero(~np.isfinite(levels))} not finite."
+        )
+    spread = np.ptp(levels)
+    if spread <= tolerance:
+        raise ValueError(
+            f"{space.name}: all {len(archs)} landmarks are tied, order {levels.min():g} to {levels.max():g} at"
+            f" tolerance {tolerance:g}; choose landmarks that differ, or a smaller tolerance."
+        )
+    rows = np.argsort(levels, kind="stable")
+    # In units of the spread: large figures such as FLOPs would lose their differences in float32.
+    return archs[rows], ((levels[rows] - levels.min()) / spread).astype(np.float32), spread
 
 
 def all_pairs(num_landmarks: int, num_pairs: int | None = None) -> PairDraw:
