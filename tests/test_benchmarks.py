@@ -121,6 +121,7 @@ def test_dispatch_executes_little_more_than_needed(name, kind, most):
     assert executed / needed <= most
 
 
+@pytest.mark.slow("the benchmarks of training are run")
 def test_training_steps_are_timed_side_by_side(capsys):
     argv = ["--spaces", "toy", "--width", "2", "--image-size", "4", "--batch-size", "4", "--num-paths", "1"]
     train_step.main([*argv, "--repetitions", "2", "--json"])
@@ -135,6 +136,7 @@ def test_training_steps_are_timed_side_by_side(capsys):
     assert "fixed_scan" in train_step.table(records)
 
 
+@pytest.mark.slow("the benchmarks of training are run")
 def test_networks_trained_alone_are_timed_side_by_side(capsys):
     """One seed after the other, seeds at once, architectures at once: the same losses, or nothing would be reported."""
     argv = ["--space", "toy", "--width", "2", "--image-size", "4", "--num-archs", "2", "--num-seeds", "2", "--json"]

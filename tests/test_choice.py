@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from jaxnas.supernets.choice import branch_runs, choose, count_ops, mix
 
+pytestmark = pytest.mark.codegen
+
 SHARED = {"weight": np.array([2.0, -1.0, 0.5], np.float32)}
 
 

@@ -268,6 +268,7 @@ class TestTfds:
     def test_unknown_names(self, tmp_path, name):
         refuses("unknown data set", name, num_valid=9, data_dir=tmp_path)
 
+    @pytest.mark.slow("all of CIFAR-10 is read")
     def test_real_cifar10(self, data_dir):
         if not (data_dir / "tfds" / "cifar10").is_dir():
             pytest.skip(f"there is no prepared CIFAR-10 in {data_dir}/tfds: set JAXNAS_DATA")

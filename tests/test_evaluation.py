@@ -16,6 +16,8 @@ from jaxnas import codes
 from jaxnas.evaluation import make_evaluator
 from jaxnas.supernets import select_stats
 
+pytestmark = pytest.mark.codegen
+
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(10, 4, 4, 1)).astype(np.float32)
 LABELS = RNG.integers(0, 10, 10)

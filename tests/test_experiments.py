@@ -179,6 +179,7 @@ class TestQuickstart:
         assert [int(row["step"]) for row in rows] == [2, 3, 4, 6]
         assert float(rows[-1]["loss"]) == result_of(quick)["final_train_loss"] > 0
 
+    @pytest.mark.slow("the quickstart as a command, where TFDS is missing")
     def test_command_goes_on_without_tfds(self, quick, tmp_path):
         shutil.copytree(quick, tmp_path / "run")
         remove(tmp_path / "run", "result.json", "scores.csv", "*.png", "seed0/scores_000009.npz")

@@ -18,6 +18,8 @@ from jaxnas.evaluation.graph.tracing import IMAGES, MOST_INPUTS, make_graph
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import make_supernet
 
+pytestmark = pytest.mark.codegen
+
 RNG = np.random.default_rng(0)
 CELLS = SPACES["nasbench201"].resized(width=2, image_size=4, cells_per_stage=1)
 CODES = codes.enumerate_archs(CELLS)

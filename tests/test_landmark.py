@@ -114,6 +114,7 @@ def test_a_fork_is_what_an_uninterrupted_run_would_be(ran, truth, tmp_path, name
     assert ranking[:3] == [0, 0, 0]  # the coefficient's warm-up
 
 
+@pytest.mark.slow("an experiment is killed, in a process of its own, and goes on")
 def test_killed_in_a_fork_and_in_scoring(ran, truth, tmp_path):
     argv = [*ARGV, "--data-dir", truth, "--workdir", tmp_path]
     killed("landmark/checkpoints/.new_step_00000006/manifest.json", *argv)

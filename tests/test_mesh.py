@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow("a process with eight devices scores on meshes of them")
 def test_scores_do_not_depend_on_the_mesh():
     """Numbers of architectures, batches and devices that don't divide one another."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"

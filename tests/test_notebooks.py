@@ -81,6 +81,7 @@ def test_links_into_the_repository_lead_somewhere(name):
     assert linked and [path for path in linked if not (ROOT / path).is_file()] == []
 
 
+@pytest.mark.slow("each notebook is run from top to bottom")
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # what is tested, not what is installed

@@ -11,6 +11,8 @@ from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, Norma
 from jaxnas.ops.normalisation import EPSILON, BatchNorm, relu
 from jaxnas.ops.pooling import AveragePool
 
+pytestmark = pytest.mark.codegen
+
 RNG = np.random.default_rng(0)
 
 

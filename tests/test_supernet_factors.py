@@ -93,6 +93,7 @@ def test_picture(ran):
     assert min(pixels.shape) >= 200 and len(np.unique(pixels)) > 20
 
 
+@pytest.mark.slow("an experiment is killed, in a process of its own, and goes on")
 def test_killed_in_the_middle(ran, truth, tmp_path):
     """What is finished is left alone, what was half done goes on, and the table is that of the uninterrupted run."""
     argv = [*ARGV, "--data-dir", truth, "--workdir", tmp_path]

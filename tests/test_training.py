@@ -275,6 +275,7 @@ def test_clip_weight_decay_and_cosine():
     np.testing.assert_allclose(second["w"], -rate * 1.9 * gradient["w"], rtol=1e-5)
 
 
+@pytest.mark.codegen
 def test_resumed_training_equals_uninterrupted(tmp_path):
     """Bit for bit: weights, momentum, tracked statistics, the sampler's state; through plain arrays in between."""
     step, fresh = make(sgd(0.1, num_steps=6), uniform(SPACE, num_archs=2), stats_momentum=0.9)
