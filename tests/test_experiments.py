@@ -105,7 +105,7 @@ def test_presets_are_sound(name, preset):
     space = get_space(values["space"])
     if "sampler" in values:
         options = {} if values["num_archs"] is None else {"num_archs": values["num_archs"]}
-        SAMPLERS[values["sampler"]](space, **options)
+        SAMPLERS[runs.flat(settle(presets[preset]))["sampler"]](space, **options)
     if name != "build_table":
         assert (values["num_eval_images"] or values["num_valid"]) <= values["num_valid"]
         num_steps = settle(presets[preset]).training.num_steps
@@ -302,7 +302,7 @@ class TestRankCorrelation:
     @pytest.mark.parametrize(
         "arguments, words",
         [
-            ("--space large", "unknown search space 'large'; choose one of digits_chain"),
+            ("--space large", "unknown search space 'large'; choose one of darts, digits_chain"),
             ("--dataset sketches", "no table of stand-alone accuracies in"),
             ("--sampler greedy", "unknown sampler 'greedy'; choose one of uniform, fair"),
             ("--num-archs 3", "num_archs must be a multiple of 2"),

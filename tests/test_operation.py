@@ -30,6 +30,7 @@ IMAGES, LABELS = RNG.normal(size=(6, 4, 4, 3)).astype(np.float32), RNG.integers(
 
 
 def add_path(x, tape, gain, shift):
+    gain, shift = (jnp.reshape(vector, (1, 1, 1, -1)) for vector in (gain, shift))
     return x + tape.drop(gain * tape.normalise(x) + shift)
 
 
@@ -265,7 +266,8 @@ def test_what_flax_modules_of_the_library_say():
     """That it holds is tested where it is used: `test_graph`, `test_factors`, `test_costs`."""
     said = {name: as_operation(build(4, 1, False, Policy())) for name, build in OPS.items()}
     assert {name for name, operation in said.items() if operation.algebra(4) != "any"} == {
-        "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "identity",
+        "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "identity", "max_pool_3x3",
+        "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
     }  # fmt: skip
     assert said["mb3_k5"].shared_kernel() == Kernel("depthwise", 5, ("depthwise", "kernel"))
     assert said["rconv_k3"].has_shortcut(4) and not said["rconv_k3"].has_shortcut(8)

@@ -6,7 +6,7 @@ A run's files and its command line know a field by its name alone, whichever par
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 ConfigType = TypeVar("ConfigType")
@@ -64,19 +64,19 @@ def read_value(config: Any, name: str, text: str) -> Any:
     """The value that `text` stands for, by the type of the field `name`: a number, true or false, a word, a literal."""
     kind = _types(config)[name]
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    if bool in kinds:
-        known: Mapping[str, Any] = {"true": True, "false": False}
-    elif typing.get_origin(kind) is typing.Literal:
-        known = {value: value for value in typing.get_args(kind)}
-    else:
-        (convert,) = (entry for entry in kinds if entry is not types.NoneType)
-        try:
-            return convert(text)
-        except ValueError:
-            raise ValueError(f"{name}: expected a value of type {convert.__name__}, got {text!r}.") from None
-    if text not in known:
+    known: dict[str, Any] = {"true": True, "false": False} if bool in kinds else {}
+    for entry in kinds:
+        if typing.get_origin(entry) is typing.Literal:
+            known |= {word: word for word in typing.get_args(entry)}
+    numbers = [entry for entry in kinds if entry in (int, float, str)]
+    if text in known:
+        return known[text]
+    if not numbers:
         raise ValueError(f"{name}: unknown value {text!r}; choose among {', '.join(known)}.")
-    return known[text]
+    try:
+        return numbers[0](text)
+    except ValueError:
+        raise ValueError(f"{name}: expected a value of type {numbers[0].__name__}, got {text!r}.") from None
 
 
 def _types(config: Any) -> dict[str, Any]:
