@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "ops": {"checks"},
     "ranking": CODES,
     "spaces": CODES | {"ops"},
-    "tables": CODES | {"files"},
+    "tables": CODES | {"files", "ranking"},
     "supernets": CODES | {"ops", "spaces"},
     "samplers": NETWORKS,
     "costs": COSTS,

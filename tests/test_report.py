@@ -100,6 +100,25 @@ def test_mean_truth():
     assert ranking.mean_truth(np.float32([0.5, 0.25])).dtype == np.float64
 
 
+def test_missing_seeds_are_left_out():
+    """The mean of two where the third is missing; the seeds that all have are compared with one another."""
+    nan = np.nan
+    assert ranking.mean_truth([[0.5, 0.7, nan], [nan, 0.2, nan], [0.1, 0.2, 0.6]]) == pytest.approx([0.6, 0.2, 0.3])
+    assert np.isnan(ranking.mean_truth([[nan, nan], [0.5, nan]])).tolist() == [True, False]
+    holed = SEEDS.copy()
+    holed[::2, 2] = nan
+    got, complete = report(truth=holed, macs=MACS), report(truth=SEEDS[:, :2], macs=MACS)
+    by_hand = np.where(np.isnan(holed[:, 2]), SEEDS[:, :2].mean(axis=1), SEEDS.mean(axis=1))
+    assert got.kendall_tau.value == pytest.approx(np.mean([tau(row, by_hand) for row in SCORES]))
+    for name in ("seed_kendall_tau", "truth_reliability", "top_decile_kendall_tau", "top_decile_flops_kendall_tau"):
+        assert getattr(got, name) == getattr(complete, name) is not None
+    holed[::2, 1] = nan
+    assert report(truth=holed).seed_kendall_tau is None is report(truth=holed).top_decile_kendall_tau
+    holed[5] = nan
+    with pytest.raises(ValueError, match=r"architecture 5 has .*nan.*, expected finite numbers"):
+        report(truth=holed)
+
+
 def test_the_value_of_an_estimate_is_the_mean_over_seeds():
     got = ranking.estimate(ranking.kendall_tau, SCORES, TRUTH, num_resamples=50)
     assert got.value == pytest.approx(np.mean([tau(row, TRUTH) for row in SCORES])) and got.low < got.value < got.high

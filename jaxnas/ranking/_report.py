@@ -67,7 +67,8 @@ def report(
     Args:
       scores: [num_archs], or [num_seeds, num_archs] with a row for each super-net; higher is better, so pass minus the
         validation loss, which ranks better than accuracy.
-      truth: stand-alone accuracy, fractions, [num_archs] or [num_archs, num_seeds].
+      truth: stand-alone accuracy, fractions, [num_archs] or [num_archs, num_seeds], NaN where a seed is missing: it is
+        left out of the mean, and figures of single seeds are those of the seeds that every architecture has.
       accuracies: of the sub-networks, as scores; for `kendall_tau_accuracy` alone.
       macs: [num_archs], for the baseline of counting them.
       truth_seeds: [num_archs, num_seeds], single training seeds where `truth` has none; for its noise alone.
@@ -85,6 +86,9 @@ def report(
     scores, truth = np.atleast_2d(scores), np.asarray(truth)
     mean_truth = metrics.mean_truth(truth)
     together = scores.mean(axis=0)
+    if truth.ndim == 2:
+        complete = truth[:, ~np.isnan(truth).any(axis=0)]
+        truth = complete if complete.shape[1] > 1 else mean_truth
     if truth_seeds is None and truth.ndim == 2:
         truth_seeds = truth
 

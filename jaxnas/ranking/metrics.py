@@ -170,9 +170,18 @@ def reliability(truth: ArrayLike) -> float:
 
 
 def mean_truth(truth: ArrayLike) -> np.ndarray:
-    """Mean over training seeds of `truth` [num_archs] or [num_archs, num_seeds]: float64 [num_archs]."""
-    truth = np.asarray(truth)
-    mean: np.ndarray = truth.reshape(len(truth), -1).mean(axis=1, dtype=np.float64)
+    """Mean over training seeds of `truth` [num_archs] or [num_archs, num_seeds]: float64 [num_archs].
+
+    A seed that is missing, NaN, is left out of the mean; an architecture without any has NaN.
+
+    >>> mean_truth([[0.5, 0.25, np.nan], [0.75, 0.25, 0.5]]).tolist()
+    [0.375, 0.5]
+    """
+    truth = np.asarray(truth, np.float64)
+    seeds = truth.reshape(len(truth), -1)
+    there = ~np.isnan(seeds)
+    count = there.sum(axis=1)
+    mean: np.ndarray = np.where(count > 0, np.where(there, seeds, 0).sum(axis=1) / np.maximum(count, 1), np.nan)
     return mean
 
 

@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnas.ranking import mean_truth
 from jaxnas.tables.format import Table, lookup
 
 
 class Judge(NamedTuple):
     """Ground truth that chooses among retrained networks, and ground truth that they are judged by.
 
-    `choose_by` is the table's validation accuracy, else that of the first training seed; `accuracy` is test accuracy,
-    without that seed. So nothing is chosen by what is reported. A table of one seed chooses nothing: None.
+    `choose_by` is the table's validation accuracy, the mean over seeds where it has them, else the test accuracy of
+    each architecture's first training seed; `accuracy` is the mean test accuracy, without that seed. So nothing is
+    chosen by what is reported. A table of one seed chooses nothing: None. Missing seeds (NaN) are left out of means.
     """
 
     truth: Table
@@ -44,22 +46,48 @@ def make_judge(
       limit: what makes an architecture feasible, for the error.
 
     Raises:
-      ValueError: nothing in the table is feasible.
+      ValueError: nothing in the table is feasible, or it lacks a figure that a feasible architecture, which is named,
+        is chosen or judged by.
     """
-
-    def column(name: str) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda archs: lookup(truth, archs, name).astype(np.float64)
-
-    accuracy, choose_by = column("test_accuracy"), None
-    if "valid_accuracy" in truth.columns:
-        choose_by = column("valid_accuracy")
-    if truth.columns["test_accuracy"].ndim == 2:
-        seeds = accuracy
-        if choose_by is None and truth.columns["test_accuracy"].shape[1] > 1:
-            choose_by, accuracy = (lambda archs: seeds(archs)[:, 0]), (lambda archs: seeds(archs)[:, 1:].mean(axis=1))
-        else:
-            accuracy = lambda archs: seeds(archs).mean(axis=1)  # noqa: E731
     archs = truth.archs if contains is None else truth.archs[contains(truth.archs)]
     if not len(archs):
         raise ValueError(f"the table of {truth.space} has no architecture that meets {limit}.")
-    return Judge(truth, accuracy, choose_by, np.sort(accuracy(archs))[::-1])
+    seeds = lookup(truth, archs, "test_accuracy").reshape(len(archs), -1)
+    num_trained = np.isfinite(seeds).sum(axis=1)
+    choose_by: Callable[[np.ndarray], np.ndarray] | None = None
+    accuracy = _reading(truth, "test_accuracy", mean_truth)
+    if "valid_accuracy" in truth.columns:
+        choose_by = _reading(truth, "valid_accuracy", mean_truth)
+    elif num_trained.max() > 1:
+        choose_by = _reading(truth, "test_accuracy", _first)
+        accuracy = _reading(truth, "test_accuracy", lambda seeds: mean_truth(_without_first(seeds)))
+    figures = {"judged": accuracy(archs)} | ({} if choose_by is None else {"chosen": choose_by(archs)})
+    for use, values in figures.items():
+        if not (known := np.isfinite(values)).all():
+            row = int(np.argmin(known))
+            raise ValueError(
+                f"the table of {truth.space} has {num_trained[row]} test accuracies of architecture"
+                f" {archs[row].tolist()}, too few figures for it to be {use} by; expected a valid_accuracy and a test"
+                " accuracy of each feasible one, or test accuracies of two seeds; leave such architectures out."
+            )
+    return Judge(truth, accuracy, choose_by, np.sort(figures["judged"])[::-1])
+
+
+def _reading(
+    truth: Table, name: str, over_seeds: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """archs -> float64 [num_archs], of a column [num_archs] or [num_archs, num_seeds]."""
+    return lambda archs: over_seeds(lookup(truth, archs, name).astype(np.float64).reshape(len(archs), -1))
+
+
+def _first(seeds: np.ndarray) -> np.ndarray:
+    """The first figure of each row that is there: [num_archs], NaN for a row without any."""
+    place = np.isfinite(seeds).argmax(axis=1)
+    first: np.ndarray = np.take_along_axis(seeds, place[:, None], axis=1)[:, 0]
+    return first
+
+
+def _without_first(seeds: np.ndarray) -> np.ndarray:
+    """The same rows without their first figure, which becomes one that is missing."""
+    there = np.isfinite(seeds)
+    return np.where(there & (there.cumsum(axis=1) > 1), seeds, np.nan)
