@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from jaxnas import tables
 from jaxnas.codes import enumerate_archs, from_text
+from jaxnas.files import seal_arrays
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
@@ -169,6 +170,41 @@ class TestRefusals:
         np.savez(path, archs=np.array([{}], dtype=object), meta=np.array("{}"))
         refuses("no table of jaxnas", tables.read_table, path, SPACE)
 
+    @pytest.mark.parametrize(
+        ("name", "unit", "value", "expected"),
+        [
+            ("test_accuracy", "fraction", 93.1, "at least 0 and at most 1, or NaN"),
+            ("test_accuracy", "fraction", -0.1, "at least 0 and at most 1"),
+            ("test_accuracy", "fraction", np.inf, "at least 0 and at most 1"),
+            ("macs", "count", -1.0, "at least 0, or NaN"),
+            ("macs", "s", -np.inf, "at least 0"),
+            ("macs", "ms", np.inf, "at least 0"),
+        ],
+    )
+    def test_figures_that_their_unit_does_not_allow(self, name, unit, value, expected):
+        columns = {"test_accuracy": np.full((3, 2), 0.5), "macs": np.array([1.0, np.nan, 2.0])}
+        columns[name][2] = value
+        units = {"test_accuracy": "fraction", "macs": "count"} | {name: unit}
+        message = rf"column '{name}' in the unit {unit} has {value} for architecture \[0, 1, 3\], expected {expected}"
+        refuses(message, small_table, columns=columns, units=units)
+        units[name] = "nats"  # a loss may be anything
+        small_table(columns=columns, units=units)
+
+    def test_meta_that_is_none(self, path):
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files if name != "meta"}
+        about = {"format": 1, "space": "toy", "fingerprint": SPACE.fingerprint, "units": {}, "provenance": {}}
+        for change, message in (
+            ({"units": [1]}, r"table.npz: toy: units of a table are \[1\]"),
+            ({"provenance": 5}, "provenance of a table are 5"),
+            ({"space": None}, "a table of space None, expected toy"),
+            ({"format": [1]}, r"table format \[1\], but"),
+        ):
+            path.write_bytes(seal_arrays(about | change, arrays))
+            refuses(message, tables.read_table, path, SPACE)
+        np.savez(path, archs=ARCHS, meta=np.array("[" * 10**5))
+        refuses("no table of jaxnas .JSON that is nested too deeply", tables.read_table, path, SPACE)
+
     def test_another_version_of_the_format(self, path, monkeypatch):
         monkeypatch.setattr(tables.format, "FORMAT", 2)
         refuses("table format 1, but .* reads format 2", tables.read_table, path, SPACE)
@@ -195,6 +231,9 @@ class TestRefusals:
         "changes, message",
         [
             ({"archs": ARCHS[[5, 0, 5]]}, r"architecture 0, \[0, 1, 1\], is in the table more than once"),
+            ({"units": None}, "toy: units of a table are None, expected an object of texts"),
+            ({"units": {"test_accuracy": "fraction", "macs": 3}}, "units of a table are .*'macs': 3"),
+            ({"provenance": ["by hand"]}, r"provenance of a table are \['by hand'\], expected an object of texts"),
             ({"archs": ARCHS[:2]}, r"column 'test_accuracy' has shape \(3, 2\), expected \[2\]"),
             ({"archs": ARCHS[:0]}, "population is empty"),
             ({"columns": {"macs": np.zeros(3)}}, r"units are for columns \['macs', 'test_accuracy'\]"),

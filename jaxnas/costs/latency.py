@@ -6,7 +6,6 @@ fixed rest of the network, then comes every operation of every choice ("3/mb6_k5
 and in which setting it was measured.
 """
 
-import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from jaxnas.codes import check, to_index, to_text
 from jaxnas.costs.limits import CostTable, cost_table
+from jaxnas.files import decode_arrays
 from jaxnas.ranking import kendall_tau, spearman
 from jaxnas.space import SearchSpace
 from jaxnas.tables import Table, load_truth, make_table, read_table
@@ -192,11 +192,11 @@ def read_nasbench201_latency(folder: str | os.PathLike[str], space: SearchSpace)
     source = "github.com/HayeonLee/HELP, HW-NAS-Bench"
     data = read_as_published(path, NASBENCH201_SHA256, source)
     archs = load_truth(space, "cifar10", data_dir=folder).archs
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        columns = {
-            f"{LATENCY_MS}_{device}": column.astype(np.float64)
-            for device, column in zip(file["devices"].tolist(), file["latency_ms"].T, strict=True)
-        }
+    arrays = decode_arrays(data)
+    columns = {
+        f"{LATENCY_MS}_{device}": column.astype(np.float64)
+        for device, column in zip(arrays["devices"].tolist(), arrays["latency_ms"].T, strict=True)
+    }
     about = {"source": source, "file": NASBENCH201_FILE, "sha256": NASBENCH201_SHA256}
     return make_table(space, archs, columns, units=dict.fromkeys(columns, "ms"), provenance=about)
 

@@ -9,24 +9,23 @@ format's version, space, fingerprint, units, provenance and a SHA-256 over all o
 The same table gives the same bytes (for one version of zlib).
 """
 
-import hashlib
-import io
-import json
 import os
 import re
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import numpy as np
 
+from jaxnas.checks import Number, shown
 from jaxnas.codes import check
-from jaxnas.files import replace_file
+from jaxnas.files import open_arrays, read_file, replace_file, seal_arrays
 from jaxnas.space import SearchSpace
 
 FORMAT = 1
+RANGES = {"fraction": Number(0, 1), "count": Number(0), "index": Number(0), "ms": Number(0), "s": Number(0)}  # by unit
+_META = ("format", "space", "fingerprint", "units", "provenance")
 
 
 class Table(NamedTuple):
@@ -37,7 +36,7 @@ class Table(NamedTuple):
       fingerprint: `SearchSpace.fingerprint` of that space.
       archs: int32 [num_archs, num_choices], every code at most once.
       columns: name -> numbers [num_archs] or [num_archs, num_seeds], NaN where a seed is missing.
-      units: name -> unit of each column: "fraction", "count", "nats", "ms", "s" and so on.
+      units: name -> unit of each column: "fraction", "count", "nats", "ms", "s" and so on; for `RANGES` see there.
       provenance: how the figures came about, in words: source or command, seeds, versions.
     """
 
@@ -61,9 +60,12 @@ def make_table(
 
     Raises:
       ValueError: a code outside the space or there twice, a column of another length or not of numbers, a column
-        without a unit or a unit without a column.
+        without a unit or a unit without a column, a figure that its unit does not allow, such as a fraction of 93.1.
     """
     archs = check(space, archs)
+    for name, texts in (("units", units), ("provenance", provenance)):
+        if not isinstance(texts, Mapping) or not all(isinstance(text, str) for pair in texts.items() for text in pair):
+            raise ValueError(f"{space.name}: {name} of a table are {shown(texts)}, expected an object of texts.")
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     table = Table(space.name, space.fingerprint, archs, arrays, dict(units), dict(provenance))
     _check_structure(table)
@@ -88,7 +90,7 @@ def read_table(path: str | os.PathLike[str], space: SearchSpace) -> Table:
       ValueError: the file is truncated, damaged, no such table, of another version or of another space.
       OSError: the file cannot be read.
     """
-    return decode_table(Path(path).read_bytes(), space, source=str(path))
+    return decode_table(read_file(path), space, source=str(path))
 
 
 def is_table(path: str | os.PathLike[str]) -> bool:
@@ -103,23 +105,17 @@ def is_table(path: str | os.PathLike[str]) -> bool:
 def decode_table(data: bytes, space: SearchSpace, *, source: str) -> Table:
     """`read_table` on the bytes of a file; `source` names it in errors."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(str(arrays.pop("meta")))
-        checksum = meta.pop("checksum")
-        version, name, fingerprint = meta["format"], meta["space"], meta["fingerprint"]
-        units, provenance, archs = meta["units"], meta["provenance"], arrays["archs"]
-    except Exception as error:  # damage shows as anything: zipfile, zlib, NumPy and JSON each have their own errors
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        meta, arrays = open_arrays(data)
+        if missing := [name for name in ("archs", *_META) if name not in {**meta, **arrays}]:
+            raise ValueError(f"it lacks {missing[0]}")
+    except ValueError as error:
         raise ValueError(
-            f"{source}: truncated, damaged or no table of jaxnas ({reason}); delete it and make it again."
+            f"{source}: truncated, damaged or no table of jaxnas ({error}); delete it and make it again."
         ) from None
+    version, name, fingerprint, units, provenance = (meta[entry] for entry in _META)
+    archs = arrays.pop("archs")
     if version != FORMAT:
         raise ValueError(f"{source}: table format {version}, but this version of jaxnas reads format {FORMAT}.")
-    if checksum != _checksum(meta, arrays):
-        raise ValueError(
-            f"{source}: the checksum does not fit the content, damaged or edited since; delete it and make it again."
-        )
     if name != space.name:
         raise ValueError(f"{source}: a table of space {name}, expected {space.name}.")
     if fingerprint != space.fingerprint:
@@ -127,9 +123,8 @@ def decode_table(data: bytes, space: SearchSpace, *, source: str) -> Table:
             f"{source}: made for other operations of {name} (fingerprint {fingerprint}, expected {space.fingerprint});"
             " make it again."
         )
-    columns = {name: array for name, array in arrays.items() if name != "archs"}
     try:
-        return make_table(space, archs, columns, units=units, provenance=provenance)
+        return make_table(space, archs, arrays, units=units, provenance=provenance)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -180,35 +175,18 @@ def _check_structure(table: Table) -> None:
             )
     if set(table.units) != set(columns):
         raise ValueError(f"units are for columns {sorted(table.units)}, but the columns are {sorted(columns)}.")
+    for name, unit in table.units.items():
+        if unit not in RANGES:
+            continue
+        column, (least, most, *_) = columns[name], RANGES[unit]
+        if (wrong := (column < least) | (column > most) | np.isinf(column)).any():
+            where = tuple(np.argwhere(wrong)[0].tolist())
+            raise ValueError(
+                f"column {name!r} in the unit {unit} has {column[where]} for architecture {archs[where[0]].tolist()},"
+                f" expected {RANGES[unit]}, or NaN where nothing is known."
+            )
 
 
 def _encode(table: Table) -> bytes:
-    arrays = {
-        name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        for name, array in {"archs": table.archs, **table.columns}.items()
-    }
-    meta: dict[str, Any] = {
-        "format": FORMAT,
-        "space": table.space,
-        "fingerprint": table.fingerprint,
-        "units": table.units,
-        "provenance": table.provenance,
-    }
-    meta["checksum"] = _checksum(meta, arrays)
-    arrays["meta"] = np.array(json.dumps(meta, sort_keys=True))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # its default date, not today's: equal tables give equal bytes
-            entry.compress_type, entry.create_system = zipfile.ZIP_DEFLATED, 3
-            content = io.BytesIO()
-            np.lib.format.write_array(content, array, allow_pickle=False)
-            archive.writestr(entry, content.getvalue())
-    return buffer.getvalue()
-
-
-def _checksum(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
+    about = (FORMAT, table.space, table.fingerprint, table.units, table.provenance)
+    return seal_arrays(dict(zip(_META, about, strict=True)), {"archs": table.archs, **table.columns})

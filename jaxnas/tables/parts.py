@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from jaxnas.files import replace_file
+from jaxnas.files import decode_arrays, read_file, replace_file
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,9 +58,8 @@ def _path(folder: Path, position: int) -> Path:
 
 def _load(folder: Path, position: int) -> Arrays | None:
     """None where there is no such part, or a damaged one, which is then read again."""
-    with contextlib.suppress(Exception), _path(folder, position).open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        return {name: arrays[name] for name in arrays.files}
+    with contextlib.suppress(OSError, ValueError):
+        return decode_arrays(read_file(_path(folder, position)))
     return None
 
 

@@ -5,8 +5,6 @@ A published file is accepted only as it was published: its SHA-256 is known here
 
 import hashlib
 import importlib.resources
-import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnas.files import decode_arrays, decode_json, read_file
 from jaxnas.space import SearchSpace
 from jaxnas.tables.format import Table, decode_table, is_table, make_table, read_table
 
@@ -114,7 +113,7 @@ def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLik
 
 
 def _decode_nasbench_macro(data: bytes, space: SearchSpace) -> Table:
-    records = sorted(json.loads(data).items())
+    records = sorted(decode_json(data).items())
     codes = np.array([[int(op) for op in text] for text, _ in records])
     columns = {
         "test_accuracy": np.array([record["test_acc"] for _, record in records]) / 100,
@@ -127,19 +126,19 @@ def _decode_nasbench_macro(data: bytes, space: SearchSpace) -> Table:
 
 
 def _decode_nasbench201(data: bytes, space: SearchSpace) -> Table:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        archs = _codes_by_name(space, file["op_names"].tolist(), file["ops"])
-        percents = {
-            "test_accuracy": file["cifar10_test"],
-            "valid_accuracy": file["cifar10_valid"],
-            "valid_accuracy_seeds": file["cifar10_valid_seeds"],
-            "ep12_test_accuracy": file["ep12_cifar10_test"],
-            "ep12_valid_accuracy": file["ep12_cifar10_valid"],
-            "oneshot_accuracy": file["oneshot_cifar10"],
-            "fewshot_accuracy": file["fewshot_cifar10"],
-        }
-        millions = {"params": file["params_mb_cifar10"], "macs": file["flops_m_cifar10"]}
-    columns = {name: column.astype(np.float64) / 100 for name, column in percents.items()}
+    arrays = decode_arrays(data)
+    archs = _codes_by_name(space, arrays["op_names"].tolist(), arrays["ops"])
+    percents = {
+        "test_accuracy": arrays["cifar10_test"],
+        "valid_accuracy": arrays["cifar10_valid"],
+        "valid_accuracy_seeds": arrays["cifar10_valid_seeds"],
+        "ep12_test_accuracy": arrays["ep12_cifar10_test"],
+        "ep12_valid_accuracy": arrays["ep12_cifar10_valid"],
+        "oneshot_accuracy": arrays["oneshot_cifar10"],
+        "fewshot_accuracy": arrays["fewshot_cifar10"],
+    }
+    millions = {"params": arrays["params_mb_cifar10"], "macs": arrays["flops_m_cifar10"]}
+    columns: dict[str, np.ndarray] = {name: column.astype(np.float64) / 100 for name, column in percents.items()}
     columns |= {name: np.rint(column.astype(np.float64) * 1e6).astype(np.int64) for name, column in millions.items()}
     columns["index"] = np.arange(len(archs))
     units = {name: "fraction" for name in percents} | {name: "count" for name in millions} | {"index": "index"}
@@ -147,17 +146,17 @@ def _decode_nasbench201(data: bytes, space: SearchSpace) -> Table:
 
 
 def _decode_nats_size(data: bytes, space: SearchSpace) -> Table:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        names = [[f"width{channels}" for channels in row] for row in file["channels"].tolist()]
-        accuracy = file["acc"].astype(np.float64) / 100
+    arrays = decode_arrays(data)
+    names = [[f"width{channels}" for channels in row] for row in arrays["channels"].tolist()]
+    accuracy = arrays["acc"].astype(np.float64) / 100
     archs = np.array([[own.index(name) for own, name in zip(space.op_names, row, strict=True)] for row in names])
     return make_table(space, archs, {"test_accuracy": accuracy}, units={"test_accuracy": "fraction"}, provenance={})
 
 
 def _decode_darts(data: bytes, space: SearchSpace) -> Table:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        names, edges = file["op_names"].tolist(), file["codes"].astype(np.int32)  # [num_archs, 2, num_edges, 2]
-        percents = file["test_accuracy_curve"].astype(np.float64)  # [num_archs, num_epochs]
+    arrays = decode_arrays(data)
+    names, edges = arrays["op_names"].tolist(), arrays["codes"].astype(np.int32)  # [num_archs, 2, num_edges, 2]
+    percents = arrays["test_accuracy_curve"].astype(np.float64)  # [num_archs, num_epochs]
     edges[..., 0] = np.array([space.op_names[0].index(name) for name in names])[edges[..., 0]]
     columns = {
         "test_accuracy": percents[:, -10:].mean(axis=1) / 100,
@@ -206,7 +205,7 @@ def _read_published(path: Path, published: Published, space: SearchSpace) -> Tab
 
 def read_as_published(path: Path, sha256: str, source: str) -> bytes:
     """The content of a file that somebody published, or a ValueError where it isn't the one of that checksum."""
-    data = path.read_bytes()
+    data = read_file(path)
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
         raise ValueError(
