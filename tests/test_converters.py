@@ -3,6 +3,7 @@
 import base64
 import bz2
 import collections
+import hashlib
 import io
 import json
 import pickle
@@ -93,6 +94,15 @@ def metrics(test_accuracy: float, epochs: int, params: int = 8_555_530) -> bytes
             checkpoint_path="gs://somewhere/model.ckpt-1",
         )
     return message.SerializeToString()
+
+
+def varint_metrics(params: int) -> bytes:
+    """Metrics with a number of parameters that the schema's int32 doesn't hold."""
+    rest, varint = params, bytearray()
+    while rest >= 128:
+        varint.append(rest % 128 + 128)
+        rest //= 128
+    return metrics(0.5, 4).replace(b"\x10\x8a\x98\x8a\x04", b"\x10" + bytes([*varint, rest]))
 
 
 def test_protobuf_fields():
@@ -248,6 +258,17 @@ def test_every_flipped_byte_of_a_tfrecord_is_seen(official):
         (record("aa", 4, "01", [], METRICS(trainable_parameters=3).SerializeToString()), "metrics with 0 evaluations"),
         (json.dumps(["aa", 4, "010", "input,output", ""]).encode(), "3 bits of adjacency for 2 vertices"),
         (json.dumps(["aa", 4, "0100", "input,output", "*"]).encode(), "no record of NAS-Bench-101"),
+        (b"[" * 60_000, "JSON that is nested too deeply"),
+        (record("aa", 4, "01", [], metrics(0.5, 4)), "a hash of 1 bytes, expected 16"),
+        (record("aa" * 16, 2**31, "01", [], metrics(0.5, 4)), "epochs is 2147483648, expected 1 to 2147483647"),
+        (record("aa" * 16, 10**30, "01", [], metrics(0.5, 4)), r"epochs is 10*, expected 1 to"),
+        (record("aa" * 16, "4", "01", [], metrics(0.5, 4)), "epochs is '4', expected a whole number"),
+        (record("aa" * 16, 4.5, "01", [], metrics(0.5, 4)), "epochs is 4.5, expected a whole number"),
+        (record("aa" * 16, 4, "01", [], metrics(93.1, 4)), "accuracy is 46.5[0-9]*, expected a number, at least 0 and at m"),
+        (record("aa" * 16, 4, "01", [], metrics(-0.1, 4)), "accuracy is -0.0"),
+        (record("aa" * 16, 4, "01", [], metrics(np.nan, 4)), "valid_accuracy is nan, expected a number"),
+        (record("aa" * 16, 4, "01", [], metrics(np.inf, 4)), "valid_accuracy is inf, expected a number"),
+        (record("aa" * 16, 4, "01", [], varint_metrics(2**63)), "parameters is 9223372036854775808, expected 0 to"),
     ],
 )
 def test_a_record_of_another_kind_is_refused(tmp_path, content, reason):
@@ -255,6 +276,23 @@ def test_a_record_of_another_kind_is_refused(tmp_path, content, reason):
     path.write_bytes(framed([RECORDS[0], content]))  # its checksums are right
     refuses(reason, convert, path, tmp_path)
     assert not (tmp_path / "nasbench101_cifar10.npz").exists()
+
+
+def test_one_hash_is_one_cell(tmp_path):
+    """The same cell written with other vertices passes, another cell or another number of parameters doesn't."""
+    key, chain = "aa" * 16, record("aa" * 16, 4, "01 12 23", [CONV1, POOL], metrics(0.5, 4))
+    same = record(key, 4, "01 13 34", [CONV1, CONV3, POOL], metrics(0.5, 4))  # vertex 2 hangs loose
+    path = tmp_path / "made.tfrecord"
+    path.write_bytes(framed([chain, same]))
+    table = tables.read_table(convert(path, tmp_path), nasbench101)
+    assert table.columns["test_accuracy"].shape == (1, 2)
+    for other in (
+        record(key, 4, "01 12 23", [POOL, CONV1], metrics(0.5, 4)),
+        record(key, 4, "01", [], metrics(0.5, 4)),
+        record(key, 4, "01 12 23", [CONV1, POOL], metrics(0.5, 4, params=3)),
+    ):
+        path.write_bytes(framed([chain, other]))
+        refuses(f"made.tfrecord: runs of the hash {key} are of different cells", convert, path, tmp_path / "other")
 
 
 def test_an_official_name_needs_the_official_content(official, tmp_path):
@@ -438,17 +476,52 @@ def test_a_killed_nats_conversion_goes_on(archive, tmp_path, monkeypatch):
     assert [path.read_bytes() for path in convert_nats(archive, tmp_path / "out", archs_per_part=1)] == expected
 
 
-class Evil:
-    def __reduce__(self):
-        return (print, ("this must not run",))
+def test_pickles_that_are_not_plain_data_are_refused(archive, tmp_path):
+    """As all in `test_security`."""
+    save(archive / "000001.pickle.pbz2", {"200": print})
+    refuses(r"000001\.pickle\.pbz2: .*it wants 'builtins\.print', which", convert_nats, archive, tmp_path)
+    save(archive / "meta.pickle.pbz2", {"meta_archs": [print]})
+    refuses(r"meta\.pickle\.pbz2: .*it wants 'builtins\.print', which", convert_nats, archive, tmp_path)
 
 
-def test_pickles_that_are_not_plain_data_are_refused(archive, tmp_path, capsys):
-    save(archive / "000001.pickle.pbz2", {"200": Evil()})
-    refuses(
-        r"000001\.pickle\.pbz2: .*it wants builtins\.print, which is no plain data", convert_nats, archive, tmp_path
-    )
-    assert "this must not run" not in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("length", "key", "value", "reason"),
+    [
+        ("200", "epochs", 10**30, "epochs is 10*, expected 1 to"),
+        ("200", "epochs", "200", "epochs is '200', expected a whole number"),
+        ("200", "params", np.inf, "params is inf"),
+        ("200", "flop", 1e300, "flop is 1e.300, expected a number, at least 0 and at most 1e.09"),
+        ("200", "flop", -1.0, "flop is -1.0"),
+        ("200", "params", np.nan, "params is nan"),
+        ("200", "eval_acc1es", 9310.0, "an accuracy is 9310.0, expected a number, at least 0 and at most 100"),
+        ("200", "eval_acc1es", np.nan, "an accuracy is nan"),
+        ("200", "eval_acc1es", "93.1 fraction", "an accuracy is '93.1 fraction', expected a number"),
+        ("200", "eval_losses", np.inf, "a loss is inf"),
+        ("10" * 20, None, None, "a length of training is 10*.*, expected 1 to"),
+        ("200", None, 10**30, "a seed is 10*, expected 0 to"),
+        ("200", None, "777", "a seed is '777', expected a whole number"),
+    ],
+)
+def test_figures_that_are_none(archive, tmp_path, length, key, value, reason):
+    content = arch_file(1)
+    results = content["200"]["all_results"]
+    if length != "200":
+        content[length] = content.pop("200")
+    elif key is None:
+        results["cifar100", value] = results["cifar100", 777]
+    else:
+        run = results["cifar100", 777]
+        run[key] = dict.fromkeys(run[key], value) if isinstance(run[key], dict) else value
+    save(archive / "000001.pickle.pbz2", content)
+    refuses(rf"000001\.pickle\.pbz2: not as NATS-Bench has it .*{reason}", convert_nats, archive, tmp_path)
+
+
+def test_provenance_names_every_byte(archive, tmp_path):
+    (path, *_) = convert_nats(archive, tmp_path / "out")
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(archive.iterdir(), reverse=True)]
+    meta, second, first = digests
+    expected = hashlib.sha256("\n".join([meta, first, second]).encode()).hexdigest()
+    assert tables.read_table(path, nasbench201).provenance["sha256"] == expected
 
 
 def test_damaged_archives_end_in_one_line(archive, tmp_path):

@@ -8,13 +8,14 @@ there). Each list is one training run; the full file has 423,624 cells x 4 lengt
 import base64
 import binascii
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from jaxnas.checks import number, whole
+from jaxnas.files import decode_json
 from jaxnas.space import DagLayout, SearchSpace
 from jaxnas.tables.format import make_table, write_table
 from jaxnas.tables.parts import Arrays, by_seed, collect, remove_parts
@@ -26,6 +27,7 @@ OFFICIAL = {  # file name -> SHA-256, from the README of github.com/google-resea
     "nasbench_only108.tfrecord": "4c39c3936e36a85269881d659e44e61a245babcb72cb374eacacf75d0e5f4fd1",  # 499 MB
 }
 MEASURES = {2: "train_seconds", 3: "train_accuracy", 4: "valid_accuracy", 5: "test_accuracy"}  # by protobuf field
+_MOST_SECONDS = 1e9
 _NAMES = [prefix + name for prefix in ("half_", "") for name in MEASURES.values()]
 
 
@@ -80,6 +82,8 @@ def convert_nasbench101(
     if not runs or not len(runs["hash"]):
         raise ValueError(f"{path}: no run of a cell of {space.name} in the file.")
     _, first, rows = np.unique(runs["hash"], return_index=True, return_inverse=True)
+    archs = space.isomorphs(runs["code"][first].astype(np.int32))
+    _check_same_cells(runs, archs, rows, space, path)
     columns, repeats = by_seed(
         rows,
         runs["epochs"],
@@ -90,7 +94,6 @@ def convert_nasbench101(
     units = {name: "s" if name.endswith("seconds") else "fraction" for name in columns} | {"params": "count"}
     columns["params"] = runs["params"][first]
     provenance = {"source": SOURCE, "file": path.name, "sha256": digest, "dataset": "cifar10", "repeats": repeats}
-    archs = space.isomorphs(runs["code"][first].astype(np.int32))
     write_table(out, make_table(space, archs, columns, units=units, provenance=provenance))
     remove_parts(folder)
     return out
@@ -101,13 +104,13 @@ def _decode(records: list[bytes], space: SearchSpace, path: Path) -> Arrays:
     rows = []
     for record in records:
         try:
-            key, epochs, bits, ops, metrics = json.loads(record)
+            key, epochs, bits, ops, metrics = decode_json(record)
             code = encode(bits, ops.split(","))
             if code is not None:
                 params, values = _metrics(base64.b64decode(metrics, validate=True))
-                rows.append((bytes.fromhex(key), int(epochs), code, params, values))
+                rows.append((_hash(key), whole("epochs", epochs, 1), code, params, values))
         except (ValueError, TypeError, AttributeError, binascii.Error) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{path}: no record of NAS-Bench-101, {record[:40]!r}... ({reason}).") from None
     keys, epochs_of, codes, params_of, values_of = zip(*rows, strict=True) if rows else ((),) * 5
     return {
@@ -117,6 +120,12 @@ def _decode(records: list[bytes], space: SearchSpace, path: Path) -> Arrays:
         "params": np.array(params_of, np.int64),
         "values": np.array(values_of, np.float32).reshape(-1, len(_NAMES)),
     }
+
+
+def _hash(key: str) -> bytes:
+    if len(digest := bytes.fromhex(key)) != 16:
+        raise ValueError(f"a hash of {len(digest)} bytes, expected 16")
+    return digest
 
 
 def _encoder(space: SearchSpace) -> Callable[[str, list[str]], list[int] | None]:
@@ -153,14 +162,31 @@ def _metrics(message: bytes) -> tuple[int, list[float]]:
     """Parameters, and the measures half-way and at the end; the first evaluation is that before training."""
     evaluations: list[dict[int, float]] = []
     params = -1
-    for number, value in protobuf_fields(message):
-        if number == 1 and isinstance(value, bytes):
-            evaluations.append({field: one for field, one in protobuf_fields(value) if isinstance(one, float)})
-        elif number == 2 and isinstance(value, int):
+    for field, value in protobuf_fields(message):
+        if field == 1 and isinstance(value, bytes):
+            evaluations.append(dict((name, one) for name, one in protobuf_fields(value) if isinstance(one, float)))
+        elif field == 2 and isinstance(value, int):
             params = value
     if len(evaluations) != 3 or params < 0 or any(set(MEASURES) - set(one) for one in evaluations[1:]):
         raise ValueError(f"metrics with {len(evaluations)} evaluations, expected 3 with accuracies, and parameters")
-    return params, [one[field] for one in evaluations[1:] for field in MEASURES]
+    return whole("parameters", params), [
+        number(name, one[field], 0, 1 if name.endswith("accuracy") else _MOST_SECONDS)
+        for one in evaluations[1:]
+        for field, name in MEASURES.items()
+    ]
+
+
+def _check_same_cells(runs: Arrays, archs: np.ndarray, rows: np.ndarray, space: SearchSpace, path: Path) -> None:
+    """Runs of one hash are of one cell: `archs` [num_cells, num_choices], of which run i has number `rows[i]`."""
+    first = np.unique(rows, return_index=True)[1]
+    wrong = np.flatnonzero(runs["params"] != runs["params"][first][rows])
+    others = np.flatnonzero((runs["code"] != runs["code"][first][rows]).any(axis=1))
+    if others.size and not wrong.size:  # the same cell, written otherwise?
+        wrong = others[(space.isomorphs(runs["code"][others].astype(np.int32)) != archs[rows[others]]).any(axis=1)]
+    if wrong.size:
+        raise ValueError(
+            f"{path}: runs of the hash {runs['hash'][wrong[0]].decode()} are of different cells; take the file again."
+        )
 
 
 def _repeats(rows: np.ndarray, epochs: np.ndarray) -> np.ndarray:

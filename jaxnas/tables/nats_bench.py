@@ -7,21 +7,19 @@ cells as text, and one `000000.pickle.pbz2` a cell: pickled, compressed by bzip2
 text, "all_results": {(data set, seed): run}}}.
 """
 
-import bz2
 import hashlib
-import io
 import os
-import pickle
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxnas.checks import number, shown, whole
 from jaxnas.space import CellLayout, SearchSpace
 from jaxnas.tables.format import make_table, write_table
 from jaxnas.tables.parts import Arrays, by_seed, collect, remove_parts
+from jaxnas.tables.plain_pickle import read_pickle, sha256_of
 
 SOURCE = "github.com/D-X-Y/NATS-Bench, NATS-tss-v1_0-3ffb9-simple"
 # Data set -> split -> (what was trained on, what it was evaluated on), as the authors' API reads them. On CIFAR-10 test
@@ -31,14 +29,8 @@ SPLITS = {
     "cifar100": {"test": ("cifar100", "x-test"), "valid": ("cifar100", "x-valid")},
     "imagenet16-120": {"test": ("ImageNet16-120", "x-test"), "valid": ("ImageNet16-120", "x-valid")},
 }
+_MOST_MILLIONS = 1e9  # of parameters and of multiply-accumulates
 _MEASURES = ("test_accuracy", "valid_accuracy", "test_loss", "valid_loss")
-# All that the files' pickles name beyond numbers, texts, lists and dicts; anything else could run code and is refused.
-_ALLOWED = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("numpy._core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-}
 
 
 def convert_nats_bench(
@@ -70,29 +62,30 @@ def convert_nats_bench(
     for out in outs.values():
         if out.exists():
             raise ValueError(f"{out}: there is a file already; move it away or choose another folder.")
-    texts = _load(folder / "meta.pickle.pbz2").get("meta_archs")
-    if not isinstance(texts, list) or not texts:
-        raise ValueError(
-            f"{folder / 'meta.pickle.pbz2'}: no list meta_archs of architectures; expected a NATS-Bench archive."
-        )
+    # Each file is hashed before it is opened, and again when it is: what is read is what the table's provenance names.
+    meta = folder / "meta.pickle.pbz2"
+    digest_of_meta = sha256_of(meta)
+    texts = read_pickle(meta, digest_of_meta).get("meta_archs")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{meta}: no list meta_archs of architectures as texts; expected a NATS-Bench archive.")
     archs = np.array([_code(text, space) for text in texts], np.int32)
     paths = [folder / f"{index:06d}.pickle.pbz2" for index in range(len(texts))]
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: missing, of {len(paths)} architectures; unpack the archive again.")
-    listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
-    digest = hashlib.sha256((folder / "meta.pickle.pbz2").read_bytes() + listing.encode()).hexdigest()
+    digests = [sha256_of(path) for path in paths]
+    digest = hashlib.sha256("\n".join([digest_of_meta, *digests]).encode()).hexdigest()
 
     def read_from(start: int) -> Iterator[tuple[int, Arrays]]:
         for first in range(start, len(paths), archs_per_part):
             chosen = range(first, min(first + archs_per_part, len(paths)))
-            runs = [run for index in chosen for run in _runs(paths[index], index, texts[index])]
+            runs = [run for index in chosen for run in _runs(paths[index], digests[index], index, texts[index])]
             yield chosen.stop, _as_arrays(runs)
 
     parts = out_dir / f"{space.name}_nats_bench.parts"
     runs = collect(parts, f"{digest} {space.fingerprint}", read_from, end=len(paths), progress=progress)
-    for number, (dataset, out) in enumerate(outs.items()):
-        own = {name: array[runs["dataset"] == number] for name, array in runs.items()}
+    for place, (dataset, out) in enumerate(outs.items()):
+        own = {name: array[runs["dataset"] == place] for name, array in runs.items()}
         if not len(own["index"]):
             raise ValueError(f"{folder}: no results on {dataset}.")
         values = dict(zip(_MEASURES, own["values"].T, strict=True))
@@ -107,28 +100,32 @@ def convert_nats_bench(
     return list(outs.values())
 
 
-def _runs(path: Path, index: int, text: str) -> Iterator[tuple[Any, ...]]:
-    """One line per data set, length and seed: (number of the data set, index, epochs, seed, params, macs, measures)."""
-    content = _load(path)
+def _runs(path: Path, sha256: str, index: int, text: str) -> Iterator[tuple[Any, ...]]:
+    """One line per data set, length and seed: (place of the data set, index, epochs, seed, params, macs, measures)."""
+    content = read_pickle(path, sha256)
     try:
         for length, results in content.items():
-            if results["arch_str"] != text:
-                raise ValueError(f"it is of {results['arch_str']!r}, expected {text!r}")
+            epochs = whole("a length of training", int(length), 1)
+            if (found := results["arch_str"]) != text:
+                raise ValueError(
+                    f"it is of {shown(found) if isinstance(found, str) else type(found)}, expected {text!r}"
+                )
             trained: dict[str, list[int]] = {}
             for name, seed in results["all_results"]:
-                trained.setdefault(name, []).append(int(seed))
-            for number, splits in enumerate(SPLITS.values()):
+                trained.setdefault(name, []).append(whole("a seed", seed))
+            for place, splits in enumerate(SPLITS.values()):
                 for seed in sorted({seed for name, _ in splits.values() for seed in trained.get(name, ())}):
                     measures, costs = dict.fromkeys(_MEASURES, np.nan), (0, 0)
                     for split, (name, evaluated) in splits.items():
                         if seed not in trained.get(name, ()):
                             continue
                         run = results["all_results"][name, seed]
-                        key = f"{evaluated}@{int(run['epochs']) - 1}"  # epochs are counted from 0
-                        measures[f"{split}_accuracy"] = float(run["eval_acc1es"][key]) / 100
-                        measures[f"{split}_loss"] = float(run["eval_losses"][key])
-                        costs = round(float(run["params"]) * 1e6), round(float(run["flop"]) * 1e6)
-                    yield number, index, int(length), seed, *costs, [measures[name] for name in _MEASURES]
+                        key = f"{evaluated}@{whole('epochs', run['epochs'], 1) - 1}"  # they are counted from 0
+                        measures[f"{split}_accuracy"] = number("an accuracy", run["eval_acc1es"][key], 0, 100) / 100
+                        measures[f"{split}_loss"] = number("a loss", run["eval_losses"][key], 0)
+                        params, macs = (number(name, run[name], 0, _MOST_MILLIONS) for name in ("params", "flop"))
+                        costs = round(params * 1e6), round(macs * 1e6)
+                    yield place, index, epochs, seed, *costs, [measures[name] for name in _MEASURES]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(f"{path}: not as NATS-Bench has it ({reason}).") from None
@@ -154,25 +151,3 @@ def _code(text: Any, space: SearchSpace) -> list[int]:
         return [code[edge] for edge in layout.edges]
     except (AssertionError, AttributeError, KeyError, ValueError):
         raise ValueError(f"{space.name}: {text!r} is no architecture of the space; take space nasbench201.") from None
-
-
-class _Unpickler(pickle.Unpickler):
-    """Plain data only: a pickle may otherwise call any function there is."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, which is no plain data")
-        return _ALLOWED[module, name]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """A pickled dict, compressed by bzip2."""
-    content = path.read_bytes()
-    try:
-        value = _Unpickler(io.BytesIO(bz2.decompress(content))).load()
-    except Exception as error:  # a damaged pickle raises anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: cut short, damaged or no file of NATS-Bench ({reason}); take it again.") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}, expected a dict of NATS-Bench.")
-    return value
