@@ -9,21 +9,20 @@
 To retrain it from scratch: `make_standalone(supernet, recipe, compiled="each", ...)([exported.arch], ...)`.
 """
 
-import io
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import numpy as np
 
+from jaxnas.checks import shown
 from jaxnas.codes import check, to_text
 from jaxnas.costs import Limit, arch_costs
 from jaxnas.costs.latency import LATENCY_MS
-from jaxnas.files import replace_file
+from jaxnas.files import checksum, decode_json, open_arrays, read_file, replace_file, seal_arrays
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Params, Stats, Supernet, only
 from jaxnas.supernets.network import Network, make_network, network_variables
@@ -57,53 +56,42 @@ def flax_module(supernet: Supernet, exported: Exported) -> tuple[Network, dict[s
 
 
 def to_json(space: SearchSpace, arch: chex.ArrayNumpy) -> str:
-    """The architecture, int [num_choices], as a JSON text: space, code, the names of its operations, the layout."""
-    (arch,) = check(space, np.asarray(arch)[None])
-    content = {
-        "format": FORMAT,
-        "space": space.name,
-        "fingerprint": space.fingerprint,
-        "arch": arch.tolist(),
-        "ops": [names[op] for names, op in zip(space.op_names, arch)],
-        "layout": {"kind": type(space.layout).__name__, **space.layout._asdict()},
-    }
-    return json.dumps(content, indent=2)
+    """The architecture, int [num_choices], as a JSON text: space, code, the names of its operations, the layout, and a
+    checksum of all that."""
+    content = _describing(space, arch)
+    return json.dumps(content | {"checksum": checksum(content)}, indent=2)
 
 
 def from_json(text: str, space: SearchSpace) -> np.ndarray:
     """The architecture, int32 [num_choices], that `to_json` wrote for the same space; its layout may be another.
 
     Raises:
-      ValueError: no such text, of another version or another space, or a code that does not exist.
+      ValueError: no such text, edited since, of another version or another space, a code that does not exist, or names
+        of operations that contradict it.
     """
     try:
-        content = json.loads(text)
-        version, name, fingerprint, arch = (content[key] for key in ("format", "space", "fingerprint", "arch"))
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"no architecture in JSON ({reason}), expected what export.to_json writes.") from None
-    if version != FORMAT:
-        raise ValueError(f"an architecture in format {version}, but this version of jaxnas reads format {FORMAT}.")
-    if (name, fingerprint) != (space.name, space.fingerprint):
-        raise ValueError(
-            f"an architecture of {name} (fingerprint {fingerprint}), expected {space.name} ({space.fingerprint});"
-            " give the space that it was exported from."
-        )
-    return check(space, [arch])[0]
+        content = decode_json(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        stored = content.pop("checksum", None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"no architecture in JSON ({error}), expected what export.to_json writes.") from None
+    arch = _described(content, space)
+    if stored != checksum(content):
+        raise ValueError("an architecture in JSON that was edited since; export it again, or give the code itself.")
+    return arch
 
 
 def save(path: str | os.PathLike[str], exported: Exported, space: SearchSpace) -> None:
     """Write it to one .npz file of arrays by path, such as params/layer0/mb3_k3/expand/kernel, whole or not at all."""
-    arrays = {"architecture": np.array(to_json(space, exported.arch))}
+    arrays = {}
     trees = {"params": exported.params} | ({} if exported.stats is None else {"stats": exported.stats})
     for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(trees):
         array = np.asarray(leaf)
         if array.dtype.kind == "V":  # bfloat16 is no type of NumPy's own files
             array = array.astype(np.float32)
         arrays["/".join(entry.key for entry in leaf_path)] = array
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    replace_file(path, buffer.getvalue())
+    replace_file(path, seal_arrays({"architecture": _describing(space, exported.arch)}, arrays))
 
 
 def load(path: str | os.PathLike[str], supernet: Supernet) -> Exported:
@@ -113,19 +101,18 @@ def load(path: str | os.PathLike[str], supernet: Supernet) -> Exported:
       ValueError: damaged, of another space or layout, or of other parameters than the super-net's.
       OSError: the file cannot be read.
     """
-    data = Path(path).read_bytes()
+    data = read_file(path)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:  # the archive has a checksum for each array
-            arrays = {name: file[name] for name in file.files}
-        text = str(arrays.pop("architecture"))
-    except Exception as error:  # damage shows as anything: zipfile, zlib and NumPy each have their own errors
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{path}: truncated, damaged or no exported network ({reason}); export it again.") from None
+        meta, arrays = open_arrays(data)
+        if "architecture" not in meta:
+            raise ValueError("it holds no architecture")
+    except ValueError as error:
+        raise ValueError(f"{path}: truncated, damaged or no exported network ({error}); export it again.") from None
     try:
-        arch = from_json(text, supernet.space)
+        arch = _described(meta["architecture"], supernet.space)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    written, given = (json.loads(content)["layout"] for content in (text, to_json(supernet.space, arch)))
+    written, given = meta["architecture"]["layout"], json.loads(to_json(supernet.space, arch))["layout"]
     if written != given:  # strides change no parameter's shape
         raise ValueError(
             f"{path}: exported from another network of {supernet.space.name}, {written}, expected {given};"
@@ -142,10 +129,10 @@ def load(path: str | os.PathLike[str], supernet: Supernet) -> Exported:
     def find(leaf_path: tuple[Any, ...], leaf: Any) -> np.ndarray:
         name = "/".join(entry.key for entry in leaf_path)
         array = arrays.pop(name, None)
-        if array is None or array.shape != leaf.shape:
-            found = "nothing" if array is None else f"shape {array.shape}"
+        if array is None or array.shape != leaf.shape or array.dtype.kind != "f":
+            found = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
             raise ValueError(
-                f"{path}: {name} has {found}, expected shape {leaf.shape};"
+                f"{path}: {name} has {found}, expected {leaf.dtype} of shape {leaf.shape};"
                 " give the super-net that it was exported from."
             )
         return array.astype(leaf.dtype)
@@ -220,6 +207,42 @@ def describe(
         if limit.name.startswith(LATENCY_MS) and measured_latency_ms is not None:
             figures["measured_over_limit"] = measured_latency_ms / limit.value
     return figures
+
+
+def _describing(space: SearchSpace, arch: chex.ArrayNumpy) -> dict[str, Any]:
+    """What JSON says of an architecture, int [num_choices]."""
+    (arch,) = check(space, np.asarray(arch)[None])
+    return {
+        "format": FORMAT,
+        "space": space.name,
+        "fingerprint": space.fingerprint,
+        "arch": arch.tolist(),
+        "ops": [names[op] for names, op in zip(space.op_names, arch)],
+        "layout": {"kind": type(space.layout).__name__, **space.layout._asdict()},
+    }
+
+
+def _described(content: Any, space: SearchSpace) -> np.ndarray:
+    """The architecture, int32 [num_choices], that `_describing` says this of."""
+    expected = ("format", "space", "fingerprint", "arch", "ops", "layout")
+    if not isinstance(content, dict) or set(content) != set(expected):
+        raise ValueError(f"no architecture in JSON, expected an object of {', '.join(expected)}.")
+    version, name, fingerprint, arch, ops, _ = (content[entry] for entry in expected)
+    if version != FORMAT:
+        raise ValueError(
+            f"an architecture in format {shown(version)}, but this version of jaxnas reads format {FORMAT}."
+        )
+    if (name, fingerprint) != (space.name, space.fingerprint):
+        raise ValueError(
+            f"an architecture of {shown(name)} (fingerprint {shown(fingerprint)}), expected {space.name}"
+            f" ({space.fingerprint}); give the space that it was exported from."
+        )
+    (code,) = check(space, [arch])
+    if ops != (known := _describing(space, code)["ops"]):
+        raise ValueError(
+            f"an architecture whose ops, {shown(ops)}, contradict its arch, {shown(known)}; export it again."
+        )
+    return code
 
 
 def _shapes(supernet: Supernet) -> Params:

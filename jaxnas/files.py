@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+MOST_LEVELS = 50  # of nesting in JSON
 MOST_BYTES = 2**31  # of a file that is read into memory, and of the arrays that it unpacks to: twelve times the largest
 
 
@@ -45,11 +46,24 @@ def read_file(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> byt
 
 
 def decode_json(text: str | bytes) -> Any:
-    """What a JSON text holds; whatever is wrong with it, nesting too deep to be read included, is a ValueError."""
+    """What a JSON text holds; whatever is wrong with it is a ValueError, more than `MOST_LEVELS` of nesting included:
+    what is deeper could be parsed and then not be printed or compared."""
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
+    level = [content]
+    for _ in range(MOST_LEVELS):
+        children = [list(value.values()) if isinstance(value, dict) else value for value in level]
+        level = [child for values in children if isinstance(values, list) for child in values]
+    if level:
+        raise ValueError("JSON that is nested too deeply")
+    return content
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 of what JSON can hold, in hexadecimal digits; the order of entries doesn't matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def decode_arrays(data: bytes, most_bytes: int = MOST_BYTES) -> dict[str, np.ndarray]:

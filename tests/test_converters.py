@@ -264,7 +264,10 @@ def test_every_flipped_byte_of_a_tfrecord_is_seen(official):
         (record("aa" * 16, 10**30, "01", [], metrics(0.5, 4)), r"epochs is 10*, expected 1 to"),
         (record("aa" * 16, "4", "01", [], metrics(0.5, 4)), "epochs is '4', expected a whole number"),
         (record("aa" * 16, 4.5, "01", [], metrics(0.5, 4)), "epochs is 4.5, expected a whole number"),
-        (record("aa" * 16, 4, "01", [], metrics(93.1, 4)), "accuracy is 46.5[0-9]*, expected a number, at least 0 and at m"),
+        (
+            record("aa" * 16, 4, "01", [], metrics(93.1, 4)),
+            "accuracy is 46.5[0-9]*, expected a number, at least 0 and at m",
+        ),
         (record("aa" * 16, 4, "01", [], metrics(-0.1, 4)), "accuracy is -0.0"),
         (record("aa" * 16, 4, "01", [], metrics(np.nan, 4)), "valid_accuracy is nan, expected a number"),
         (record("aa" * 16, 4, "01", [], metrics(np.inf, 4)), "valid_accuracy is inf, expected a number"),

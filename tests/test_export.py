@@ -13,6 +13,7 @@ from oracles import network_costs
 
 from jaxnas import export
 from jaxnas.costs import arch_costs, limits
+from jaxnas.files import seal_arrays
 from jaxnas.spaces import digits_chain, nasbench101_space, nasbench201
 from jaxnas.supernets import make_supernet
 
@@ -95,11 +96,22 @@ def test_json_says_what_it_is_and_comes_back():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda content: "found", r"^no architecture in JSON \(JSONDecodeError: .*\), expected what export.to_json"),
-        (lambda content: "[1, 2]", r"^no architecture in JSON \(TypeError"),
-        (lambda content: json.dumps({"format": 1}), r"^no architecture in JSON \(KeyError: 'space'\)"),
+        (lambda content: "found", r"^no architecture in JSON \(Expecting value.*\), expected what export.to_json"),
+        (lambda content: "[1, 2]", r"^no architecture in JSON \(a list\)"),
+        (lambda content: "[" * 10**5, r"^no architecture in JSON \(JSON that is nested too deeply\)"),
+        (lambda content: '{"arch": ' + "[" * 900 + "]" * 900 + "}", r"^no architecture in JSON \(JSON that is nested"),
+        (lambda content: json.dumps({"format": 1}), r"^no architecture in JSON, expected an object of format, space, "),
         (lambda content: json.dumps(content | {"format": 2}), "^an architecture in format 2, but .* reads format 1"),
-        (lambda content: json.dumps(content | {"space": "mine"}), "^an architecture of mine .*, expected digits_chain"),
+        (lambda content: json.dumps(content | {"space": "mine"}), "^an architecture of 'mine' .*, expected digits_ch"),
+        (lambda content: json.dumps(content | {"arch": [0, 0, 1, 0, 0]}), "whose ops, .* contradict its arch"),
+        (lambda content: json.dumps(content | {"ops": ["mb2_k3"] * 5}), "^an architecture whose ops, .* contra"),
+        (lambda content: json.dumps(content | {"ops": 3}), "^an architecture whose ops, 3, contradict its arch"),
+        (lambda content: json.dumps(content | {"layout": {}}), "^an architecture in JSON that was edited since"),
+        (lambda content: json.dumps(content | {"checksum": 5}), "^an architecture in JSON that was edited since"),
+        (lambda content: json.dumps(content | {"arch": [0.0] * 5}), "^digits_chain: archs have dtype float64"),
+        (lambda content: json.dumps(content | {"arch": [10**30] * 5}), "^digits_chain: archs have dtype object"),
+        (lambda content: json.dumps(content | {"arch": [True] * 5}), "^digits_chain: archs have dtype bool"),
+        (lambda content: json.dumps(content | {"arch": None}), "^digits_chain: archs have shape"),
         (lambda content: json.dumps(content | {"arch": [0, 0, 3, 0, 0]}), "^digits_chain: code 3 at index 2 of arch"),
         (lambda content: json.dumps(content | {"arch": [0, 0]}), r"^digits_chain: archs have shape \(1, 2\)"),
     ],
@@ -131,13 +143,32 @@ class TestFiles:
             path.write_bytes(wrong)
             self.refuses(path, supernet, r"truncated, damaged or no exported network \(")
 
+    def test_content_changed_with_all_zip_checks_right(self, saved):
+        supernet, path = saved
+        with np.load(path) as file:
+            arrays = dict(file)
+        name = next(name for name in arrays if name.endswith("kernel"))
+        np.savez(path, **(arrays | {name: arrays[name] * 2}))
+        self.refuses(path, supernet, r"truncated, damaged or no exported network \(the checksum does not fit")
+        meta = json.loads(str(arrays.pop("meta")))
+        for change, message in (
+            ({"ops": ["identity"] * 3}, "an architecture whose ops, .* contradict its arch"),
+            ({"extra": 1}, "no architecture in JSON"),
+        ):
+            path.write_bytes(seal_arrays({"architecture": meta["architecture"] | change}, arrays))
+            self.refuses(path, supernet, message)
+        path.write_bytes(seal_arrays({"architecture": meta["architecture"]}, arrays | {name: arrays[name] > 0}))
+        self.refuses(path, supernet, r"params/\S+ has bool of shape .*, expected float32 of shape")
+        path.write_bytes(seal_arrays({}, arrays))
+        self.refuses(path, supernet, r"truncated, damaged or no exported network \(it holds no architecture\)")
+
     def test_another_super_net(self, saved):
         supernet, path = saved
         message = "exported from another network of tiny, .*'widths': .3, 4, 4.*, expected .*; give the super-net that"
         self.refuses(path, make_supernet(supernet.space.resized(width=6)), message)
         layout = supernet.space.layout._replace(strides=(1, 1, 2))
         self.refuses(path, make_supernet(dataclasses.replace(supernet.space, layout=layout)), message)
-        self.refuses(path, make_supernet(digits_chain), "an architecture of tiny .*, expected digits_chain")
+        self.refuses(path, make_supernet(digits_chain), "an architecture of 'tiny' .*, expected digits_chain")
         self.refuses(
             path, make_supernet(supernet.space, affine=False), "params/.*(scale|bias) is no part of this network"
         )
@@ -146,7 +177,7 @@ class TestFiles:
         supernet, path = saved
         plain, params = small_supernet("tiny", False)
         export.save(path, export.export(plain, params, TINY_ARCH), plain.space)
-        self.refuses(path, supernet, r"params/\S+ has nothing, expected shape")
+        self.refuses(path, supernet, r"params/\S+ has nothing, expected float32 of shape")
 
     def test_what_was_there_stays_when_the_disk_is_full(self, saved, small_supernet, monkeypatch):
         supernet, path = saved

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnas.files import decode_arrays, decode_json, read_file, replace_file
+from jaxnas.files import MOST_LEVELS, decode_arrays, decode_json, read_file, replace_file
 
 
 def refuses(message, function, *args):
@@ -118,6 +118,10 @@ def test_json():
     assert decode_json('{"a": [1, 2.5, null]}') == json.loads('{"a": [1, 2.5, null]}')
     refuses("nested too deeply", decode_json, "[" * 10**6)
     refuses("nested too deeply", decode_json, '{"a":' * 10**6)
+    for open_, close in ("[]", ('{"a": [', "]}")):
+        most = MOST_LEVELS // len(close)
+        assert decode_json(open_ * most + close * most)
+        refuses("nested too deeply", decode_json, open_ * (most + 1) + close * (most + 1))
     for text in ("", "{", b"\xff\xfe", "1" * 5000):
         with pytest.raises(ValueError):
             decode_json(text)
