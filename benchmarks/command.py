@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxnas import runs
 from jaxnas.files import replace_file
 from jaxnas.runs import workdir
 from jaxnas.runs.command import one_line_errors, parse_fields
@@ -42,7 +43,7 @@ def main(
     argv = sys.argv[1:] if argv is None else argv
     with one_line_errors(prog, RuntimeError):
         default = quick if "--quick" in argv else config_class()
-        config = parse_fields(default, argv, prog=prog, description=description)
+        config = runs.check(parse_fields(default, argv, prog=prog, description=description))
         records = run(config)
         text = json.dumps(records, indent=1)
         if config.out:

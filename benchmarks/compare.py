@@ -33,6 +33,7 @@ import numpy as np
 from benchmarks import command
 from benchmarks.evaluator import TOLERANCE
 from benchmarks.peer_torch import make_peer_evaluator
+from jaxnas.checks import Cells, Count, Pair, Pixels, Width
 from jaxnas.codes import enumerate_archs, sample
 from jaxnas.evaluation import make_evaluator, work
 from jaxnas.space import ChainLayout, SearchSpace
@@ -54,16 +55,16 @@ class Config:
 
     rows: tuple[Row, ...] = ROWS
     baselines: tuple[Baseline, ...] = BASELINES
-    width: int = 16  # channels of the stem; all others, the head's too, in proportion
-    image_size: int = 16  # pixels
-    cells: int = 1  # cells per stage
+    width: Width = 16  # channels of the stem; all others, the head's too, in proportion
+    image_size: Pixels = 16  # pixels
+    cells: Cells = 1  # cells per stage
     affine: bool = False  # batch normalisation with scale and shift
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of our activations; everybody else has float32
-    num_images: int = 256
-    images_per_call: int = 256
-    most_archs: int | None = None  # take evenly spaced architectures of larger populations
-    num_baseline: int = 32  # networks that a baseline is measured on, each time
-    repetitions: int = 1  # of our whole run; baselines are measured once more
+    num_images: Count = 256
+    images_per_call: Count = 256
+    most_archs: Pair | None = None  # take evenly spaced architectures of larger populations
+    num_baseline: Count = 32  # networks that a baseline is measured on, each time
+    repetitions: Count = 1  # of our whole run; baselines are measured once more
     quick: bool = False  # other defaults
     json: bool = False  # records instead of a table
     out: Path | None = None  # write the records to this file as well
@@ -79,9 +80,6 @@ def run(config: Config) -> list[dict[str, Any]]:
       ValueError: unusable settings.
       RuntimeError: routes that disagree in their scores.
     """
-    for name in ("width", "num_images", "num_baseline", "repetitions"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     records = []
     for row in config.rows:
         space, archs = population(config, row)

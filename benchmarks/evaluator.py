@@ -17,17 +17,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 
 from benchmarks import command
 from jaxnas import codes
+from jaxnas.checks import Bytes, Cells, Count, Pixels, Whole, Width
 from jaxnas.evaluation import Evaluator, Population, make_evaluator, work
 from jaxnas.samplers import fair
 from jaxnas.space import SearchSpace
-from jaxnas.spaces import get_space
+from jaxnas.spaces import SpaceName, get_space
 from jaxnas.supernets import Supernet, make_supernet
 
 TOLERANCE = 1e-3  # nats; float32 sums in another order, through many normalisations
@@ -38,25 +39,24 @@ class Config:
     """What to compare. --width, --image-size and --cells give the published networks their size: 32, 32 (chain) or
     16, 32, 5 (cells)."""
 
-    spaces: tuple[str, ...] = ("nasbench_macro", "nasbench201")
+    spaces: tuple[Annotated[str, SpaceName()], ...] = ("nasbench_macro", "nasbench201")
     populations: tuple[Literal["balanced", "random", "all"], ...] = ("balanced", "random")
     routes: tuple[Literal["mask", "serial", "dispatch", "graph", "auto"], ...] = (
         "mask", "serial", "dispatch", "graph", "auto",
     )  # fmt: skip
-    width: int = 8  # channels of the stem; all others in proportion
-    image_size: int = 16  # pixels
-    cells: int = 1  # cells per stage, for spaces of cells
-    num_balanced: int = 240  # architectures of the balanced population, a multiple of the operations per choice
-    num_archs: int = 1000  # architectures of the random population
-    num_images: int = 32
-    images_per_call: int = 256
-    num_calibration_images: int = (
-        0  # that each architecture takes its statistics from first; 0: from each call's images
-    )
-    archs_per_call: int | None = None  # None: as the evaluator plans
-    memory_budget: int = 2**30  # bytes that activations may take
-    groups: int | None = None  # tile of the dispatch route; None: as the evaluator plans
-    repetitions: int = 3  # of every route, in turns; the median counts
+    width: Width = 8  # channels of the stem; all others in proportion
+    image_size: Pixels = 16  # pixels
+    cells: Cells = 1  # cells per stage, for spaces of cells
+    num_balanced: Count = 240  # architectures of the balanced population, a multiple of the operations per choice
+    num_archs: Count = 1000  # architectures of the random population
+    num_images: Count = 32
+    images_per_call: Count = 256
+    # that each architecture takes its statistics from first; 0: from each call's images
+    num_calibration_images: Annotated[int, Whole(0)] = 0
+    archs_per_call: Count | None = None  # None: as the evaluator plans
+    memory_budget: Bytes = 2**30  # bytes that activations may take
+    groups: Count | None = None  # tile of the dispatch route; None: as the evaluator plans
+    repetitions: Count = 3  # of every route, in turns; the median counts
     quick: bool = False  # other defaults: fewer architectures
     json: bool = False  # records instead of a table
     out: Path | None = None  # write the records to this file as well
@@ -72,12 +72,6 @@ def run(config: Config) -> list[dict[str, Any]]:
       ValueError: unusable settings.
       RuntimeError: routes that disagree in their scores.
     """
-    for name in ("spaces", "populations", "routes"):
-        if not getattr(config, name):
-            raise ValueError(f"--{name} is empty; name at least one.")
-    for name in ("num_balanced", "num_archs", "num_images", "repetitions"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     records = []
     for space in [make_space(config, name) for name in config.spaces]:
         supernet = make_supernet(space)

@@ -15,7 +15,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -23,7 +23,9 @@ import numpy as np
 from benchmarks import command
 from benchmarks.evaluator import make_space, timed
 from jaxnas import codes, plotting
+from jaxnas.checks import Cells, Count, Pixels, Whole, Width
 from jaxnas.evaluation import make_evaluator
+from jaxnas.spaces import SpaceName
 from jaxnas.supernets import make_supernet
 
 
@@ -31,15 +33,15 @@ from jaxnas.supernets import make_supernet
 class Config:
     """What is scored, and how often."""
 
-    space: str = "nasbench201"
-    width: int = 8  # channels of the stem
-    image_size: int = 8  # pixels
-    cells: int = 1  # cells per stage, for spaces of cells
-    num_archs: tuple[int, ...] = (10, 30, 100, 300, 1000, 3000, 10_000)
-    most_serial: int = 300  # the serial switch only up to so many
-    num_images: tuple[int, ...] = (256, 512, 1024, 2048)  # at 100 architectures
-    images_per_call: int = 256
-    repetitions: int = 3
+    space: Annotated[str, SpaceName()] = "nasbench201"
+    width: Width = 8  # channels of the stem
+    image_size: Pixels = 8  # pixels
+    cells: Cells = 1  # cells per stage, for spaces of cells
+    num_archs: tuple[Count, ...] = (10, 30, 100, 300, 1000, 3000, 10_000)
+    most_serial: Annotated[int, Whole(0)] = 300  # the serial switch only up to so many
+    num_images: tuple[Count, ...] = (256, 512, 1024, 2048)  # at 100 architectures
+    images_per_call: Count = 256
+    repetitions: Count = 3
     quick: bool = False  # other defaults
     picture: Path | None = None  # PNG
     json: bool = False  # records instead of a table
@@ -51,9 +53,6 @@ QUICK = Config(num_archs=(10, 30, 100), num_images=(64, 128), images_per_call=64
 
 def run(config: Config) -> list[dict[str, Any]]:
     """A flat record for every point."""
-    for name in ("num_archs", "num_images"):
-        if not getattr(config, name) or min(getattr(config, name)) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be numbers of at least 1, got {getattr(config, name)}.")
     space = make_space(config, config.space)  # type: ignore[arg-type]
     supernet = make_supernet(space, affine=False)
     params = supernet.init(jax.random.key(0))

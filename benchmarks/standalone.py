@@ -21,15 +21,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 
 from benchmarks import command
 from jaxnas import codes
+from jaxnas.checks import Count, Pixels, Seeds, Width
 from jaxnas.space import SearchSpace
-from jaxnas.spaces import get_space
+from jaxnas.spaces import SpaceName, get_space
 from jaxnas.supernets import make_supernet
 from jaxnas.training import Recipe, make_standalone
 
@@ -43,15 +44,15 @@ class Config:
     """What to train, at which size."""
 
     routes: tuple[Route, ...] = ROUTES
-    space: str = "digits_chain"
-    num_archs: int = 8  # random architectures; `archs` trains all of them at once
-    num_seeds: int = 4
-    num_images: int = 600
-    batch_size: int = 50
-    num_epochs: int = 2
-    width: int | None = None  # channels of the stem; None: the space's own
-    image_size: int | None = None  # pixels; None: the space's own
-    repetitions: int = 3  # of every route, in turns; the median counts
+    space: Annotated[str, SpaceName()] = "digits_chain"
+    num_archs: Count = 8  # random architectures; `archs` trains all of them at once
+    num_seeds: Seeds = 4
+    num_images: Count = 600
+    batch_size: Count = 50
+    num_epochs: Count = 2
+    width: Width | None = None  # channels of the stem; None: the space's own
+    image_size: Pixels | None = None  # pixels; None: the space's own
+    repetitions: Count = 3  # of every route, in turns; the median counts
     quick: bool = False  # other defaults
     json: bool = False  # records instead of a table
     out: Path | None = None  # write the records to this file as well
@@ -64,12 +65,8 @@ def run(config: Config) -> list[dict[str, Any]]:
     """A flat record for every route.
 
     Raises:
-      ValueError: a count below 1.
       RuntimeError: routes that disagree in their losses.
     """
-    for name in ("num_archs", "num_seeds", "num_epochs", "repetitions"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     space = get_space(config.space).resized(width=config.width, image_size=config.image_size)
     archs = np.asarray(codes.sample(jax.random.key(0), space, config.num_archs))
     keys = jax.random.split(jax.random.key(1), config.num_seeds)

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +31,11 @@ import optax
 
 from benchmarks import command
 from benchmarks.evaluator import make_space
+from jaxnas.checks import Cells, Count, Pixels, Width
 from jaxnas.codes import sample, to_text
 from jaxnas.evaluation import cross_entropy
 from jaxnas.samplers import Sampler, fair
+from jaxnas.spaces import SpaceName
 from jaxnas.supernets import Supernet, make_supernet
 from jaxnas.training import (
     Aux,
@@ -58,16 +60,16 @@ NUM_PAIRS = {"landmarks": NUM_LANDMARKS * (NUM_LANDMARKS - 1) // 2, "serial_pair
 class Config:
     """What to time, at which size."""
 
-    spaces: tuple[str, ...] = ("nasbench201", "nasbench_macro")
+    spaces: tuple[Annotated[str, SpaceName()], ...] = ("nasbench201", "nasbench_macro")
     routes: tuple[Route, ...] = ROUTES
-    width: int = 16  # channels of the stem
-    image_size: int = 16  # pixels
-    cells: int = 1  # cells per stage, for spaces of cells
-    batch_size: int = 64
-    landmark_images: int = 16  # that the landmarks are compared on in a step
+    width: Width = 16  # channels of the stem
+    image_size: Pixels = 16  # pixels
+    cells: Cells = 1  # cells per stage, for spaces of cells
+    batch_size: Count = 64
+    landmark_images: Count = 16  # that the landmarks are compared on in a step
     affine: bool = False
-    num_paths: int = 2  # random architectures, each timed alone; ms are those of their mean
-    repetitions: int = 10  # of every route, in turns; the median counts
+    num_paths: Count = 2  # random architectures, each timed alone; ms are those of their mean
+    repetitions: Count = 10  # of every route, in turns; the median counts
     quick: bool = False  # other defaults
     json: bool = False  # records instead of a table
     out: Path | None = None  # write the records to this file as well
@@ -78,9 +80,6 @@ QUICK = Config(width=8, image_size=8, batch_size=16, num_paths=1, repetitions=3,
 
 def run(config: Config) -> list[dict[str, Any]]:
     """A flat record for every space and route."""
-    for name in ("batch_size", "landmark_images", "num_paths", "repetitions"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     records = []
     for name in config.spaces:
         space = make_space(config, name)  # type: ignore[arg-type]

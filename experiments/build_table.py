@@ -15,13 +15,14 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxnas import costs, ranking, runs, tables
+from jaxnas.checks import Count, Crop, NotNegative, Pair, Positive, Seeds, Whole
 from jaxnas.codes import enumerate_archs
 from jaxnas.runs.command import main
 from jaxnas.runs.workdir import versions
@@ -38,17 +39,17 @@ class Config:
     """Which networks are trained, on what, and how."""
 
     problem: ProblemConfig = dataclasses.field(default_factory=ProblemConfig)
-    num_archs: int | None = None  # the first so many codes; None: the whole space
-    num_seeds: int = 5
-    num_epochs: int = 24
-    batch_size: int = 50
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    crop: int = 1  # pixels of random shift in training
-    test_shift: int = 1  # test images are scored at every shift by up to so many pixels
+    num_archs: Pair | None = None  # the first so many codes; None: the whole space
+    num_seeds: Seeds = 5
+    num_epochs: Count = 24
+    batch_size: Count = 50
+    learning_rate: Positive = 0.1
+    weight_decay: NotNegative = 5e-4
+    crop: Crop = 1  # pixels of random shift in training
+    test_shift: Annotated[int, Whole(0, 16)] = 1  # test images are scored at every shift by up to so many pixels
     flip: bool = False
     compiled: Literal["once", "each"] = "once"
-    archs_per_save: int = 9
+    archs_per_save: Count = 9
 
 
 PRESETS = {
@@ -66,8 +67,7 @@ PRESETS = {
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train all, in saved blocks; write WORKDIR/SPACE_DATASET.npz."""
-    runs.check_least(config, num_archs=2, num_seeds=1, num_epochs=1, archs_per_save=1)
-    problem = config.problem
+    problem = runs.check(config).problem
     space = get_space(problem.space)
     data = load_images(problem, space)
     space = resize(problem, space, data)

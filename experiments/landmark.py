@@ -25,11 +25,12 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas.checks import Resamples, Whole
 from jaxnas.runs.command import main
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
@@ -57,8 +58,14 @@ class Config(RankedConfig):
     for chains, less than elsewhere since each seed trains three."""
 
     regulariser: RegulariserConfig = dataclasses.field(default_factory=RegulariserConfig)
-    num_seeds: int = 3  # super-nets of each kind, from seeds seed, seed + 1, ...; the interval of delta is over them
-    num_resamples: int = 1000  # of the bootstrap
+    # super-nets of each kind, from seeds seed, seed + 1, ...; the interval of delta is over them
+    num_seeds: Annotated[int, Whole(2, 1000)] = 3
+    num_resamples: Resamples = 1000  # of the bootstrap
+
+    def check(self) -> None:
+        """Raise a ValueError for settings that contradict each other."""
+        super().check()
+        check_regulariser(self.regulariser, self.scoring, self.problem)
 
 
 DIGITS = runs.replace(
@@ -101,8 +108,6 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         num_steps = by_kind(get_space(config.problem.space), cells=2000, others=900)
         config = runs.replace(config, num_steps=num_steps)
     config = settle(config)
-    runs.check_least(config, num_seeds=2)
-    check_regulariser(config.regulariser, config.scoring, config.problem)
     problem = load_problem(config.problem)
     space, truth = problem.space, problem.truth
     chosen = choose_landmarks(config.regulariser, problem)

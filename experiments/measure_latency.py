@@ -20,19 +20,20 @@ little again, but measures from the start: half of a measurement under other cir
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxnas import codes, costs, plotting, ranking, runs, tables
+from jaxnas.checks import Cells, Count, Pair, Pixels, Seed, Whole, Width
 from jaxnas.costs import latency, table_costs
 from jaxnas.costs.measuring import Measured, measure, num_programs, spread
 from jaxnas.runs.command import main
 from jaxnas.runs.workdir import versions
 from jaxnas.space import SearchSpace
-from jaxnas.spaces import get_space
+from jaxnas.spaces import SpaceName, get_space
 
 from .shared.problem import arch_rows
 
@@ -41,17 +42,17 @@ from .shared.problem import arch_rows
 class Config:
     """What is timed, and how often."""
 
-    space: str = "nasbench_macro"  # or of your own: package.module:object, file.py:object
-    width: int | None = 16  # channels of the stem; None: the space's own
-    image_size: int | None = None  # pixels; None: the space's own
-    cells_per_stage: int | None = None  # for spaces of cells; chains have none
-    batch_size: int = 8
+    space: Annotated[str, SpaceName()] = "nasbench_macro"
+    width: Width | None = 16  # channels of the stem; None: the space's own
+    image_size: Pixels | None = None  # pixels; None: the space's own
+    cells_per_stage: Cells | None = None  # for spaces of cells; chains have none
+    batch_size: Count = 8
     dtype: Literal["float32", "bfloat16"] = "float32"
-    num_archs: int = 50  # networks that the prediction is judged on
-    num_calibration: int = 10  # networks that constant and scale are fitted to
-    num_rounds: int = 10
-    num_runs: int = 5  # of each program in a round; the fastest counts
-    seed: int = 0  # of the networks drawn
+    num_archs: Annotated[int, Whole(3)] = 50  # networks that the prediction is judged on
+    num_calibration: Annotated[int, Whole(3)] = 10  # networks that constant and scale are fitted to
+    num_rounds: Pair = 10
+    num_runs: Count = 5  # of each program in a round; the fastest counts
+    seed: Seed = 0  # of the networks drawn
     progress: bool = dataclasses.field(default=True, compare=False)
 
 
@@ -68,8 +69,7 @@ PRESETS = {
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Measure, predict, compare; see the module's docstring. Files: latency.npz, networks.npz, networks.csv, a plot."""
-    runs.check_least(config, num_archs=3, num_calibration=3, num_rounds=2)
-    published = get_space(config.space)
+    published = get_space(runs.check(config).space)
     if not costs.is_additive(published):
         raise ValueError(f"{published.name}: what an operation costs depends on the whole cell; take another space.")
     is_cells = "cells_per_stage" in published.sizes

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas.checks import Count, Positive, Resamples
 from jaxnas.codes import to_text
 from jaxnas.costs import limits
 from jaxnas.costs.latency import LATENCY_MS, read_operations_table, setting_of
@@ -57,9 +58,9 @@ class Config(SearchConfig):
     """A search, and how its outcome is trained and judged."""
 
     retrain: Literal["table", "train"] = "table"  # look stand-alone accuracies up, or train the last pool's networks
-    retrain_epochs: int = 30
-    retrain_learning_rate: float = 0.1
-    num_resamples: int = 1000  # of the bootstrap behind tau's interval for one seed
+    retrain_epochs: Count = 30
+    retrain_learning_rate: Positive = 0.1
+    num_resamples: Resamples = 1000  # of the bootstrap behind tau's interval for one seed
 
 
 PRESETS = {

@@ -29,7 +29,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnas import plotting, ranking, runs, tables
+from jaxnas.checks import Count, Crop, NotNegative, Positive, Resamples, Whole
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import cross_entropy
 from jaxnas.runs.command import main
@@ -68,17 +69,17 @@ class Config:
     """The parts of the space, and how all are trained; `seed` draws the probes and the order of growth."""
 
     problem: ProblemConfig = dataclasses.field(default_factory=ProblemConfig)
-    num_open: int = 4  # choices at which probes differ: 2^num_open probes
-    num_sizes: int = 4
-    num_seeds: int = 3  # super-nets of each size
-    num_alone_seeds: int = 2  # trainings of each probe alone
-    num_steps: int = 500
-    batch_size: int = 50
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    crop: int = 1
+    num_open: Annotated[int, Whole(2, 10)] = 4  # choices at which probes differ: 2^num_open probes
+    num_sizes: Annotated[int, Whole(2, 1000)] = 4
+    num_seeds: Annotated[int, Whole(2, 1000)] = 3  # super-nets of each size
+    num_alone_seeds: Annotated[int, Whole(2, 1000)] = 2  # trainings of each probe alone
+    num_steps: Count = 500
+    batch_size: Count = 50
+    learning_rate: Positive = 0.1
+    weight_decay: NotNegative = 5e-4
+    crop: Crop = 1
     flip: bool = False
-    num_resamples: int = 1000  # of the bootstrap
+    num_resamples: Resamples = 1000  # of the bootstrap
 
 
 PRESETS = {
@@ -107,8 +108,7 @@ class Planned(NamedTuple):
 
 def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train all, compare; see the module's docstring. Files: trainings/, fading.csv, fading.png."""
-    runs.check_least(config, num_open=2, num_sizes=2, num_seeds=2, num_alone_seeds=2, num_steps=1)
-    problem = config.problem
+    problem = runs.check(config).problem
     published = get_space(problem.space)
     data = load_images(problem, published)
     space = resize(problem, published, data)

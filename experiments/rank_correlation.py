@@ -18,11 +18,12 @@ DIR holds the published tables, and the image sets in DIR/tfds. Minutes and figu
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas.checks import Count, Resamples, Seeds, Whole
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
 
@@ -35,10 +36,11 @@ from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup
 class Config(RankedConfig):
     """A super-net run, how often it is repeated, and how its ranking is judged."""
 
-    num_seeds: int = 1  # super-nets trained, from seeds seed, seed + 1, ...
-    num_snapshots: int | None = 1  # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
-    num_resamples: int = 1000  # of the bootstrap
-    top_k: int = 10
+    num_seeds: Seeds = 1  # super-nets trained, from seeds seed, seed + 1, ...
+    # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
+    num_snapshots: Annotated[int, Whole(1, 1000)] | None = 1
+    num_resamples: Resamples = 1000  # of the bootstrap
+    top_k: Count = 10
 
 
 DIGITS = Config()
@@ -72,7 +74,6 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     if config.num_snapshots is None:
         num_snapshots = by_kind(get_space(config.problem.space), cells=8, others=1)
         config = runs.replace(config, num_snapshots=num_snapshots)
-    runs.check_least(config, num_seeds=1, num_snapshots=1)
     published, space, data, truth = load_problem(config.problem)
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth)
     mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))

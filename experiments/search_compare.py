@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas.checks import Count, Pair, Seeds
 from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES
 from jaxnas.tables import Judge
@@ -53,9 +54,9 @@ from .shared.supernet import score_all
 class Config(SearchConfig):
     """What is searched; the settings of the searches that are compared with PC-NAS are their own defaults but these."""
 
-    num_seeds: int = 3
-    population_size: int = 50  # of both evolutions
-    max_listed: int = 20_000  # feasible architectures, all of which are scored once on the uniform super-net
+    num_seeds: Seeds = 3
+    population_size: Pair = 50  # of both evolutions
+    max_listed: Count = 20_000  # feasible architectures, all of which are scored once on the uniform super-net
 
 
 PRESETS = {

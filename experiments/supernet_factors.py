@@ -21,11 +21,12 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas.checks import Count, Resamples, Seeds, Text
 from jaxnas.files import replace_file
 from jaxnas.runs.command import main
 from jaxnas.space import DagLayout
@@ -61,16 +62,29 @@ IMPLIED: dict[tuple[str, Any], dict[str, Any]] = {
 }
 
 
+class Factor:
+    """A factor and the values that it takes beside the base's."""
+
+    def __str__(self) -> str:
+        return f"NAME=VALUE,VALUE with a name among {', '.join(FACTORS)}"
+
+    def check(self, name: str, value: Any) -> str:
+        factor, _, values = Text().check(name, value).partition("=")
+        if factor not in FACTORS or not values:
+            raise ValueError(f"factor {value!r} is not {self}; for instance learning_rate=0.05,0.1.")
+        return value
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(RankedConfig):
     """The base setting, and what is varied around it."""
 
-    factors: tuple[str, ...] = (  # each NAME=VALUE,VALUE; the base's own value is there anyway
+    factors: tuple[Annotated[str, Factor()], ...] = (  # each NAME=VALUE,VALUE; the base's own value is there anyway
         "affine=false", "learning_rate=0.02,0.5", "weight_decay=0", "path_dropout=0.2", "sampler=uniform",
     )  # fmt: skip
-    num_seeds: int = 2  # super-nets of each setting, from seeds seed, seed + 1, ...
-    num_resamples: int = 1000  # of the bootstrap
-    top_k: int = 5
+    num_seeds: Seeds = 2  # super-nets of each setting, from seeds seed, seed + 1, ...
+    num_resamples: Resamples = 1000  # of the bootstrap
+    top_k: Count = 5
 
 
 DIGITS = runs.replace(Config(), num_steps=200, num_archs=3, num_curve_points=0, checkpoint_every=100)
@@ -126,7 +140,6 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: a folder for each setting and seed, factors.csv,
     forest.png."""
     config = settle(config)
-    runs.check_least(config, num_seeds=1, num_resamples=1, top_k=1)
     variants = make_variants(config)
     problem = load_problem(config.problem)
     archs = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth)
@@ -168,11 +181,6 @@ def make_variants(config: Config) -> list[Variant]:
     variants = {"base": Variant("base", config)}
     for text in config.factors:
         name, _, values = text.partition("=")
-        if name not in FACTORS or not values:
-            raise ValueError(
-                f"factor {text!r} is not NAME=VALUE,VALUE with a name among {', '.join(FACTORS)}; for instance"
-                " learning_rate=0.05,0.1."
-            )
         if name == "cells_per_stage" and name not in space.sizes:
             raise ValueError(f"factor {text!r}: {space.name} is no space of cells; its layers are all searched.")
         for word in values.split(","):

@@ -12,7 +12,7 @@ Each returns what it was given, or raises a ValueError. A config says the same o
 import math
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +33,8 @@ class Whole(NamedTuple):
     most: int = MOST
 
     def __str__(self) -> str:
+        if self.least == -MOST:
+            return "whole" if self.most == MOST else f"at most {self.most}"
         return f"at least {self.least}" if self.most == MOST else f"{self.least} to {self.most}"
 
     def check(self, name: str, value: Any) -> int:
@@ -77,6 +79,36 @@ class OneOf:
         if not any(type(value) is type(known) and value == known for known in self.names):
             raise ValueError(f"{name} is {shown(value)}, expected one of {self}.")
         return value
+
+
+class Text(NamedTuple):
+    """A text that is not empty; `what` says of what."""
+
+    what: str = "a text"
+
+    def __str__(self) -> str:
+        return self.what
+
+    def check(self, name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ValueError(f"{name} is {shown(value)}, expected {self.what}.")
+        return value
+
+
+# What fields of configs often are.
+Count = Annotated[int, Whole(1)]
+Pair = Annotated[int, Whole(2)]  # two at least
+Seed = Annotated[int, Whole(0)]
+Seeds = Annotated[int, Whole(1, 1000)]
+Width = Annotated[int, Whole(1, 4096)]  # channels of the stem
+Pixels = Annotated[int, Whole(1, 2048)]
+Cells = Annotated[int, Whole(1, 100)]  # of a stage
+Crop = Annotated[int, Whole(0, 256)]  # pixels
+Resamples = Annotated[int, Whole(1, 100_000)]
+Bytes = Annotated[int, Whole(1, 2**50)]
+Share = Annotated[float, Number(0, below=1)]
+Positive = Annotated[float, Number(above=0)]
+NotNegative = Annotated[float, Number(0)]
 
 
 def whole(name: str, value: Any, least: int = 0, most: int = MOST) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def load(
       ValueError: no such data set, not prepared, damaged or not of square grey or colour images; fewer images than
         asked for; a part with fewer than two classes.
     """
+    check_name(name, data_dir)
     source = _digits() if name == "digits" else _tfds(name, data_dir)
     size = image_size if image_size is not None else source.image_size
     if size is None or size < 1:
@@ -114,6 +116,32 @@ def load(
         arrays[f"{part}_images"] = np.stack([resize(split.decode(index), size) for index in indices.tolist()])
     mean, std = channel_statistics(arrays["train_images"])
     return Dataset(name=name, **arrays, num_classes=source.num_classes, mean=mean, std=std)
+
+
+def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
+    """Raise a ValueError where `load` will find no set of that name, which lists those that are there; reads nothing.
+
+    Without a folder, as `load` takes it, TFDS knows best where to look, and says so when the set is read.
+    """
+    folder = _tfds_folder(data_dir)
+    if name == "digits" or folder is None:
+        return
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if re.split("[/:]", name)[0] not in there:
+        raise ValueError(
+            f"unknown data set {name!r}: expected {', '.join(['digits', *there])}; another of"
+            f" tensorflow.org/datasets/catalog is prepared with: {_how_to_prepare(name, folder)}"
+        )
+
+
+def _tfds_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    data_dir = data_dir or os.environ.get("JAXNAS_DATA")
+    return Path(data_dir).expanduser() / "tfds" if data_dir else None
+
+
+def _how_to_prepare(name: str, folder: Path | None) -> str:
+    where = f" --data_dir={folder}" if folder else ""
+    return f"pip install tensorflow && tfds build {name} --file_format=array_record{where}"
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -168,10 +196,8 @@ def _digits() -> _Source:
 
 
 def _tfds(name: str, data_dir: str | os.PathLike[str] | None) -> _Source:
-    data_dir = data_dir or os.environ.get("JAXNAS_DATA")
-    folder = Path(data_dir).expanduser() / "tfds" if data_dir else None
-    where = f" --data_dir={folder}" if folder else ""
-    how_to_prepare = f"prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}"
+    folder = _tfds_folder(data_dir)
+    how_to_prepare = f"prepare it with: {_how_to_prepare(name, folder)}"
     with _quiet_absl():
         import tensorflow_datasets as tfds  # slow to import, and only needed here
 

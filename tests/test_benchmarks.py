@@ -98,10 +98,10 @@ def test_routes_that_disagree_are_not_reported(capsys, monkeypatch):
         (["--nope", "3"], "Unrecognized options: --nope"),
         (["--routes", "fast"], "invalid choice 'fast'"),
         (["--spaces", "nowhere"], "unknown search space 'nowhere'"),
-        (["--num-archs", "0"], "--num-archs must be at least 1, got 0"),
-        (["--num-images", "0"], "--num-images must be at least 1, got 0"),
+        (["--num-archs", "0"], "num_archs is 0, expected 1 to"),
+        (["--num-images", "0"], "num_images is 0, expected 1 to"),
         (["--num-balanced", "7"], "must be a multiple of 3"),
-        (["--routes"], "--routes is empty"),
+        (["--routes"], "routes is (), expected one or more"),
         (["--memory-budget", "1"], "memory_budget of 1 bytes is too small"),
     ],
 )

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from typing import Literal, NamedTuple
+import math
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxnas import runs, tables
+from jaxnas.checks import Number, Whole
 from jaxnas.codes import enumerate_archs
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import chain_space
@@ -150,16 +152,21 @@ class TestBlocks:
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
-    width: int | None = None
+    width: Annotated[int, Whole(1)] | Literal["small"] | None = None
     mode: Literal["sum", "mean"] = "sum"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outer:
-    first: int = 1
+    first: Annotated[int, Whole(1, 9)] = 1
     inner: Inner = dataclasses.field(default_factory=Inner)
     flag: bool | None = None
-    rate: float = dataclasses.field(default=0.5, compare=False)
+    rate: Annotated[float, Number(0, below=1)] = dataclasses.field(default=0.5, compare=False)
+    sizes: tuple[Annotated[int, Whole(1)], ...] = (3,)
+
+    def check(self):
+        if self.first * self.rate >= 1:
+            raise ValueError(f"first is {self.first}, rate {self.rate}: expected a product below 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +177,17 @@ class Twice:
 
 class TestConfig:
     def test_flat(self):
-        assert runs.flat(Outer()) == {"first": 1, "width": None, "mode": "sum", "flag": None, "rate": 0.5}
-        assert [field.name for field, _ in runs.fields(Outer()) if field.compare] == ["first", "width", "mode", "flag"]
+        assert runs.flat(Outer()) == {
+            "first": 1,
+            "width": None,
+            "mode": "sum",
+            "flag": None,
+            "rate": 0.5,
+            "sizes": (3,),
+        }
+        assert [field.name for field, _ in runs.fields(Outer()) if field.compare] == [
+            *("first", "width", "mode", "flag", "sizes")
+        ]
         with pytest.raises(TypeError, match="two fields called mode"):
             runs.flat(Twice())
 
@@ -181,10 +197,39 @@ class TestConfig:
         with pytest.raises(TypeError, match="Outer has no field height"):
             runs.replace(Outer(), height=2)
 
-    def test_check_least(self):
-        runs.check_least(Outer(), width=3, first=1, absent=9)
-        with pytest.raises(ValueError, match="width must be at least 3, got 2"):
-            runs.check_least(runs.replace(Outer(), width=2), width=3)
+    @pytest.mark.parametrize(
+        "changes, words",
+        [
+            ({"first": 0}, "first is 0, expected 1 to 9."),
+            ({"first": None}, "first is None, expected a whole number, 1 to 9."),
+            ({"width": 0}, "width is 0, expected 1 to 2147483647, or small, or None."),
+            ({"width": "large"}, "width is 'large', expected a whole number, at least 1, or small, or None."),
+            ({"mode": "max"}, "mode is 'max', expected one of sum, mean."),
+            ({"flag": 1}, "flag is 1, expected one of False, True, or None."),
+            ({"rate": math.nan}, "rate is nan, expected a number, at least 0 and below 1."),
+            ({"sizes": ()}, "sizes is (), expected one or more: at least 1."),
+            ({"sizes": (3, 0)}, "sizes is 0, expected 1 to 2147483647."),
+            ({"rate": 0.25, "first": 4}, "first is 4, rate 0.25: expected a product below 1."),
+        ],
+    )
+    def test_check(self, changes, words):
+        assert runs.check(Outer()) == Outer()
+        for passing in (
+            {"width": "small"},
+            {"width": 7},
+            {"flag": False},
+            {"sizes": (1, 2)},
+            {"first": 2, "rate": 0.4},
+        ):
+            runs.check(runs.replace(Outer(), **passing))
+        with pytest.raises(ValueError) as error:
+            runs.check(runs.replace(Outer(), **changes))
+        assert str(error.value) == words
+
+    def test_what_a_type_admits_of_which_nothing_is_said(self):
+        assert [str(runs.config.kind_of(kind)) for kind in (int, float, str)] == ["whole", "finite", "a text"]
+        with pytest.raises(TypeError, match=r"a field of type dict\[str, int\] says neither range nor list"):
+            runs.config.kind_of(dict[str, int])
 
     @pytest.mark.parametrize(
         "name, text, value",

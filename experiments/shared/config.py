@@ -1,14 +1,30 @@
 """The parts that the configs of several experiments are made of: their flags, and what `None` stands for."""
 
 import dataclasses
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from jaxnas import runs
+from jaxnas import datasets, runs
+from jaxnas.checks import (
+    Bytes,
+    Cells,
+    Count,
+    Crop,
+    NotNegative,
+    OneOf,
+    Pair,
+    Pixels,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    Whole,
+    Width,
+)
 from jaxnas.evaluation import BNMode, Strategy
 from jaxnas.ops import Channels
 from jaxnas.samplers import SAMPLERS
 from jaxnas.space import CellLayout, SearchSpace
-from jaxnas.spaces import get_space
+from jaxnas.spaces import SpaceName, get_space
 from jaxnas.spaces._darts import TwoCellLayout
 from jaxnas.spaces._nats_size import SizeLayout
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
@@ -18,17 +34,23 @@ from jaxnas.supernets import BatchNorm, Kernels, OpOn
 class ProblemConfig:
     """Which networks, at which size, on which images."""
 
-    space: str = "digits_chain"  # or of your own: package.module:object, file.py:object
-    dataset: str = "digits"
-    data_dir: str | None = dataclasses.field(default=None, compare=False)  # else JAXNAS_DATA, else TFDS's own folder
-    seed: int = 0  # of all that is drawn
-    width: int | Literal["small"] | None = None  # channels of the stem, which all widths scale with (of nats_size the
-    # largest); small: 8, of nats_size 16; None: the space's own
-    cells_per_stage: int | None = None  # for spaces of cells; chains have none
-    image_size: int | Literal["small"] | None = None  # pixels; small: 8 for cells, 16 for chains; None: the space's own
-    num_train: int | None = 600  # training images; None: all
-    num_valid: int = 300  # images held out of training; scores are taken on them
+    space: Annotated[str, SpaceName()] = "digits_chain"
+    dataset: Annotated[str, Text("digits, or a name of TFDS")] = "digits"
+    # of tables, and of image sets in its folder tfds; None: JAXNAS_DATA, else TFDS's own for images
+    data_dir: Annotated[str, Text("a folder")] | None = dataclasses.field(default=None, compare=False)
+    seed: Seed = 0  # of all that is drawn
+    # channels of the stem, which all widths scale with (of nats_size the largest); small: 8, of nats_size 16; None: the
+    # space's own
+    width: Width | Literal["small"] | None = None
+    cells_per_stage: Cells | None = None  # for spaces of cells; chains have none
+    image_size: Pixels | Literal["small"] | None = None  # small: 8 for cells, 16 for chains; None: the space's own
+    num_train: Count | None = 600  # training images; None: all
+    num_valid: Count = 300  # images held out of training; scores are taken on them
     progress: bool = dataclasses.field(default=True, compare=False)
+
+    def check(self) -> None:
+        """Raise a ValueError where there is no such data set."""
+        datasets.check_name(self.dataset, self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +62,8 @@ class NetworkConfig:
     op_on: OpOn = "edge"  # of cells; node: the edges into a node share their operations
     channels: Channels = "fixed"  # of nasbench101: what an operation's widths have in common
     batch_norm: BatchNorm = "shared"  # per_input: with op_on node for each edge, of nasbench101 for each set of inputs
-    path_dropout: float = 0.0  # in the last cell or layer at the end of training, growing linearly with both
-    global_dropout: float = 0.0  # of the classifier's inputs
+    path_dropout: Share = 0.0  # in the last cell or layer at the end of training, growing linearly with both
+    global_dropout: Share = 0.0  # of the classifier's inputs
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -49,28 +71,28 @@ class NetworkConfig:
 class SamplingConfig:
     """Which architectures a training step draws."""
 
-    sampler: str | None = "fair"  # None: fair, or uniform where not every code exists
-    num_archs: int | None = None  # architectures per step; None: the sampler's default
+    sampler: Annotated[str, OneOf(SAMPLERS)] | None = "fair"  # None: fair, or uniform where not every code exists
+    num_archs: Count | None = None  # architectures per step; None: the sampler's default
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """How the shared weights are trained."""
 
-    batch_size: int = 64
-    num_steps: int | None = 600  # None: what experiments/README.md says was enough
-    learning_rate: float | None = 0.1  # None: 0.5 for cells, 0.025 for two cells, 0.1 for others
-    final_learning_rate: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip_norm: float = 5.0
-    label_smoothing: float = 0.0
-    crop: int = 1  # pixels of random shift
+    batch_size: Count = 64
+    num_steps: Count | None = 600  # None: what experiments/README.md says was enough
+    learning_rate: Positive | None = 0.1  # None: 0.5 for cells, 0.025 for two cells, 0.1 for others
+    final_learning_rate: NotNegative = 0.0
+    momentum: Share = 0.9
+    weight_decay: NotNegative = 5e-4
+    clip_norm: Positive = 5.0
+    label_smoothing: Share = 0.0
+    crop: Crop = 1  # pixels of random shift
     flip: bool = False
     idle: Literal["move", "rest"] = "move"  # what the optimiser does with candidates that a step doesn't use
-    stats_momentum: float | None = None  # of tracked statistics; needed for bn_mode tracked
-    checkpoint_every: int = 200  # steps
-    report_every: int = 20  # steps
+    stats_momentum: Share | None = None  # of tracked statistics; needed for bn_mode tracked
+    checkpoint_every: Count = 200  # steps
+    report_every: Count = 20  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,22 +100,22 @@ class ScoringConfig:
     """How sub-networks are scored, and which."""
 
     bn_mode: BNMode = "batch"
-    num_calibration_images: int = 256  # training images, for bn_mode calibrated
-    num_eval_archs: int | None = None  # at most so many, drawn without repetition; None: the whole space
-    num_eval_images: int | None = None  # of the validation images; None: all
-    images_per_call: int = 256
-    archs_per_call: int | None = None
-    memory_budget: int | None = None  # bytes for activations; None: 1 GiB on CPU, 8 GiB elsewhere
+    num_calibration_images: Count = 256  # training images, for bn_mode calibrated
+    num_eval_archs: Pair | None = None  # at most so many, drawn without repetition; None: the whole space
+    num_eval_images: Count | None = None  # of the validation images; None: all
+    images_per_call: Count = 256
+    archs_per_call: Count | None = None
+    memory_budget: Bytes | None = None  # for activations; None: 1 GiB on CPU, 8 GiB elsewhere
     strategy: Strategy = "auto"
-    archs_per_save: int = 729  # scores are saved after so many architectures
+    archs_per_save: Count = 729  # scores are saved after so many architectures
 
 
 @dataclasses.dataclass(frozen=True)
 class CurveConfig:
     """Scores along the training, for tau over training."""
 
-    num_curve_points: int = 4
-    num_curve_archs: int = 243
+    num_curve_points: Annotated[int, Whole(0, 10_000)] = 4
+    num_curve_archs: Pair = 243
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +126,24 @@ class SupernetConfig:
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
+
+    def check(self) -> None:
+        """Raise a ValueError for settings that contradict each other, whatever the space and the images."""
+        scoring, training, num_valid = self.scoring, self.training, self.problem.num_valid
+        if scoring.bn_mode == "tracked" and training.stats_momentum is None:
+            raise ValueError(
+                "bn_mode tracked needs stats_momentum, the old value's share in the tracked one; take 0.9."
+            )
+        if scoring.num_eval_images is not None and scoring.num_eval_images > num_valid:
+            raise ValueError(
+                f"num_eval_images is {scoring.num_eval_images}, expected 1 to the {num_valid} images that are held out."
+            )
+        wanted = {"batch_size": training.batch_size}
+        if scoring.bn_mode == "calibrated":
+            wanted["num_calibration_images"] = scoring.num_calibration_images
+        for name, number in wanted.items():
+            if self.problem.num_train is not None and number > self.problem.num_train:
+                raise ValueError(f"{name} is {number}, but there are {self.problem.num_train} training images.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +171,8 @@ ConfigType = TypeVar("ConfigType", bound=SupernetConfig)
 
 
 def settle(config: ConfigType) -> ConfigType:
-    """The config with what is None because it depends on the kind of space; a ValueError for settings of no use
-    whatever the space and the images. The others are checked in use."""
-    space, given = get_space(config.problem.space), runs.flat(config)
+    """The config with what is None because it depends on the kind of space, and checked: see `runs.check`."""
+    space, given = get_space(runs.check(config).problem.space), runs.flat(config)
     by_space: dict[str, Any] = {
         "affine": by_kind(space, cells=False, others=True),
         "num_steps": by_kind(space, cells=2_400, two_cells=900, others=2_500),
@@ -141,14 +180,7 @@ def settle(config: ConfigType) -> ConfigType:
     }
     if "sampler" in given:
         by_space["sampler"] = "fair" if space.has_all_codes else "uniform"
-    settled = runs.replace(config, **{name: value for name, value in by_space.items() if given[name] is None})
-    counts = ("batch_size", "num_steps", "checkpoint_every", "report_every", "archs_per_save", "num_calibration_images")
-    runs.check_least(settled, **dict.fromkeys((*counts, "num_curve_archs"), 1))
-    if config.scoring.bn_mode == "tracked" and config.training.stats_momentum is None:
-        raise ValueError("bn_mode tracked needs stats_momentum, the old value's share in the tracked one; take 0.9.")
-    if given.get("sampler") not in (None, *SAMPLERS):
-        raise ValueError(f"unknown sampler {given['sampler']!r}; choose one of {', '.join(SAMPLERS)}.")
-    return settled
+    return runs.replace(config, **{name: value for name, value in by_space.items() if given[name] is None})
 
 
 def by_kind(space: SearchSpace, *, cells: Value, others: Value, two_cells: Value | None = None) -> Value:

@@ -66,8 +66,6 @@ def evaluation_archs(space: SearchSpace, num_archs: int | None, truth: tables.Ta
         return _existing_archs(space, space.size if num_archs is None else num_archs)
     if num_archs is None or num_archs >= space.size:
         return codes.enumerate_archs(space)
-    if num_archs < 2:
-        raise ValueError(f"num_eval_archs must be at least 2, got {num_archs}.")
     order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
     return codes.from_index(space, np.sort(order[:num_archs]))
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import optax
 
-from jaxnas import costs, ranking, runs, tables
+from jaxnas import costs, ranking, tables
+from jaxnas.checks import Count, NotNegative, Pair, Positive, Seed, Share
 from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
 from jaxnas.supernets import Supernet
@@ -24,22 +25,22 @@ from .supernet import TrainingSetup, make_setup
 class RegulariserConfig:
     """Which landmarks, and how their order enters the loss."""
 
-    num_landmarks: int = 30
+    num_landmarks: Pair = 30
     selection: Literal["random", "ranked", "distant"] = "random"  # ranked: equally spaced in accuracy, worst to best
-    min_distance: int = 2  # choices in which any two landmarks differ, for selection distant
-    landmark_seed: int = 0  # of the selection; all super-nets have the same landmarks
-    landmark_batch_size: int = 32  # images of the regulariser in each step
+    min_distance: Count = 2  # choices in which any two landmarks differ, for selection distant
+    landmark_seed: Seed = 0  # of the selection; all super-nets have the same landmarks
+    landmark_batch_size: Count = 32  # images of the regulariser in each step
     pairs: Literal["all", "adjacent", "biased"] = "all"  # of landmarks; biased: the authors' draw
-    num_pairs: int | None = None  # drawn in each step; None: every pair, of biased one
-    num_landmarks_per_step: int | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
-    tile: int | None = None  # see jaxnas.training.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
-    margin: float = 0.03  # nats by which the better landmark's loss has to be lower
-    beta: float | None = None  # of softplus; None: the hinge
-    tolerance: float = 0.0  # accuracies that differ by no more are ties, which are dropped
+    num_pairs: Count | None = None  # drawn in each step; None: every pair, of biased one
+    num_landmarks_per_step: Pair | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
+    tile: Count | None = None  # see jaxnas.training.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
+    margin: NotNegative = 0.03  # nats by which the better landmark's loss has to be lower
+    beta: Positive | None = None  # of softplus; None: the hinge
+    tolerance: NotNegative = 0.0  # accuracies that differ by no more are ties, which are dropped
     reduction: Literal["mean", "sum"] = "mean"  # over the pairs of a step
-    coefficient: float = 30.0
+    coefficient: NotNegative = 30.0
     schedule: Literal["constant", "cosine_increase", "published_increase", "stepped"] = "cosine_increase"
-    warmup_share: float = 0.5  # of the steps, with a coefficient of zero
+    warmup_share: Share = 0.5  # of the steps, with a coefficient of zero
 
 
 class Landmarks(NamedTuple):
@@ -51,13 +52,10 @@ class Landmarks(NamedTuple):
 
 
 def check_regulariser(config: RegulariserConfig, scoring: ScoringConfig, problem: ProblemConfig) -> None:
-    """Raise a ValueError for settings that make no sense."""
-    runs.check_least(config, num_landmarks=2, landmark_batch_size=1)  # one landmark gives no pair to rank
+    """Raise a ValueError for settings that contradict each other."""
     per_step = config.num_landmarks_per_step
-    if per_step is not None and not 2 <= per_step <= config.num_landmarks:
-        raise ValueError(f"num_landmarks_per_step must be within [2, {config.num_landmarks}], got {per_step}.")
-    if not 0 <= config.warmup_share < 1:
-        raise ValueError(f"warmup_share must be within [0, 1), got {config.warmup_share}.")
+    if per_step is not None and per_step > config.num_landmarks:
+        raise ValueError(f"num_landmarks_per_step is {per_step}, expected 2 to num_landmarks = {config.num_landmarks}.")
     num_eval_images, num_valid = scoring.num_eval_images, problem.num_valid
     if num_eval_images is None or num_valid - num_eval_images < config.landmark_batch_size:
         raise ValueError(

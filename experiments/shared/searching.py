@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnas import runs, tables
+from jaxnas.checks import Count, Seeds, Text
 from jaxnas.costs import latency, limits
 from jaxnas.files import replace_file
 from jaxnas.samplers import replay, replayed
@@ -36,16 +37,18 @@ from .supernet import Score, TrainingSetup, build, make_score, make_setup
 class SearchConfig(SupernetConfig):
     """A super-net that is narrowed while it is trained: `num_steps` are those of the whole training."""
 
-    num_archs: int = 1  # architectures per training step; one in the paper
-    limit: str | None = None  # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
-    latency_table: str | None = None  # file of operations for latency_ms, or nasbench201_latency.npz for its columns
-    pool_size: int = 5  # prefixes kept, P in the paper
-    num_completions: int = 20  # scored for each candidate, S in the paper
-    num_warm_up_steps: int = 500  # before the first choice is decided; the others go to the intervals in equal shares
+    num_archs: Count = 1  # architectures per training step; one in the paper
+    # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
+    limit: Annotated[str, Text("a limit such as macs:50e6")] | None = None
+    # file of operations for latency_ms, or nasbench201_latency.npz for its columns
+    latency_table: Annotated[str, Text("a file")] | None = None
+    pool_size: Count = 5  # prefixes kept, P in the paper
+    num_completions: Count = 20  # scored for each candidate, S in the paper
+    num_warm_up_steps: Count = 500  # before the first choice is decided; the others go to the intervals in equal shares
     order: Literal["front_to_back", "back_to_front"] = "front_to_back"  # in which choices are decided
     potential: Literal["accuracy", "loss"] = "accuracy"  # what is averaged, of validation images
-    num_retrained: int = 5  # complete models of which the most accurate, trained alone, is the outcome
-    num_seeds: int = 1  # whole searches, from seeds seed, seed + 1, ...
+    num_retrained: Count = 5  # complete models of which the most accurate, trained alone, is the outcome
+    num_seeds: Seeds = 1  # whole searches, from seeds seed, seed + 1, ...
 
 
 DIGITS = {
@@ -98,7 +101,6 @@ class Run(NamedTuple):
 
 def prepare(config: SearchConfig) -> Task:
     """Read the images, and build whatever can go wrong before the training begins."""
-    runs.check_least(config, num_seeds=1, num_retrained=1)
     published = get_space(config.problem.space)
     search = pcnas(
         published,
@@ -110,10 +112,10 @@ def prepare(config: SearchConfig) -> Task:
     num_steps, num_choices = config.training.num_steps, published.num_choices
     assert num_steps is not None
     trained = num_steps - config.num_warm_up_steps
-    if config.num_warm_up_steps < 1 or trained < num_choices:
+    if trained < num_choices:
         raise ValueError(
-            f"num_steps is {num_steps} and num_warm_up_steps {config.num_warm_up_steps}, expected at least 1 to"
-            f" warm up and {num_choices} more, one for each choice."
+            f"num_steps is {num_steps} and num_warm_up_steps {config.num_warm_up_steps}, expected at least"
+            f" {num_choices} steps after the warm-up, one for each choice."
         )
     ends = [config.num_warm_up_steps + round(trained * i / num_choices) for i in range(num_choices + 1)]
     populations = max(np.diff(ends, prepend=0).tolist())

@@ -4,13 +4,13 @@ folder. `runs.command` is the command line over all of it, and the only module o
 from jaxnas.runs._resumable import Trained, resumable
 from jaxnas.runs.blocks import block_paths, in_blocks, scores_table
 from jaxnas.runs.compiling import compile_clock, keep_compilations
-from jaxnas.runs.config import check_least, fields, flat, read_value, replace
+from jaxnas.runs.config import check, fields, flat, read_value, replace
 from jaxnas.runs.rows import csv_metrics, read_rows, write_rows
 
 __all__ = [
     "Trained",
     "block_paths",
-    "check_least",
+    "check",
     "compile_clock",
     "csv_metrics",
     "fields",

@@ -8,6 +8,7 @@ JAXNAS_TRACEBACK=1 in the environment the traceback is shown as well.
 """
 
 import contextlib
+import copy
 import dataclasses
 import errno
 import io
@@ -16,6 +17,7 @@ import re
 import sys
 import time
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +25,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxnas.runs.compiling import keep_compilations
-from jaxnas.runs.config import flat
+from jaxnas.runs.config import check, flat, kind_of, kinds, replace
 from jaxnas.runs.workdir import claim, locked, show, write_result
 
 
@@ -81,14 +83,16 @@ def parse(
         name = command.rpartition(".")[2]
         raise ValueError(f"no --workdir, the folder for the results; add for instance --workdir runs/{name}.")
     folder = Annotated[Path, tyro.conf.arg(help="folder for the results; on the same one a run resumes")]
-    arguments_type = dataclasses.make_dataclass("Arguments", [("config", type(presets[preset])), ("workdir", folder)])
+    arguments_type = dataclasses.make_dataclass(
+        "Arguments", [("config", type(presets[preset])), ("workdir", folder)], frozen=True
+    )
     arguments = parse_fields(
         arguments_type(presets[preset], tyro.MISSING),
         argv,
         prog=f"{command} [PRESET]",
         description="\n".join([(description or "").strip(), "", *_describe(presets)]),
     )
-    return preset, arguments.config, arguments.workdir
+    return preset, check(arguments.config), arguments.workdir
 
 
 def parse_fields(default: Any, argv: Sequence[str], *, prog: str, description: str | None) -> Any:
@@ -96,18 +100,46 @@ def parse_fields(default: Any, argv: Sequence[str], *, prog: str, description: s
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(
-                type(default),
+            described = _with_ranges(default)
+            found = tyro.cli(
+                type(described),
                 args=argv,
-                default=default,
+                default=described,
                 prog=prog,
                 description=description,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
+            return replace(default, **flat(found))
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        raise ValueError(_unboxed(box.getvalue())) from None
+        said = _unboxed(box.getvalue())
+        if (wrong := re.match("Error parsing --([a-z-]+): .*'(.*)'", said)) is not None:
+            name = wrong[1].replace("-", "_")
+            said = f"{name} is {wrong[2]!r}, expected {kinds(default)[name]}; --help lists all fields"
+        raise ValueError(said) from None
+
+
+def _with_ranges(default: Any) -> Any:
+    """`default` as a dataclass whose types show in --help what a field admits, where tyro knows of the type alone."""
+    kind, described, values = type(default), [], {}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        value, hint = getattr(default, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value):
+            value = _with_ranges(value)
+            hint = type(value)
+        elif hint is not bool:
+            hint = Annotated[hint, tyro.conf.arg(metavar=f"{{{kind_of(hint)}}}")]
+        described.append((field.name, hint, copy.copy(field)))
+        values[field.name] = value
+    made = dataclasses.make_dataclass(kind.__name__, described, bases=(kind,), frozen=True)
+    made.__module__, made.__qualname__, made.__doc__ = (
+        kind.__module__,
+        kind.__qualname__,
+        kind.__doc__,
+    )  # of the comments
+    return made(**values)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,14 @@ import dataclasses
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from jaxnas.checks import MOST, Kind, Number, OneOf, Text, Whole, shown
 
 ConfigType = TypeVar("ConfigType")
+# What a type admits of which nothing is said.
+PLAIN: dict[Any, Kind] = {int: Whole(-MOST), float: Number(), str: Text()}
 
 
 def fields(config: Any) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
@@ -53,17 +58,91 @@ def replace(config: ConfigType, **changes: Any) -> ConfigType:
     return dataclasses.replace(config, **changed)  # type: ignore[type-var]
 
 
-def check_least(config: Any, **least: int) -> None:
-    """Raise a ValueError where a field is below its least value; None stands for no number and passes."""
-    for name, value in flat(config).items():
-        if name in least and value is not None and value < least[name]:
-            raise ValueError(f"{name} must be at least {least[name]}, got {value}.")
+def check(config: ConfigType) -> ConfigType:
+    """The config, if each field's value is one that its type admits, and none contradict each other.
+
+    A type says it by a kind of `jaxnas.checks`, as in `Annotated[int, Whole(1)] | None`, a literal by its words; a
+    `tuple[X, ...]` has at least one X. What values ask of each other is said by a part's own `check()`.
+
+    Raises:
+      ValueError: another value, or values that contradict each other.
+      TypeError: a type of which it is not known what it admits.
+    """
+    values = flat(config)
+    for name, kind in kinds(config).items():
+        kind.check(name, values[name])
+    for part in _parts(config):
+        if hasattr(part, "check"):
+            part.check()
+    return config
+
+
+def kinds(config: Any) -> dict[str, Kind]:
+    """What each field admits, by its name."""
+    return {name: kind_of(hint) for name, hint in _types(config).items()}
+
+
+def kind_of(hint: Any) -> Kind:
+    """What a field's type admits; `str` of it is what --help shows."""
+    origin, within = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        said = [entry for entry in within[1:] if hasattr(entry, "check")]
+        return said[0] if said else kind_of(within[0])
+    if origin in (types.UnionType, typing.Union):
+        return _Either(tuple(map(kind_of, within)))
+    if origin is tuple:
+        return _Several(kind_of(within[0]))
+    if origin is typing.Literal:
+        return OneOf(within)
+    if hint in (bool, types.NoneType):
+        return OneOf([False, True] if hint is bool else [None])
+    if hint is Path:
+        return _File()
+    if hint in PLAIN:
+        return PLAIN[hint]
+    raise TypeError(f"a field of type {hint} says neither range nor list; annotate it with a kind of jaxnas.checks.")
+
+
+class _Either(NamedTuple):
+    kinds: tuple[Kind, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.kinds))
+
+    def check(self, name: str, value: Any) -> Any:
+        errors = []
+        for kind in self.kinds:
+            try:
+                return kind.check(name, value)
+            except ValueError as error:
+                errors.append(str(error).rstrip("."))
+        raise ValueError(", or ".join([errors[0], *map(str, self.kinds[1:])]) + ".")
+
+
+class _Several(NamedTuple):
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"one or more: {self.kind}"
+
+    def check(self, name: str, value: Any) -> Any:
+        if not isinstance(value, tuple) or not value:
+            raise ValueError(f"{name} is {shown(value)}, expected {self}.")
+        return tuple(self.kind.check(name, entry) for entry in value)
+
+
+class _File(NamedTuple):
+    def __str__(self) -> str:
+        return "a path"
+
+    def check(self, name: str, value: Any) -> Any:
+        Text("a path").check(name, str(value) if isinstance(value, Path) else value)
+        return value
 
 
 def read_value(config: Any, name: str, text: str) -> Any:
     """The value that `text` stands for, by the type of the field `name`: a number, true or false, a word, a literal."""
-    kind = _types(config)[name]
-    kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    kinds = _plain_types(_types(config)[name])
     known: dict[str, Any] = {"true": True, "false": False} if bool in kinds else {}
     for entry in kinds:
         if typing.get_origin(entry) is typing.Literal:
@@ -80,10 +159,27 @@ def read_value(config: Any, name: str, text: str) -> Any:
 
 
 def _types(config: Any) -> dict[str, Any]:
-    """The type of each field that is a value."""
-    found = typing.get_type_hints(type(config))
+    """The type of each field that is a value, with what is said of it."""
+    found = typing.get_type_hints(type(config), include_extras=True)
     for name in list(found):
         if dataclasses.is_dataclass(part := getattr(config, name)):
             del found[name]
             found |= _types(part)
     return found
+
+
+def _plain_types(hint: Any) -> list[Any]:
+    """The members of a union, or the one type that it is, without what is said of them."""
+    if typing.get_origin(hint) is Annotated:
+        return _plain_types(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return [member for entry in typing.get_args(hint) for member in _plain_types(entry)]
+    return [hint]
+
+
+def _parts(config: Any) -> Iterator[Any]:
+    """Its parts, theirs before them, and the config itself at last."""
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(part := getattr(config, field.name)):
+            yield from _parts(part)
+    yield config

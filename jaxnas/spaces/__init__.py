@@ -1,5 +1,8 @@
 """The search spaces by name, each with its published layout; `space.resized(...)` gives a smaller network."""
 
+from typing import Any
+
+from jaxnas.checks import Text
 from jaxnas.space import SearchSpace
 from jaxnas.spaces._darts import darts, darts_space
 from jaxnas.spaces._digits_chain import digits_chain
@@ -13,6 +16,7 @@ from jaxnas.spaces.mobile import Stage, mobile_large, mobile_large_cifar, mobile
 
 __all__ = [
     "SPACES",
+    "SpaceName",
     "Stage",
     "chain_isomorphs",
     "chain_space",
@@ -49,6 +53,17 @@ SPACES: dict[str, SearchSpace] = {
 }
 
 
+class SpaceName:
+    """A kind of value, as in `jaxnas.checks`: what `get_space` takes."""
+
+    def __str__(self) -> str:
+        return f"{', '.join(SPACES)}, or one of your own as package.module:object or file.py:object"
+
+    def check(self, name: str, value: Any) -> str:
+        get_space(Text(f"one of {self}").check(name, value))
+        return value
+
+
 def get_space(name: str) -> SearchSpace:
     """The space called `name`, or the one of the user's own at `package.module:object` or `file.py:object`.
 
@@ -58,10 +73,7 @@ def get_space(name: str) -> SearchSpace:
     if name in SPACES:
         return SPACES[name]
     if ":" not in name:
-        raise ValueError(
-            f"unknown search space {name!r}; choose one of {', '.join(sorted(SPACES))}, or name one of your own as"
-            " package.module:object or file.py:object."
-        )
+        raise ValueError(f"unknown search space {name!r}; choose one of {SpaceName()}.")
     space = import_space(name)
     known = SPACES.get(space.name)
     if known is not None and known.fingerprint != space.fingerprint:
