@@ -302,29 +302,29 @@ class TestRankCorrelation:
     @pytest.mark.parametrize(
         "arguments, words",
         [
-            ("--space large", "unknown search space 'large'; choose one of darts, digits_chain"),
-            ("--dataset sketches", "no table of stand-alone accuracies in"),
-            ("--sampler greedy", "unknown sampler 'greedy'; choose one of uniform, fair"),
+            ("--space large", "unknown search space 'large'; choose one of nasbench101,"),
+            ("--dataset sketches", "unknown data set 'sketches': expected digits"),
+            ("--sampler greedy", "sampler is 'greedy', expected one of uniform, fair"),
             ("--num-archs 3", "num_archs must be a multiple of 2"),
-            ("--num-seeds 0", "num_seeds must be at least 1, got 0"),
-            ("--num-eval-archs 1", "num_eval_archs must be at least 2, got 1"),
+            ("--num-seeds 0", "num_seeds is 0, expected 1 to "),
+            ("--num-eval-archs 1", "num_eval_archs is 1, expected 2 to "),
             ("--num-eval-archs 9 --top-k 9", "give at least 11"),
             ("--top-k 17", "k is 17, expected 1 to the number of architectures, 16"),
-            ("--num-resamples 0", "got 0 resamples"),
-            ("--num-eval-images 0", "num_eval_images is 0, expected 1 to the 100"),
+            ("--num-resamples 0", "num_resamples is 0, expected 1 to 100000"),
+            ("--num-eval-images 0", "num_eval_images is 0, expected 1 to "),
             ("--num-eval-images 101", "num_eval_images is 101, expected 1 to the 100"),
-            ("--images-per-call 0", "images_per_call must be at least 1, got 0"),
-            ("--archs-per-call 0", "archs_per_call must be at least 1, got 0"),
-            ("--archs-per-save 0", "archs_per_save must be at least 1, got 0"),
+            ("--images-per-call 0", "images_per_call is 0, expected 1 to "),
+            ("--archs-per-call 0", "archs_per_call is 0, expected 1 to "),
+            ("--archs-per-save 0", "archs_per_save is 0, expected 1 to "),
             ("--memory-budget 1", "memory_budget of 1 bytes is too small"),
             ("--bn-mode tracked", "bn_mode tracked needs stats_momentum"),
             ("--bn-mode calibrated", "num_calibration_images is 256, but there are 128 training images"),
             ("--batch-size 129", "batch_size is 129, but there are 128 training images"),
-            ("--batch-size 0", "batch_size must be at least 1, got 0"),
-            ("--num-steps 0", "num_steps must be at least 1, got 0"),
-            ("--report-every 0", "report_every must be at least 1, got 0"),
-            ("--checkpoint-every 0", "checkpoint_every must be at least 1, got 0"),
-            ("--learning-rate 0", "learning_rate must be above 0, got 0"),
+            ("--batch-size 0", "batch_size is 0, expected 1 to "),
+            ("--num-steps 0", "num_steps is 0, expected 1 to "),
+            ("--report-every 0", "report_every is 0, expected 1 to "),
+            ("--checkpoint-every 0", "checkpoint_every is 0, expected 1 to "),
+            ("--learning-rate 0", "learning_rate is 0.0, expected a number, above 0"),
             ("--num-valid 800", "together at most 900"),
             ("--num-train 1 --batch-size 1", "fewer than two classes"),
             ("--image-size 0", "image_size is 0"),
@@ -334,7 +334,7 @@ class TestRankCorrelation:
     def test_bad_arguments_end_before_the_training(self, arguments, words, truth, tmp_path, capsys):
         argv = [*RANKED, *arguments.split(), "--data-dir", truth, "--workdir", tmp_path]
         assert words in refusal(capsys, "rank_correlation", *argv)
-        assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == ["config.json"]
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock", "config.json"}
 
 
 class TestBuildTable:
@@ -369,14 +369,14 @@ class TestBuildTable:
         "arguments, words",
         [
             ("--space large", "unknown search space 'large'"),
-            ("--dataset sketches", "unknown data set 'sketches': expected digits, or a name of tensorflow.org"),
-            ("--num-archs 1", "num_archs must be at least 2, got 1"),
-            ("--num-seeds 0", "num_seeds must be at least 1, got 0"),
-            ("--num-epochs 0", "num_epochs must be at least 1, got 0"),
-            ("--archs-per-save 0", "archs_per_save must be at least 1, got 0"),
-            ("--learning-rate 0", "learning_rate must be above 0, got 0"),
+            ("--dataset sketches", "unknown data set 'sketches': expected digits"),
+            ("--num-archs 1", "num_archs is 1, expected 2 to "),
+            ("--num-seeds 0", "num_seeds is 0, expected 1 to "),
+            ("--num-epochs 0", "num_epochs is 0, expected 1 to "),
+            ("--archs-per-save 0", "archs_per_save is 0, expected 1 to "),
+            ("--learning-rate 0", "learning_rate is 0.0, expected a number, above 0"),
             ("--batch-size 61", "batch_size is 61, expected 1 to the 60 training images"),
-            ("--batch-size 0", "batch_size is 0, expected 1 to the 60 training images"),
+            ("--batch-size 0", "batch_size is 0, expected 1 to "),
             ("--num-valid 900", "together at most 900"),
         ],
     )

@@ -233,8 +233,8 @@ class TestPcnas:
         assert "a latency needs a measured table" in refused("--limit", "latency_ms:3")
         assert "--sampler" in refused("--sampler", "fair")  # populations are completions of the pool
         assert "num_steps is 5 and num_warm_up_steps 2" in refused("--num-steps", "5")
-        assert "num_retrained must be at least 1, got 0" in refused("--num-retrained", "0")
-        assert "pool_size must be at least 1" in refused("--pool-size", "0")
+        assert "num_retrained is 0, expected 1 to " in refused("--num-retrained", "0")
+        assert "pool_size is 0, expected 1 to " in refused("--pool-size", "0")
         missing = refusal(capsys, "pcnas", *ARGV[:4], "--data-dir", tmp_path, "--workdir", tmp_path)
         assert "no table of stand-alone accuracies" in missing
         assert not list(tmp_path.rglob("pool.json"))
