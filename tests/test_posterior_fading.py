@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_and_ends_alike(finished, tmp_path):
     [
         (("--num-open", "4"), "small: 3 choices have two operations, num_open is 4."),
         (("--num-sizes", "4"), "small: 1 operations are no probe's, too few for num_sizes 4; lower it."),
-        (("--num-seeds", "1"), "num_seeds is 1, expected 2 to "),
+        (("--num-seeds", "1"), "num_seeds is 1, expected 2 to 1000."),
     ],
 )
 def test_what_ends_in_one_line(tmp_path, capsys, argv, message):

@@ -166,7 +166,8 @@ def _describe(presets: Mapping[str, Any]) -> Iterator[str]:
 
 def _unboxed(text: str) -> str:
     """tyro's box of many lines as one: its first paragraph, and what it thinks was meant."""
-    lines = [line.strip("│╰╯─ ") for line in text.splitlines() if not line.startswith("╭")]
+    lines = [re.sub("^-+$", "", line.strip("│╰╯─ ")) for line in text.splitlines()]
+    lines = lines[1 if text.startswith("╭") else 2 :]  # without its title, which is underlined where there are no boxes
     paragraphs = re.split(r"\n\n+", "\n".join(lines).strip())
     meant = [paragraph for paragraph in paragraphs[1:] if paragraph.startswith("Perhaps you meant")]
     parts = [*paragraphs[:1], *meant, "--help lists all fields"]
