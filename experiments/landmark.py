@@ -50,6 +50,12 @@ from .shared.supernet import build, make_score, score_all, train
 
 TRAINED = ("baseline", "landmark", "flops_order")
 VARIANTS = (*TRAINED, "equal_budget")
+LABELS = {
+    "baseline": "baseline:\nsuper-net alone",
+    "landmark": "landmark:\nregulariser, order\nby accuracy",
+    "flops_order": "FLOPs order:\nregulariser, order\nby FLOPs",
+    "equal_budget": "equal budget:\nbaseline + predictor\non the landmarks",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +142,13 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     ]
     scores["equal_budget"] = np.stack([prediction.ranks[number:] for prediction in predictions])
     figures = compare(config, scores, test, macs)
-    draw(workdir, f"{space.name} on {config.problem.dataset}, {number} landmarks", scores, test, figures)
+    draw(
+        workdir,
+        f"{space.name} on {config.problem.dataset}, {plotting.counted(number, 'landmark')}",
+        scores,
+        test,
+        figures,
+    )
     on_landmarks, seconds = {}, {}
     for name, kind in supernets.items():
         taus = [ranking.kendall_tau(-one.loss[:number], chosen.accuracy) for one in kind]
@@ -228,11 +240,12 @@ def draw(workdir: Path, name: str, scores: Mapping[str, np.ndarray], test, figur
     """variants.png: each seed's tau under each variant."""
     taus = {variant: [ranking.kendall_tau(row, test) for row in scores[variant]] for variant in VARIANTS}
     lows, highs = ([figures[f"kendall_tau_{variant}_{end}"] for variant in VARIANTS] for end in ("low", "high"))
-    delta = "delta {delta:+.3f} [{delta_low:+.3f}, {delta_high:+.3f}]".format(**figures)
+    delta = "landmark less baseline {delta:+.3f} [{delta_low:+.3f}, {delta_high:+.3f}]".format(**figures)
+    number = plotting.counted(len(test), "other architecture")
     figure = plotting.paired_taus(
-        {variant.replace("_", " "): values for variant, values in taus.items()},
-        {variant.replace("_", " "): (low, high) for variant, low, high in zip(VARIANTS, lows, highs)},
-        title=f"{name}: {delta}",
+        {LABELS[variant]: values for variant, values in taus.items()},
+        {LABELS[variant]: (low, high) for variant, low, high in zip(VARIANTS, lows, highs)},
+        title=f"{name}, τ over {number}\n{delta}",
         references={"FLOPs only": figures["flops_kendall_tau"]},
     )
     plotting.save_figure(figure, workdir / "variants.png")

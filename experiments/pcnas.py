@@ -235,12 +235,13 @@ def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[
 def draw(config: Config, task: Task, workdir: Path, steps: list[Step]) -> None:
     """pool.png: the potentials and the shrinking space of the first seed."""
     limit = task.search.region.limit
+    which = f", seed {config.problem.seed}" + (f", one of {config.num_seeds} searches" if config.num_seeds > 1 else "")
+    number = plotting.counted(task.search.region.count(), "feasible architecture")
     figure = plotting.narrowing(
         [step.potentials for step in steps],
         [len(step.pool) for step in steps],
         [step.share_left for step in steps],
-        title=f"PC-NAS on {task.space.name}, {config.problem.dataset}{f', {limit}' if limit else ''}:"
-        f" {task.search.region.count():,} feasible architectures; the last step ranks the pool again",
+        title=f"PC-NAS on {task.space.name}, {config.problem.dataset}{which}\n{number}{f', {limit}' if limit else ''}",
         potential_label="potential (accuracy)" if config.potential == "accuracy" else "potential (minus loss, nats)",
     )
     plotting.save_figure(figure, workdir / "pool.png")

@@ -301,12 +301,14 @@ def draw(config: Config, workdir: Path, task: str, rows: list[dict[str, Any]], r
                 label: (column(chosen, name), column(chosen, f"{name}_low"), column(chosen, f"{name}_high"))
                 for label, chosen in (("fixed space", rows[:-1]), ("shrinking to the probes", rows[-1:]))
             },
-            {"two trainings alone": references[f"{name}_alone"]} if f"{name}_alone" in references else {"alone": 0.0},
+            {"own, two seeds": references[f"{name}_alone"]} if f"{name}_alone" in references else {"own": 0.0},
         )
         for name in COLUMNS
     }
     sizes = {"fixed space": [row["num_archs"] for row in rows[:-1]], "shrinking to the probes": [rows[-1]["num_archs"]]}
-    title = f"Posterior fading, {task}: {2**config.num_open} probes, {config.num_seeds} super-nets each"
+    of_each = plotting.counted(config.num_seeds, "super-net")
+    title = f"Posterior fading, {task}: {2**config.num_open} probes, {of_each} of each size\n"
+    title += "bars: 95 % intervals over super-nets and probes"
     figure = plotting.panels_over_size(
         sizes, panels, title=title, size_label="architectures that share weights (at first)"
     )

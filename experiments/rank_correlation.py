@@ -99,8 +99,9 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     runs.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
     name = f"{space.name} on {config.problem.dataset}"
     draw_scatter(config, workdir, name, -losses, mean_test, macs, report)
-    curve = read_curve(config, workdir / f"seed{config.problem.seed}", space)
-    draw_training(config, workdir, name, scored[0].rows, curve, -last[0], mean_test, report, truth)
+    curves = [dict(read_curve(config, workdir / f"seed{seed}", space)) for seed in seeds]
+    draw_training(workdir, name, [one.rows for one in scored])
+    draw_curve(config, workdir, name, curves, -last, mean_test, report, truth)
     scoring = config.scoring
     num_images = scoring.num_eval_images or len(data.valid_images)
     num_calibration = f" ({scoring.num_calibration_images})" if scoring.bn_mode == "calibrated" else ""
@@ -181,12 +182,15 @@ def draw_scatter(
     report: ranking.Report,
 ) -> None:
     """scatter.png: the mean score over super-nets and snapshots, against stand-alone accuracy."""
-    several = len(scores) > 1
-    mean = "mean " if several or config.num_snapshots != 1 else ""
+    moments = len(snapshot_steps(config))
+    mean = "mean " if len(scores) > 1 or moments > 1 else ""
+    which = plotting.counted(len(scores), "super-net")
+    if moments > 1:
+        which += f" at {moments} moments of {'its' if len(scores) == 1 else 'their'} training"
     figure = plotting.rank_scatter(
         scores.mean(axis=0),
         test,
-        title=f"{name}, {len(scores)} super-nets together" if several else name,
+        title=f"{name}, {mean and 'mean score of '}{which}",
         score_label=f"{mean}super-net score (minus validation loss, nats)",
         truth_label="stand-alone test accuracy",
         macs=macs,
@@ -195,35 +199,50 @@ def draw_scatter(
     plotting.save_figure(figure, workdir / "scatter.png")
 
 
-def draw_training(
+def draw_training(workdir: Path, name: str, rows: list[list[dict[str, float]]]) -> None:
+    """training.png: what the training.csv of each super-net says."""
+    steps = sorted({row["step"] for of_one in rows for row in of_one})
+    columns = {
+        label: [[{row["step"]: row[column] for row in of_one}.get(step, np.nan) for step in steps] for of_one in rows]
+        for label, column in (("training loss (nats)", "loss"), ("training accuracy\n(fraction)", "accuracy"))
+    }
+    title = f"Training of {plotting.counted(len(rows), 'super-net')}, {name}"
+    plotting.save_figure(plotting.training_curve(steps, columns, title=title), workdir / "training.png")
+
+
+def draw_curve(
     config: Config,
     workdir: Path,
     name: str,
-    rows: list[dict[str, float]],
-    curve: list[tuple[int, tables.Table]],
+    curves: list[dict[int, tables.Table]],
     last: np.ndarray,
     test: np.ndarray,
     report: ranking.Report,
     truth: tables.Table,
 ) -> None:
-    """training.png, tau_over_training.png: of the first super-net, up to its `last` scores."""
-    columns = {"loss (nats)": [row["loss"] for row in rows], "accuracy (fraction)": [row["accuracy"] for row in rows]}
-    figure = plotting.training_curve([row["step"] for row in rows], columns, title=f"Super-net training, {name}")
-    plotting.save_figure(figure, workdir / "training.png")
-
-    def tau(scores: np.ndarray, truth: np.ndarray) -> ranking.Estimate:
-        return ranking.estimate(ranking.kendall_tau, scores, truth, num_resamples=config.num_resamples)
-
+    """tau_over_training.png: of all super-nets, from each one's {step: scores} up to the `last` scores, which are
+    [num_seeds, num_archs]."""
     assert report.flops_kendall_tau is not None and config.training.num_steps is not None
-    points = []
-    for step, table in curve:
-        alone = ranking.mean_truth(tables.lookup(truth, table.archs, "test_accuracy"))
-        points.append((step, *tau(-table.columns["loss"], alone)))
-    points.append((config.training.num_steps, *tau(last, test)))
+    scored: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # step -> scores [num_seeds, num_archs], truth [num_archs]
+    for step, first in curves[0].items():
+        if all(step in curve for curve in curves):
+            alone = ranking.mean_truth(tables.lookup(truth, first.archs, "test_accuracy"))
+            scored[step] = (-np.stack([curve[step].columns["loss"] for curve in curves]), alone)
+    few = f"; before the last point {len(alone):,} of them" if scored and len(alone) < len(test) else ""
+    scored[config.training.num_steps] = (last, test)
+    points = [
+        (step, *ranking.estimate(ranking.kendall_tau, scores, alone, num_resamples=config.num_resamples))
+        for step, (scores, alone) in scored.items()
+    ]
     references = {"FLOPs only": report.flops_kendall_tau.value}
     if report.seed_kendall_tau is not None:
         references["between training seeds of the truth"] = report.seed_kendall_tau
-    figure = plotting.tau_over_training(*zip(*points), title=f"Ranking over training, {name}", references=references)
+    figure = plotting.tau_over_training(
+        *zip(*points),
+        each=np.transpose([[ranking.kendall_tau(row, alone) for row in rows] for rows, alone in scored.values()]),
+        title=f"Ranking over training, {name}, {plotting.counted(len(test), 'architecture')}{few}",
+        references=references,
+    )
     plotting.save_figure(figure, workdir / "tau_over_training.png")
 
 

@@ -180,11 +180,11 @@ def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve
         at = np.array([held(of_seed[name], costs_of_all) for of_seed in curves])  # [num_seeds, num_costs]
         known = np.isfinite(at).all(axis=0)
         _, low, high = np.array([ranking.estimate_mean(column) for column in at[:, known].T]).T
-        shown[name] = (costs_of_all[known], at[:, known].mean(axis=0), np.maximum(low, 0), high)
+        shown[name] = (costs_of_all[known], at[:, known].mean(axis=0), low, high)
     limit, title = task.search.region.limit, f"{task.space.name}, {config.problem.dataset}"
     figure = plotting.regret_over_cost(
         shown,
-        title=f"Searches on {title}{f', {limit}' if limit else ''}, {len(curves)} seeds",
+        title=f"Searches on {title}{f', {limit}' if limit else ''}, {plotting.counted(len(curves), 'seed')}",
         cost_label="cost: forward passes of one image through one architecture",
         references=references,
     )

@@ -157,7 +157,8 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     rows = [compare(config, name, outcomes, test) for name in outcomes]
     runs.write_rows(workdir / "factors.csv", rows)
     space_name, dataset = problem.space.name, config.problem.dataset
-    title = f"{space_name} on {dataset}, {config.num_seeds} seeds, {len(test):,} architectures"
+    number = f"{plotting.counted(config.num_seeds, 'seed')}, {plotting.counted(len(test), 'architecture')}"
+    title = f"{space_name} on {dataset}, {number}"
     draw(workdir, title, rows, outcomes, test)
     figures: dict[str, Any] = {
         "space": space_name,
@@ -293,12 +294,16 @@ def draw(
         if math.isfinite(row["delta"]):
             pairs = zip(outcomes[row["setting"]], outcomes["base"], strict=True)
             both = [(-outcome.loss, -base.loss) for outcome, base in pairs if outcome is not None and base is not None]
-            effects[row["setting"]] = (row["delta"], row["delta_low"], row["delta_high"])
+            short = f"\n({len(both)} of {len(outcomes['base'])} seeds)" if len(both) < len(outcomes["base"]) else ""
+            setting = row["setting"] + short
+            effects[setting] = (row["delta"], row["delta_low"], row["delta_high"])
             taus = np.array([[ranking.kendall_tau(scores, test) for scores in pair] for pair in both])
-            points[row["setting"]] = taus[:, 0] - taus[:, 1]
-    base = f"base {rows[0]['kendall_tau']:.3f} [{rows[0]['kendall_tau_low']:.3f}, {rows[0]['kendall_tau_high']:.3f}]"
+            points[setting] = taus[:, 0] - taus[:, 1]
+    left_out = [row["setting"] for row in rows[1:] if not math.isfinite(row["delta"])]
+    diverged = f"\nnot drawn, as no pair of seeds was finite: {', '.join(left_out)}" if left_out else ""
+    base = "τ of the base {kendall_tau:.3f} [{kendall_tau_low:.3f}, {kendall_tau_high:.3f}]".format(**rows[0])
     figure = plotting.forest(
-        effects, title=f"{title}: {base}", label="difference in Kendall's τ to the base", points=points
+        effects, title=f"{title}\n{base}{diverged}", label="difference in Kendall's τ to the base", points=points
     )
     plotting.save_figure(figure, workdir / "forest.png")
 

@@ -24,6 +24,10 @@ def scatter(num_archs=300, **options):
     return plotting.rank_scatter(**options)
 
 
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def points(axes):
     return np.concatenate([np.asarray(collection.get_offsets()) for collection in axes.collections])
 
@@ -42,8 +46,12 @@ def test_scatter_says_what_it_shows():
     assert axes.get_xlabel() == "minus validation loss [nats]"
     assert axes.get_ylabel() == "test accuracy [%]"
     title = axes.get_title("left")
-    assert "digits_chain on digits" in title and "300 architectures" in title and "edge" not in title
-    assert "τ = 0.612, 95 % interval [0.587, 0.640]" in title
+    assert title.splitlines() == [
+        "digits_chain on digits",
+        "Kendall's τ = 0.612, 95 % interval over architectures [0.587, 0.640]",
+        "300 architectures",
+    ]
+    assert scatter(1).axes[0].get_title("left").endswith("\n1 architecture")
     assert "90 % interval" in scatter(level=0.9).axes[0].get_title("left")
 
 
@@ -59,21 +67,44 @@ def test_scatter_colours_each_point_by_its_macs():
     assert "40 M" in [label.get_text() for label in bar.get_yticklabels()]
 
 
-def test_scatter_moves_far_architectures_to_the_edge_and_counts_them():
-    truth = np.r_[np.arange(101.0), -1000.0, -2000.0]  # quartiles 23.5 and 74.5, so the lower fence is at -129.5
-    axes = scatter(103, scores=np.arange(103.0), truth=truth).axes[0]
-    assert "× at the edge: 2 architectures" in axes.get_title("left")
-    x, y = points(axes).T
-    order = np.argsort(x)
-    np.testing.assert_array_equal(y[order][:101], np.arange(101))
-    np.testing.assert_allclose(y[order][101:], 23.5 - 3 * (74.5 - 23.5))
-    assert axes.get_ylim()[0] < y.min() and axes.get_ylim()[1] > 100
+def test_scatter_draws_far_architectures_at_their_own_values_and_counts_them():
+    """Three in one corner, of which two are the same point on an axis: all of them stay apart and true."""
+    truth = np.r_[np.arange(101.0), -1000.0, -2000.0, -2000.0]  # quartiles near 22 and 74: far out from about -130
+    scores = np.r_[np.arange(101.0), -500.0, -600.0, -700.0]
+    axes = scatter(104, scores=scores, truth=truth).axes[0]
+    assert axes.get_title("left").endswith("104 architectures, 3 of them far out: shaded, on a squeezed scale")
+    np.testing.assert_array_equal(np.sort(points(axes), axis=0), np.sort(np.stack([scores, truth], axis=1), axis=0))
+    places = axes.transData.transform(points(axes))
+    assert len(np.unique(places.round(), axis=0)) == 103 + 1  # pixels
+    box = axes.get_window_extent()
+    assert (places > [box.x0, box.y0]).all() and (places < [box.x1, box.y1]).all()
+    below, left = axes.transData.transform([-2, -2])[1], axes.transData.transform([-2, -2])[0]
+    assert (places[:, 0] < left).sum() == (places[:, 1] < below).sum() == 3
+    left_part, lower_part = (patch.get_bbox() for patch in axes.patches)
+    assert left_part.xmax == lower_part.ymax == -2 and left_part.xmin < -700 and lower_part.ymin < -2000
+    assert [text.get_text() for text in axes.get_yticklabels()][-1] == "\N{MINUS SIGN}2e+03"
 
 
-def test_scatter_of_mostly_equal_scores_moves_nothing():
+def test_scatter_is_linear_where_most_lie():
+    scores = np.r_[np.arange(101.0), 1e5]
+    axes = scatter(102, scores=scores, truth=scores).axes[0]
+    at = axes.transData.transform([[0, 0], [25, 25], [100, 100], [1e5, 1e5]])
+    assert at[1] - at[0] == pytest.approx((at[2] - at[0]) / 4)
+    assert (at[3] - at[2]) / (at[2] - at[0]) == pytest.approx(0.02 + 0.12 * (1 + 2 * 0.02))  # the gap, the strip
+    assert [label.get_text() for label in axes.get_xticklabels()][-1] == "1e+05"
+    inverse = axes.transScale.inverted().transform(axes.transScale.transform(np.stack([scores, scores], axis=1)))
+    np.testing.assert_allclose(inverse[:, 0], scores, rtol=1e-9)
+
+
+def test_scatter_of_mostly_equal_scores_squeezes_nothing():
     scores = np.r_[np.full(99, 0.1), 0.9]  # no spread between the quartiles
     axes = scatter(100, scores=scores, truth=np.arange(100.0)).axes[0]
-    assert points(axes)[:, 0].max() == 0.9 and "edge" not in axes.get_title("left")
+    assert points(axes)[:, 0].max() == 0.9 and "far" not in axes.get_title("left") and axes.get_xscale() == "linear"
+
+
+def test_scatter_refuses_what_has_no_place():
+    with pytest.raises(ValueError, match="nan or inf, which have no place; leave such architectures out"):
+        scatter(3, scores=np.array([1.0, np.nan, 2.0]), truth=np.arange(3.0))
 
 
 @pytest.mark.parametrize("name", ["scores", "truth", "macs"])
@@ -93,6 +124,7 @@ def test_latency_scatter():
     np.testing.assert_allclose(bars, [[[x, y - 0.1], [x, y + 0.2]] for x, y in zip(predicted, measured)])
     assert np.asarray(axes.collections[1].get_offsets()).tolist() == [[1, 1.5], [2, 2.5], [4, 3.5]]
     assert axes.get_title("left").endswith("Spearman 0.987, median relative error 2.3 %; 3 networks")
+    assert legend(figure) == ["prediction = measurement", "quartiles over rounds", "a network, median over rounds"]
     assert axes.get_xlabel() == "predicted latency (ms)" and axes.get_ylabel() == "measured latency (ms)"
     with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\), expected one"):
         plotting.latency_scatter(predicted, measured[:2], title="", spearman=0, error=0)
@@ -105,12 +137,12 @@ def test_panels_over_size():
     }
     figure = plotting.panels_over_size({"fixed": [8, 64], "other": [64]}, panels, title="toy", size_label="sizes")
     first, second = figure.axes
-    assert [line.get_xydata().tolist() for line in first.lines[:2]] == [[[8, 1], [64, 2]], [[64, 5]]]
+    fixed, other = (line.get_xydata() for line in first.lines[:2])
+    assert fixed.tolist() == [[8, 1], [64, 2]]
+    assert other[0, 1] == 5 and 64 < other[0, 0] < 70  # beside what stands at 64 already
     assert [line.get_ydata()[0] for line in first.lines[2:]] == [0.5]
-    assert [segment.tolist() for segment in first.collections[0].get_segments()] == [
-        [[8, 0], [8, 3]],
-        [[64, 1], [64, 4]],
-    ]
+    bars = [segment.tolist() for bars in first.collections for segment in bars.get_segments()]
+    assert bars == [[[8, 0], [8, 3]], [[64, 1], [64, 4]], [[other[0, 0], 4], [other[0, 0], 6]]]
     assert [text.get_text() for text in first.get_legend().get_texts()] == ["fixed", "other", "alone"]
     assert (first.get_ylabel(), second.get_ylabel(), second.get_xlabel()) == ("gap (nats)", "tau", "sizes")
     assert [tick.get_text() for tick in second.get_xticklabels()] == ["8", "64"]
@@ -127,19 +159,30 @@ def test_training_curve_has_a_panel_for_each_column():
     assert (top.get_ylabel(), bottom.get_ylabel()) == ("loss [nats]", "accuracy [%]")
     assert (top.get_xlabel(), bottom.get_xlabel()) == ("", "training step")
     assert top.get_title("left") == "super-net training"
-    assert len(top.lines[0].get_xdata()) == 30
+    assert len(top.lines[0].get_xdata()) == 30 and legend(figure) == ["one super-net"]
     np.testing.assert_array_equal(bottom.lines[0].get_xdata(), [0, 10, 20])  # what was not measured leaves no gap
     np.testing.assert_array_equal(bottom.lines[0].get_ydata(), [20, 50, 60])
 
 
 def test_training_curve_smooths_many_values():
     steps = np.arange(1000)
-    (axes,) = plotting.training_curve(steps, {"loss": (steps % 20).astype(float)}, title="saw").axes
+    figure = plotting.training_curve(steps, {"loss": (steps % 20).astype(float)}, title="saw")
+    (axes,) = figure.axes
     raw, mean = axes.lines
     assert len(raw.get_xdata()) == 1000
-    assert mean.get_label() == "mean of 20 values"
+    assert legend(figure) == ["each value", "one super-net, mean of 20 values"]
     np.testing.assert_allclose(mean.get_ydata(), 9.5)  # one period of 0, ..., 19
     assert mean.get_xdata()[0] == 10 and mean.get_xdata()[-1] == 990  # centred
+
+
+def test_training_curve_shows_every_supernet_and_their_mean():
+    losses = [[3.0, 2.0, 1.0], [5.0, np.nan, 2.0]]
+    figure = plotting.training_curve([10, 20, 30], {"loss": losses}, title="two")
+    first, second, mean = figure.axes[0].lines
+    assert first.get_xydata().tolist() == [[10, 3], [20, 2], [30, 1]]
+    assert second.get_xydata().tolist() == [[10, 5], [30, 2]]
+    assert mean.get_xydata().tolist() == [[10, 4], [30, 1.5]]
+    assert legend(figure) == ["each super-net", "mean of 2 super-nets"]
 
 
 def test_tau_over_training_has_line_band_and_references():
@@ -155,9 +198,20 @@ def test_tau_over_training_has_line_band_and_references():
     corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
     assert {(0, -0.1), (100, 0.3), (200, 0.45), (0, 0.1), (100, 0.5), (200, 0.55)} <= corners
     assert [tuple(line[:, 1]) for line in whiskers.get_segments()] == [(-0.1, 0.1), (0.3, 0.5), (0.45, 0.55)]
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:3] == ["super-net, 95 % interval", "FLOPs only: 0.556", "training seeds: 0.880"]
+    assert legend(figure) == [
+        "one super-net, 95 % interval over architectures",
+        *(f"{name}: {value:.3f}" for name, value in references.items()),
+    ]
     assert len(plotting.tau_over_training([0], [0.1], [0.0], [0.2], title="one evaluation").axes[0].lines) == 1
+
+
+def test_tau_over_training_shows_every_supernet():
+    each = [[0.1, 0.3], [0.3, 0.7]]
+    figure = plotting.tau_over_training([5, 10], [0.2, 0.5], [0.1, 0.4], [0.3, 0.6], title="tau", each=each)
+    first, second, mean = figure.axes[0].lines
+    assert [line.get_ydata().tolist() for line in (first, second, mean)] == [*each, [0.2, 0.5]]
+    band = "95 % interval over them and architectures"
+    assert legend(figure) == ["each super-net", f"mean of 2 super-nets, {band}"]
 
 
 def variants():
@@ -177,6 +231,8 @@ def test_paired_taus_join_the_points_of_a_seed():
     assert [tuple(line[:, 1]) for line in whiskers.get_segments()] == [(0.05, 0.35), (0.25, 0.6)]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["baseline", "landmark"]
     assert [text.get_text() for text in axes.texts] == ["0.200", "0.400"]
+    mean = "mean of 3 seeds, 95 % interval over seeds and architectures"
+    assert legend(figure) == ["one seed", mean, "FLOPs only: 0.250"]  # every kind of line, once
 
 
 def forest():
@@ -189,12 +245,15 @@ def forest():
 
 
 def test_forest_has_a_row_for_each_effect_from_top_to_bottom():
-    (axes,) = forest().axes
+    figure = forest()
+    (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["affine=true", "a long name of a factor=0.125"]
     assert axes.yaxis_inverted() and axes.get_xlabel() == "difference"
-    zero, *lines = axes.lines
+    zero, *lines = [line for line in axes.lines if line.get_label().startswith("_")]  # without the legend's own
     assert list(zero.get_xdata()) == [0, 0]
     seeds, marks = lines[::2], lines[1::2]
+    assert all(0 < line.get_ydata()[0] - row < 0.5 for row, line in enumerate(seeds[:1]))  # below the bar, not on it
+    assert legend(figure) == ["95 % interval without zero", "interval that holds zero", "single seeds"]
     assert [line.get_xdata().tolist() for line in seeds] == [[-0.12, -0.08], [], []]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [(-0.1, 0), (0.02, 1), (0.3, 2)]
     assert [line.get_markerfacecolor() != "white" for line in marks] == [True, False, True]  # zero in the interval
@@ -202,31 +261,88 @@ def test_forest_has_a_row_for_each_effect_from_top_to_bottom():
     assert whiskers == [(-0.2, -0.05), (-0.04, 0.08), (0.1, 0.4)]
 
 
-def test_narrowing_keeps_the_highest_and_shows_what_is_left():
-    figure = plotting.narrowing([[0.2, 0.5, 0.3], [0.6]], [2, 1], [0.5, 0.1], title="pool", potential_label="accuracy")
+def narrowing():
+    return plotting.narrowing(
+        [[0.2, 0.5, 0.3], [0.6, 0.6]], [2, 2], [0.5, 0.1], title="pool", potential_label="accuracy"
+    )
+
+
+def test_narrowing_shows_every_candidate_and_what_is_left():
+    figure = narrowing()
     upper, lower = figure.axes
-    by_label = {collection.get_label(): collection.get_offsets().tolist() for collection in upper.collections}
-    assert by_label["kept in the pool"] == [[1, 0.5], [1, 0.3]]
-    assert by_label["candidate dropped"] == [[1, 0.2]]
-    assert [2, 0.6] in points(upper).tolist() and len(points(upper)) == 4
+    kept, dropped = (np.asarray(collection.get_offsets()) for collection in upper.collections)
+    assert (kept[:, 0].round().tolist(), kept[:, 1].tolist()) == ([1, 1, 2, 2], [0.5, 0.3, 0.6, 0.6])
+    assert (dropped[:, 0].round().tolist(), dropped[:, 1].tolist()) == ([1], [0.2])
+    assert len(np.unique(points(upper), axis=0)) == 5  # the two of 0.6 side by side
+    assert legend(figure) == ["kept in the pool", "dropped"]
     (line,) = lower.lines
     assert line.get_xydata().tolist() == [[0, 1], [1, 0.5], [2, 0.1]] and lower.get_yscale() == "log"
+    figure.draw_without_rendering()
+    low, high = lower.get_ylim()
+    ticks = {tick.get_text() for at, tick in zip(lower.get_yticks(), lower.get_yticklabels()) if low < at < high}
+    assert ticks == {"100 %", "10 %"}
 
 
-def test_regret_is_drawn_in_percentage_points_from_zero():
-    nothing = np.full(2, np.nan)
-    lot = ([15, 20], [0.02, 0.02], nothing, nothing)
-    curves = {"pcnas": ([10, 20], [0.04, 0.01], [0.0, 0.0], [0.9, 0.1]), "random": lot}
-    figure = plotting.regret_over_cost(curves, title="searches", cost_label="cost", references={"lot": 0.03})
-    (axes,) = figure.axes
-    assert [line.get_label() for line in axes.lines] == ["pcnas", "random", "lot"]
-    assert axes.lines[0].get_xydata().tolist() == [[10, 4], [20, 1]] and axes.lines[0].get_drawstyle() == "steps-post"
-    assert axes.lines[2].get_ydata()[0] == 3
-    assert axes.get_ylim() == (0, 8)  # twice the highest line: bands of few seeds go beyond
+def test_narrowing_where_nothing_is_dropped_has_both_in_its_legend():
+    figure = plotting.narrowing([[0.2]], [1], [1.0], title="pool", potential_label="accuracy")
+    assert legend(figure) == ["kept in the pool", "dropped"] and len(points(figure.axes[0])) == 1
+
+
+def regret():
+    curves = {
+        "pcnas": ([10, 20], [0.04, 0.01], [0.0, -0.02], [0.9, 0.1]),
+        "random": ([15, 20], [0.02, 0.02], [0.01, 0.01], [0.03, 0.03]),
+        "spos": ([15, 20], [0.02, 0.02], *np.full((2, 2), np.nan)),
+    }
+    return plotting.regret_over_cost(curves, title="searches", cost_label="cost", references={"lot": 0.03})
+
+
+def test_regret_has_a_panel_for_each_search_in_percentage_points_from_zero():
+    figure = regret()
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    titles = [axes.get_title("left") for axes in panels]
+    assert titles == ["pcnas: 1.00 [-2.00, 10.00]", "random: 2.00 [1.00, 3.00]", "spos: 2.00"]
+    for axes, (name, low, costs, values) in zip(
+        panels, [("pcnas", 0, [10, 20], [4, 1]), ("random", 1, [15, 20], [2, 2]), ("spos", None, [15, 20], [2, 2])]
+    ):
+        (own,) = [line for line in axes.lines if line.get_label() == "mean over seeds"]
+        assert own.get_xdata().tolist() == costs and own.get_ydata().tolist() == values, name
+        assert own.get_drawstyle() == "steps-post" and axes.get_ylim() == (0, 5)  # a quarter above the highest line
+        assert len(axes.lines) == 1 + 2 + 1  # the other searches, the reference
+        assert len(axes.collections) == (low is not None)  # its own band and no other's
+    assert (
+        figure.get_suptitle() == "searches\npanels: regret at the end; bands reach up to 90 points, beyond the picture"
+    )
+    expected = ["other searches", "95 % interval over seeds", "mean over seeds", "lot: 3.00"]
+    assert legend(figure) == expected
+    assert [axes.get_xlabel() for axes in panels] == ["", "cost", "cost"]  # the lowest of each column
+
+
+def test_regret_of_one_seed_has_no_band():
+    curves = {"pcnas": ([10, 20], [0.04, 0.01], *np.full((2, 2), np.nan))}
+    figure = plotting.regret_over_cost(curves, title="searches", cost_label="cost")
+    assert legend(figure) == ["mean over seeds"] and "beyond" not in figure.get_suptitle()
+
+
+def over_training():
+    references = {"FLOPs only": 0.2, "between training seeds of the truth": 0.6}
+    each = [[0.1, 0.3], [0.3, 0.7]]
+    return plotting.tau_over_training(
+        [5, 10], [0.2, 0.5], [0, 0.4], [1, 1], title="tau", each=each, references=references
+    )
 
 
 @pytest.mark.parametrize(
-    "make", [scatter, variants, forest, lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12)]
+    "make",
+    [
+        scatter,
+        variants,
+        forest,
+        narrowing,
+        regret,
+        over_training,
+        lambda: scatter(macs=np.arange(300) * 1e7, title="a word or two " * 12),
+    ],
 )
 def test_every_text_is_inside_the_picture(make):
     figure = make()
@@ -286,6 +402,8 @@ def test_growth_is_the_exponent_of_a_power_law():
     curves = {"ours": (counts, 2 * counts**1.5), "serial": (counts, 3 * counts)}
     figure = plotting.cost_growth(curves, title="growth", count_label="architectures")
     (axes,) = figure.axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["ours, slope 1.50", "serial, slope 1.00"]
+    assert legend(figure) == ["ours, slope 1.50", "serial, slope 1.00"]
+    figure.draw_without_rendering()
+    assert {"10", "100", "1,000"} <= {label.get_text() for label in axes.get_xticklabels()}
     assert axes.get_xscale() == axes.get_yscale() == "log"
     np.testing.assert_allclose(axes.lines[1].get_ydata(), 3 * counts)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxnas import runs, tables
+from jaxnas import plotting, runs, tables
 from jaxnas.checks import Count, Seeds, Text
 from jaxnas.costs import latency, limits
 from jaxnas.files import replace_file
@@ -243,7 +243,8 @@ def report(task: Task, search: PcnasState, step: Step) -> None:
     """Print the pool, its potentials and the share of the space that is left."""
     texts = ["".join("?" if op < 0 else str(op) for op in prefix) for prefix in search.pool.tolist()]
     pool = ", ".join(f"{text} {value:.3f}" for text, value in zip(texts, search.potentials, strict=True))
-    tqdm.write(f"pool of {len(step.candidates)} candidates: {pool}; {100 * step.share_left:.2g} % of the space left")
+    candidates = plotting.counted(len(step.candidates), "candidate")
+    tqdm.write(f"{len(texts)} of {candidates} kept: {pool}; {plotting.percent(step.share_left)} of the space left")
 
 
 def midway(task: Task) -> int:

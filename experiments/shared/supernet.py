@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxnas import runs, tables
+from jaxnas import plotting, runs, tables
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
 from jaxnas.samplers import SAMPLERS, Sampler
@@ -74,7 +74,9 @@ def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, prog
     num_images = held_out if config.num_eval_images is None else config.num_eval_images
     plan = evaluator.plan(config.archs_per_save, num_images)  # or a budget too small
     if progress:
-        print(f"scoring by {plan.strategy}: {plan.images_per_call} images normalised together, {plan.workers} threads")
+        together = plotting.counted(plan.images_per_call, "image")
+        workers = plotting.counted(plan.workers, "thread")
+        print(f"scoring by {plan.strategy}: {together} normalised together, {workers}")
     images = standardise(jnp.asarray(data.valid_images[:num_images]), data.mean, data.std)
     labels = jnp.asarray(data.valid_labels[:num_images])
     given = {}

@@ -5,19 +5,21 @@ and the viridis map, which colour-blind readers can tell apart. Titles longer th
 """
 
 from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
-from jaxnas.plotting.figure import save_figure
+from jaxnas.plotting.figure import counted, save_figure
 from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
-from jaxnas.plotting.searches import latency_scatter, narrowing, regret_over_cost
+from jaxnas.plotting.searches import latency_scatter, narrowing, percent, regret_over_cost
 
 __all__ = [
     "Panel",
     "cost_growth",
+    "counted",
     "forest",
     "growth",
     "latency_scatter",
     "narrowing",
     "paired_taus",
     "panels_over_size",
+    "percent",
     "rank_scatter",
     "regret_over_cost",
     "save_figure",

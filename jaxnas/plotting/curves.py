@@ -1,39 +1,68 @@
 """Curves over training steps and over sizes."""
 
 import itertools
-import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
-from jaxnas.plotting.figure import BLUE, GREEN, REFERENCE_LINES, VERMILION, WIDTH, axes_of, new_figure, set_title
+from jaxnas.plotting.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    REFERENCE_LINES,
+    VERMILION,
+    WIDTH,
+    axes_of,
+    new_figure,
+    set_legend,
+    set_title,
+)
 
 
 def training_curve(steps: ArrayLike, columns: Mapping[str, ArrayLike], *, title: str) -> Figure:
-    """A panel for each of `columns`, label (with unit) -> values [num_steps], over `steps` [num_steps].
+    """A panel for each of `columns`, label (with unit) -> values, over `steps` [num_steps].
 
-    nan stands for "not measured at this step". Beyond 200 values a running mean over a 50th of them is drawn on top.
+    Values are [num_steps] or [num_supernets, num_steps]. Of several super-nets each is a thin line and their mean a
+    thick one. nan stands for "not measured at this step". Beyond 200 values a running mean over a 50th of them is drawn
+    on top.
     """
     steps = np.asarray(steps)
-    figure = new_figure(0.8 + 1.8 * len(columns))
+    figure = new_figure(1.1 + 1.8 * len(columns))
     panels = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
     for axes, (label, values) in zip(panels, columns.items()):
         axes_of(axes, "training step" if axes is panels[-1] else "", label)
-        values = np.asarray(values, np.float64)
-        is_measured = np.isfinite(values)
-        x, y = steps[is_measured], values[is_measured]
-        if len(y) <= 200:
-            axes.plot(x, y, color=BLUE, marker="o", markersize=3)
+        each = np.atleast_2d(np.asarray(values, np.float64))
+        mean = each.mean(axis=0)
+        is_measured = np.isfinite(mean)
+        x, y = steps[is_measured], mean[is_measured]
+        several, smooth = len(each) > 1, len(y) > 200
+        if several:
+            for row in each:
+                is_known = np.isfinite(row)
+                axes.plot(
+                    steps[is_known],
+                    row[is_known],
+                    color=GREY,
+                    linewidth=0.7,
+                    alpha=0.4 if smooth else 1,
+                    label="each super-net",
+                )
+        elif smooth:
+            axes.plot(x, y, color=BLUE, alpha=0.25, linewidth=0.7, label="each value")
+        name = f"mean of {len(each)} super-nets" if several else "one super-net"
+        if not smooth:
+            axes.plot(x, y, color=BLUE, marker="o", markersize=3, label=name)
             continue
         window = len(y) // 50
-        mean = np.convolve(y, np.full(window, 1 / window), mode="valid")
-        axes.plot(x, y, color=BLUE, alpha=0.25, linewidth=0.7)
-        axes.plot(x[window // 2 :][: len(mean)], mean, color=BLUE, linewidth=1.8, label=f"mean of {window} values")
-        axes.legend(frameon=False, fontsize=8)
+        running = np.convolve(y, np.full(window, 1 / window), mode="valid")
+        label = f"{name}, mean of {window} values"
+        axes.plot(x[window // 2 :][: len(running)], running, color=BLUE, linewidth=1.8, label=label)
     set_title(panels[0], title)
+    set_legend(figure)
     figure.align_ylabels()
     return figure
 
@@ -52,8 +81,11 @@ def cost_growth(
         label = f"{name}, slope {growth(counts, costs):.2f}"
         axes.plot(counts, costs, marker="o", markersize=4, color=colour, linestyle=dashes, label=label)
     axes.set(xscale="log", yscale="log")
-    axes.set_title(textwrap.fill(title, 60))
-    axes.legend(frameon=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axis.set_minor_formatter(NullFormatter())
+    set_title(axes, f"{title}\nslope 1: in proportion to the number; less: something is shared")
+    set_legend(figure)
     return figure
 
 
@@ -74,20 +106,27 @@ def panels_over_size(
 ) -> Figure:
     """A panel for each of `panels`, label (with unit) -> what it holds, over a logarithmic axis of sizes.
 
-    `sizes`, series name -> [num_sizes], are the same in every panel. Bars are intervals.
+    `sizes`, series name -> [num_sizes], are the same in every panel. Bars are intervals; `title` says of what. Where
+    two series have a size in common, they stand side by side at its tick.
     """
-    figure = new_figure(0.9 + 1.7 * len(panels))
+    figure = new_figure(1.1 + 1.7 * len(panels))
     all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     ticks = np.unique(np.concatenate([np.asarray(of_series) for of_series in sizes.values()]))
+    beside = 1.0 + 0.015 * np.log(ticks[-1] / ticks[0])  # some widths of a line
     for axes, (label, panel) in zip(all_axes, panels.items()):
         axes_of(axes, size_label if axes is all_axes[-1] else "", label)
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{size:,.0f}" if size < 1e5 else f"{size:.1g}" for size in ticks])
         axes.minorticks_off()
-        styles = zip(((BLUE, "o"), (VERMILION, "D")), panel.series.items())
-        for (colour, marker), (name, (values, lows, highs)) in styles:
-            axes.vlines(sizes[name], lows, highs, color=colour, linewidth=1.4)
-            axes.plot(sizes[name], values, color=colour, marker=marker, markersize=5, linewidth=1.4, label=name)
+        taken: list[float] = []
+        for (colour, marker), (name, (values, lows, highs)) in zip(
+            ((BLUE, "o"), (VERMILION, "D")), panel.series.items()
+        ):
+            own = np.asarray(sizes[name], np.float64).tolist()
+            at = [size * beside ** taken.count(size) for size in own]
+            taken += own
+            axes.vlines(at, lows, highs, color=colour, linewidth=1.4)
+            axes.plot(at, values, color=colour, marker=marker, markersize=5, linewidth=1.4, label=name)
         for name, value in panel.references.items():
             axes.axhline(value, color=GREEN, linestyle="-.", linewidth=1.4, label=name)
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -43,8 +44,32 @@ def axes_of(axes: Axes, x_label: str, y_label: str) -> Axes:
 
 
 def set_title(axes: Axes, text: str) -> None:
-    lines = [textwrap.fill(line, width=78) for line in text.splitlines()]
-    axes.set_title("\n".join(lines), loc="left", fontsize=10)
+    axes.set_title("\n".join(wrapped(text)), loc="left", fontsize=10)
+
+
+def wrapped(text: str) -> list[str]:
+    """The lines of a title, none too long for the picture."""
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, width=78)]
+
+
+def set_legend(figure: Figure) -> None:
+    """What is labelled in the axes, each name once, below them, where it hides nothing."""
+    entries: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries.update(zip(labels, handles))
+    names, half = list(entries), -(-len(entries) // 2)
+    fits = sum(max(map(len, column), default=0) for column in (names[:half], names[half:])) <= 80  # letters
+    figure.legend(list(entries.values()), names, loc="outside lower center", ncols=1 + fits, frameon=False, fontsize=9)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: `noun` is the singular, which takes an s.
+
+    >>> counted(1, "architecture"), counted(6561, "architecture")
+    ('1 architecture', '6,561 architectures')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def draw_references(axes: Axes, references: Mapping[str, float] | None) -> None:
