@@ -228,7 +228,7 @@ def draw_curve(
         if all(step in curve for curve in curves):
             alone = ranking.mean_truth(tables.lookup(truth, first.archs, "test_accuracy"))
             scored[step] = (-np.stack([curve[step].columns["loss"] for curve in curves]), alone)
-    few = f"; before the last point {len(alone):,} of them" if scored and len(alone) < len(test) else ""
+    few = f"\nbefore the last point {len(alone):,} of them" if scored and len(alone) < len(test) else ""
     scored[config.training.num_steps] = (last, test)
     points = [
         (step, *ranking.estimate(ranking.kendall_tau, scores, alone, num_resamples=config.num_resamples))
