@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -79,8 +81,13 @@ class TestDigits:
     def test_bad_requests(self):
         refuses("asked for 600 train and 301 validation", "digits", num_valid=301, num_train=600)
         refuses("asked for 0 train and 900", "digits", num_valid=900)
-        refuses("at least one of each", "digits", num_valid=0)
-        refuses("at least one of each", "digits", num_valid=10, num_train=-5)
+        refuses("num_valid is 0, expected 1 to", "digits", num_valid=0)
+        refuses("num_train is -5, expected 1 to", "digits", num_valid=10, num_train=-5)
+        refuses("num_train is 2.5, expected a whole number", "digits", num_valid=10, num_train=2.5)
+        refuses("num_valid is True, expected a whole number", "digits", num_valid=True)
+        refuses("split_seed is -1, expected 0 to", "digits", num_valid=10, split_seed=-1)
+        refuses("image_size is 100000, expected 1 to 4096", "digits", num_valid=10, image_size=100_000)
+        refuses("unknown data set 5", 5, num_valid=10)
         refuses("valid part has 1 images of fewer than two classes", "digits", num_valid=1)
         refuses("train part has 1 images of fewer than two classes", "digits", num_valid=10, num_train=1)
         refuses("image_size is 0", "digits", num_valid=10, image_size=0)
@@ -149,34 +156,39 @@ def test_channel_statistics_agree_with_numpy(channels, num_images, seed):
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-4, atol=1e-6)
 
 
-def write_tfds(folder, name="tiny", *, channels=3, height=6, width=6, splits=("train", "test"), labels=None, **info):
+def as_png(image):
+    png = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
+    return png.getvalue()
+
+
+def write_tfds(
+    folder, name="tiny", *, channels=3, height=6, width=6, splits=("train", "test"), labels=None, encode=as_png,
+    num_classes=NUM_CLASSES, **info,
+):  # fmt: skip
     """Write a TFDS set as array_record files without TensorFlow; return {split: (images, labels)}."""
     import tensorflow_datasets as tfds
     from array_record.python import array_record_module
 
     root = folder / "tfds" / name / "1.0.0"
     root.mkdir(parents=True)
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(height, width, channels), dtype=np.uint8),
-            "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
-        }
-    )
-    features.save_config(str(root))
+
+    image = tfds.features.Image(shape=(height, width, channels), dtype=np.uint8)
+    label = tfds.features.ClassLabel(num_classes=num_classes)
+    tfds.features.FeaturesDict({"image": image, "label": label}).save_config(str(root))
+    features = tfds.features.FeaturesDict({"image": image, "label": tfds.features.Scalar(np.int64)})  # of any number
     rng = np.random.default_rng(0)
     parts, records = {}, []
     for num_images, split in zip((30, 12), splits):
-        images = rng.integers(0, 256, (num_images, height, width, channels), np.uint8)
+        images = rng.integers(0, 256, (num_images, height or 6, width or 6, channels), np.uint8)
         part_labels = np.arange(num_images) % NUM_CLASSES if labels is None else np.resize(labels, num_images)
         parts[split] = images, part_labels
         writer = array_record_module.ArrayRecordWriter(
             str(root / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1"
         )
         for image, label in zip(images, part_labels):
-            png = io.BytesIO()
-            Image.fromarray(image[..., 0] if channels == 1 else image).save(png, "PNG")
-            png.seek(0)
-            writer.write(features.serialize_example(features.encode_example({"image": png, "label": int(label)})))
+            example = {"image": io.BytesIO(encode(image)), "label": int(label)}
+            writer.write(features.serialize_example(features.encode_example(example)))
         writer.close()
         records.append({"name": split, "shardLengths": [str(num_images)], "numBytes": "1"})
         records[-1]["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -191,6 +203,32 @@ def write_tfds(folder, name="tiny", *, channels=3, height=6, width=6, splits=("t
     content = {key: value for key, value in (content | info).items() if value is not None}
     (root / "dataset_info.json").write_text(json.dumps(content))
     return parts
+
+
+def saved(picture, kind="PNG"):
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+def png(width, height, bits, colour, data):
+    """A PNG file written out."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def sixteen_bits(side):
+    """A colour picture of 16 bits."""
+    return png(side, side, 16, 2, (b"\0" + bytes(range(6)) * side) * side)
+
+
+def claiming(side):
+    """A small file that claims to be a large grey picture."""
+    return png(side, side, 8, 0, bytes(1000))
 
 
 class TestTfds:
@@ -236,18 +274,84 @@ class TestTfds:
         write_tfds(tmp_path, "untested", splits=("train",))
         refuses("untested: expected splits train and test", "untested", num_valid=9, data_dir=tmp_path)
         write_tfds(tmp_path, "oblong", width=8)
-        refuses("image_size is None", "oblong", num_valid=9, data_dir=tmp_path)
+        refuses("oblong: its images differ in size; give the image_size", "oblong", num_valid=9, data_dir=tmp_path)
         refuses("expected uint8, square", "oblong", num_valid=9, data_dir=tmp_path, image_size=4)
         write_tfds(tmp_path, "oneclass", labels=[1])
         refuses("fewer than two classes", "oneclass", num_valid=9, data_dir=tmp_path)
         write_tfds(tmp_path, "unlabelled", labels=[-1, 1])
-        refuses("images without a label", "unlabelled", num_valid=9, data_dir=tmp_path)
+        refuses("image 0 of train has no label", "unlabelled", num_valid=9, data_dir=tmp_path)
+        write_tfds(tmp_path, "sixteen", channels=3)
+        (config,) = (tmp_path / "tfds" / "sixteen").rglob("features.json")
+        config.write_text(config.read_text().replace("uint8", "uint16"))
+        refuses("its images are uint16 .*, expected uint8", "sixteen", num_valid=9, data_dir=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            ([0, 1, 3], "image 2 of train has the label 3, expected 0 to 2"),
+            ([0, 2**40 + 1], "image 1 of train has the label 1099511627777, expected 0 to 2"),
+            ([0, -7], "image 1 of train has the label -7"),
+        ],
+    )
+    def test_labels_that_are_none_of_the_classes(self, tmp_path, labels, message):
+        write_tfds(tmp_path, labels=labels)
+        refuses(message, "tiny", num_valid=9, data_dir=tmp_path)
+
+    @pytest.mark.parametrize("num_classes", [0, -5, 1])
+    def test_numbers_of_classes_that_are_none(self, tmp_path, num_classes):
+        write_tfds(tmp_path)
+        (config,) = (tmp_path / "tfds").rglob("features.json")
+        content = config.read_text()
+        assert f'"numClasses": "{NUM_CLASSES}"' in content
+        config.write_text(content.replace(f'"numClasses": "{NUM_CLASSES}"', f'"numClasses": "{num_classes}"'))
+        refuses("tiny: .*num_classes is", "tiny", num_valid=9, data_dir=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("channels", "encode", "message"),
+        [
+            (1, lambda image: saved(Image.fromarray(np.full((6, 6), 40_000, np.uint16))), "mode I;16 with 16 bits"),
+            (3, lambda image: sixteen_bits(6), "mode RGB with 16 bits, expected 8 bits"),
+            (1, lambda image: as_png(np.repeat(image, 3, axis=2)), "mode RGB with 8 bits, expected 8 bits and 1 or L"),
+            (3, lambda image: saved(Image.new("RGBA", (6, 6))), "mode RGBA"),
+            (3, lambda image: as_png(image[:5]), "5 x 6 pixels, the set declares 6 x 6"),
+            (3, lambda image: as_png(np.tile(image, (2, 2, 1))), "12 x 12 pixels, the set declares 6 x 6"),
+            (3, lambda image: as_png(image)[:60], "cannot be read"),
+            (3, lambda image: b"no picture", "UnidentifiedImageError"),
+            (3, lambda image: saved(Image.fromarray(image), "BMP"), "UnidentifiedImageError"),
+        ],
+    )
+    def test_images_other_than_declared(self, tmp_path, channels, encode, message):
+        write_tfds(tmp_path, channels=channels, encode=encode)
+        found = refuses(message, "tiny", num_valid=9, data_dir=tmp_path)
+        assert found.startswith("tiny: image ") and "of the train part, cannot be read (" in found
+
+    def test_grey_and_indexed_pictures_are_colour_ones_too(self, tmp_path):
+        """As ImageNet has them."""
+        grey, indexed = np.arange(36, dtype=np.uint8).reshape(6, 6), Image.new("P", (6, 6), 1)
+        indexed.putpalette([0, 0, 0, 10, 20, 30])
+        for name, picture, expected in (
+            ("grey", Image.fromarray(grey), np.repeat(grey[..., None], 3, axis=2)),
+            ("indexed", indexed, np.broadcast_to(np.array([10, 20, 30], np.uint8), (6, 6, 3))),
+        ):
+            write_tfds(tmp_path, name, encode=lambda image, picture=picture: saved(picture))
+            np.testing.assert_array_equal(datasets.load(name, num_valid=9, data_dir=tmp_path).test_images[3], expected)
+
+    @pytest.mark.parametrize("side", [9_000, 11_000, 60_000])
+    def test_an_image_bomb(self, tmp_path, side, capfd):
+        """Pillow is silent about the first, warns of the second and raises its own error at the last."""
+        write_tfds(tmp_path, height=None, width=None, encode=lambda image: claiming(side))
+        found = refuses("cannot be read", "tiny", num_valid=9, image_size=4, data_dir=tmp_path)
+        assert f"{side} x {side} pixels, expected at most 67,108,864" in found or "decompression bomb" in found
+        assert capfd.readouterr().err == ""
 
     def test_damage(self, tmp_path):
         write_tfds(tmp_path)
         (file,) = (tmp_path / "tfds").rglob("*-test.array_record-*")
-        file.write_bytes(file.read_bytes()[:700])
+        whole = file.read_bytes()
+        file.write_bytes(whole[:700])
         refuses("tiny: cannot read .*prepare it with", "tiny", num_valid=9, data_dir=tmp_path)
+        file.write_bytes(whole[: len(whole) // 2])
+        refuses(r"cannot read test in .*cut short: record 0 of 12 is missing", "tiny", num_valid=9, data_dir=tmp_path)
         file.unlink()
         refuses("tiny: cannot read .*prepare it with", "tiny", num_valid=9, data_dir=tmp_path)
 

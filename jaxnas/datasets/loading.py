@@ -1,0 +1,142 @@
+"""A named set, split the same way at every call."""
+
+import os
+import re
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jaxnas.checks import shown, whole
+from jaxnas.datasets.images import MOST_SIZE, channel_statistics, resize
+from jaxnas.datasets.sources import Split, digits, how_to_prepare, tfds_folder, tfds_set
+from jaxnas.datasets.splits import stratified_order
+from jaxnas.files import one_line
+
+
+class Dataset(NamedTuple):
+    """Images uint8 [num_images, height, width, channels], labels int32 [num_images] in [0, num_classes).
+
+    The first n images of each part are a sample of it stratified by class. `mean` and `std` are those of the train
+    part, float32 [channels], in units where the pixel value 255 is 1.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    valid_images: np.ndarray
+    valid_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def load(
+    name: str,
+    *,
+    num_valid: int,
+    num_train: int | None = None,
+    image_size: int | None = None,
+    split_seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Read a data set and split its train part into train and validation, the same way at every call.
+
+    The split depends on the labels and `split_seed` only, not on the version of NumPy. Both parts have the classes in
+    the proportions of the whole, to within an image or so. The test part is never mixed in and not affected by the
+    seed: TFDS's "test", else its "validation"; for digits 897 images fixed for good, which leaves 900 for the other
+    two.
+
+    Args:
+      name: "digits", or a TFDS name such as "cifar10" or "imagenet_resized/32x32".
+      num_valid: validation images, taken out of train.
+      num_train: train images; None for all that are left.
+      image_size: height and width to which images are resampled (antialiased, rounded to uint8), at most `MOST_SIZE`;
+        None keeps theirs.
+      split_seed: at least 0; another seed gives another split.
+      data_dir: TFDS sets lie in `data_dir/tfds`; None takes the environment variable JAXNAS_DATA in its place, and
+        without it TFDS's own default folder.
+
+    Raises:
+      ValueError: no such data set, not prepared, damaged or not of square grey or colour images with 8 bits; an image
+        that is not as the set declares it, or has more than `MOST_PIXELS`; a label that is none of its classes; fewer
+        images than asked for; a part with fewer than two classes.
+    """
+    check_name(name, data_dir)
+    whole("num_valid", num_valid, 1)
+    whole("num_train", num_train, 1) if num_train is not None else None
+    whole("image_size", image_size, 1, MOST_SIZE) if image_size is not None else None
+    whole("split_seed", split_seed, 0, 2**128 - 1)
+    source = digits() if name == "digits" else tfds_set(name, data_dir)
+    size = image_size if image_size is not None else source.image_size
+    if size is None:
+        raise ValueError(f"{name}: its images differ in size; give the image_size to which they are resampled.")
+    for part, split in (("train", source.train), ("test", source.test)):
+        wrong = (split.labels < 0) | (split.labels >= source.num_classes)
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            label = split.labels[place]
+            reason = "has no label (TFDS gives it -1)" if label == -1 else f"has the label {label}"
+            raise ValueError(
+                f"{name}: image {place} of {part} {reason}, expected 0 to {source.num_classes - 1}; prepare it again."
+            )
+    num_images = len(source.train.labels)
+    if num_train is None:
+        num_train = num_images - num_valid
+    if num_valid < 1 or num_train < 1 or num_valid + num_train > num_images:
+        raise ValueError(
+            f"{name}: asked for {num_train} train and {num_valid} validation images; expected at least one of each and"
+            f" together at most {num_images}."
+        )
+    order = stratified_order(source.train.labels, split_seed)
+    parts = {
+        "train": (source.train, order[num_valid : num_valid + num_train]),
+        "valid": (source.train, order[:num_valid]),
+        "test": (source.test, stratified_order(source.test.labels, 0)),
+    }
+    arrays = {}
+    for part, (split, indices) in parts.items():
+        labels = split.labels[indices].astype(np.int32)
+        if len(set(labels.tolist())) < 2:
+            raise ValueError(
+                f"{name}: the {part} part has {len(labels)} images of fewer than two classes; take more images."
+            )
+        arrays[f"{part}_labels"] = labels
+        arrays[f"{part}_images"] = _decoded(name, part, split, indices, size)
+    mean, std = channel_statistics(arrays["train_images"])
+    return Dataset(name=name, **arrays, num_classes=source.num_classes, mean=mean, std=std)
+
+
+def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
+    """Raise a ValueError where `load` will find no set of that name, which lists those that are there; reads nothing.
+
+    Without a folder, as `load` takes it, TFDS knows best where to look, and says so when the set is read.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"unknown data set {shown(name)}: expected a name, such as digits.")
+    folder = tfds_folder(data_dir)
+    if name == "digits" or folder is None:
+        return
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if re.split("[/:]", name)[0] not in there:
+        raise ValueError(
+            f"unknown data set {name!r}: expected {', '.join(['digits', *there])}; another of"
+            f" tensorflow.org/datasets/catalog is prepared with: {how_to_prepare(name, folder)}"
+        )
+
+
+def _decoded(name: str, part: str, split: Split, indices: np.ndarray, size: int) -> np.ndarray:
+    """The images of a part, resampled: uint8 [num_images, size, size, channels]."""
+    images = []
+    with warnings.catch_warnings(category=Image.DecompressionBombWarning, action="error"):
+        for place in indices.tolist():
+            try:
+                images.append(resize(split.decode(place), size))
+            except Exception as error:  # a damaged image raises anything
+                raise ValueError(
+                    f"{name}: image {place}, of the {part} part, cannot be read ({one_line(error)})."
+                ) from None
+    return np.stack(images)

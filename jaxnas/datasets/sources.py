@@ -1,0 +1,140 @@
+"""Where images come from: scikit-learn's digits, or a set of TensorFlow Datasets (TFDS) that was prepared before."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnas.checks import whole
+from jaxnas.datasets.images import decode
+from jaxnas.datasets.splits import stratified_order
+from jaxnas.files import one_line
+
+NUM_DIGITS_TEST = 897  # of 1,797, so that 900 stay for train and validation
+_READ_BATCH = 1000  # records a read
+
+
+class Split(NamedTuple):
+    labels: np.ndarray  # int64 [num_images]
+    decode: Callable[[int], np.ndarray]  # index -> uint8 [height, width, channels], or a ValueError
+
+
+class Source(NamedTuple):
+    train: Split
+    test: Split
+    num_classes: int
+    image_size: int | None  # None: images differ in size
+
+
+def digits() -> Source:
+    from sklearn.datasets import load_digits  # slow to import, and only needed here
+
+    loaded = load_digits()
+    images = np.rint(loaded.images[..., None] * (255 / 16)).astype(np.uint8)
+    order = stratified_order(loaded.target, 0)
+    test, train = (Split(loaded.target[part], images[part].__getitem__) for part in np.split(order, [NUM_DIGITS_TEST]))
+    return Source(train, test, num_classes=10, image_size=8)
+
+
+def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
+    folder = tfds_folder(data_dir)
+    remedy = f"prepare it with: {how_to_prepare(name, folder)}"
+    with _quiet_absl():
+        import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+        try:
+            builder = tfds.builder(name, data_dir=folder)
+        except Exception as error:  # a ValueError, AssertionError, TypeError or ImportError, by what the name lacks
+            raise ValueError(
+                f"unknown data set {name!r}: expected digits, or a name of tensorflow.org/datasets/catalog or of a set"
+                f" in {folder or 'the default folder of TFDS'} ({one_line(error)})"
+            ) from None
+        if not builder.is_prepared():
+            hint = "" if folder else " (data_dir or JAXNAS_DATA name another folder)"
+            raise ValueError(f"{name}: nothing prepared in {builder.data_dir}{hint}; {remedy}")
+
+        try:
+            features, splits = builder.info.features, builder.info.splits
+            image, label = _keys(features, builder.info.supervised_keys, tfds.features)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{name}: not an image-classification set: {str(error).rstrip('.')}.") from None
+        test = "test" if "test" in splits else "validation"
+        if not {"train", test} <= set(splits):
+            raise ValueError(f"{name}: expected splits train and test (or validation); it has {', '.join(splits)}.")
+        records = {}
+        for split in ("train", test):
+            try:
+                source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+                records[split] = _read(source, splits[split].num_examples, image, label)
+            except Exception as error:  # TFRecord files: NotImplementedError; damage: RuntimeError and others
+                raise ValueError(
+                    f"{name}: cannot read {split} in {builder.data_dir} ({one_line(error)}); {remedy}"
+                ) from None
+    shape, num_classes = features[image].shape, int(features[label].num_classes)
+    return Source(
+        _encoded_split(records["train"], shape),
+        _encoded_split(records[test], shape),
+        num_classes=num_classes,
+        image_size=shape[0] if shape[0] == shape[1] else None,
+    )
+
+
+def _keys(features: Any, keys: Any, kinds: Any) -> tuple[str, str]:
+    """The names of image and label, if the set declares images of 8 bits and two classes or more."""
+    match keys:
+        case (str(image), str(label)) if {image, label} <= set(features):
+            pass
+        case _:
+            raise ValueError(f"its supervised keys are {keys}, expected those of an Image and a ClassLabel")
+    if not isinstance(features[image], kinds.Image) or not isinstance(features[label], kinds.ClassLabel):
+        raise ValueError(f"its supervised keys are {keys}, expected those of an Image and a ClassLabel")
+    if features[image].np_dtype != np.uint8 or features[image].shape[-1] not in (1, 3, None):
+        raise ValueError(
+            f"its images are {features[image].np_dtype} {features[image].shape}, expected uint8, 1 or 3 channels"
+        )
+    whole("num_classes", features[label].num_classes, 2)
+    return image, label
+
+
+def _read(source: Any, expected: int, image: str, label: str) -> list[tuple[bytes, int]]:
+    """Encoded image and label of all records of a TFDS data source, read in batches: twice as fast as one by one."""
+    if len(source) != expected:
+        raise ValueError(f"{len(source)} records of {expected}")
+    records: list[tuple[bytes, int]] = []
+    for start in range(0, expected, _READ_BATCH):
+        for record in source.__getitems__(range(start, min(start + _READ_BATCH, expected))):
+            if not isinstance(record[image], bytes):  # None, where a file ends before its index does
+                raise ValueError(f"cut short: record {len(records)} of {expected} is missing")
+            records.append((record[image], int(record[label])))
+    return records
+
+
+def _encoded_split(records: list[tuple[bytes, int]], shape: tuple[int | None, ...]) -> Split:
+    """A split whose images are left encoded (PNG, JPEG): only those that are taken get decoded."""
+    return Split(np.array([label for _, label in records], np.int64), lambda place: decode(records[place][0], shape))
+
+
+def tfds_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    data_dir = data_dir or os.environ.get("JAXNAS_DATA")
+    return Path(data_dir).expanduser() / "tfds" if data_dir else None
+
+
+def how_to_prepare(name: str, folder: Path | None) -> str:
+    where = f" --data_dir={folder}" if folder else ""
+    return f"pip install tensorflow && tfds build {name} --file_format=array_record{where}"
+
+
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Keep back the warnings that TFDS logs on the way to a plain answer."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
