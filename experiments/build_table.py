@@ -65,7 +65,7 @@ PRESETS = {
 }  # fmt: skip
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Train all, in saved blocks; write WORKDIR/SPACE_DATASET.npz."""
     problem = runs.check(config).problem
     space = get_space(problem.space)
@@ -98,9 +98,16 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
         columns = {"test_accuracy": result.accuracy.astype(np.float32), "test_loss": result.loss.astype(np.float32)}
         return tables.make_table(space, block, columns, units=units, provenance={})
 
-    size, blocks = config.archs_per_save, workdir / "blocks"
     columns, seconds = runs.in_blocks(
-        compute, archs, blocks, space, size=size, prefix="", label="train alone", progress=problem.progress
+        compute,
+        archs,
+        workdir / "blocks",
+        space,
+        size=config.archs_per_save,
+        origin={"run": identity},
+        prefix="",
+        label="train alone",
+        progress=problem.progress,
     )
     compared = [f"{field.name}={value}" for field, value in runs.fields(config) if field.compare]
     provenance = {

@@ -31,6 +31,7 @@ import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import Resamples, Whole
+from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
@@ -108,7 +109,7 @@ class Scored(NamedTuple):
     evaluate_seconds: float
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: a folder for each seed, scores.csv, variants.png."""
     if config.training.num_steps is None:
         num_steps = by_kind(get_space(config.problem.space), cells=2000, others=900)
@@ -132,7 +133,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     compile_seconds = runs.compile_clock()
     everything, number = np.concatenate([chosen.archs, archs]), len(chosen.archs)
-    supernets, warmup_seconds = train_all(config, problem, chosen, everything, workdir)
+    supernets, warmup_seconds = train_all(config, problem, chosen, everything, workdir, identity)
     losses = {name: np.stack([one.loss for one in kind]) for name, kind in supernets.items()}
     scores = {name: -rows[:, number:] for name, rows in losses.items()}  # [num_seeds, num_archs]
     all_macs = np.concatenate([chosen.macs, macs])
@@ -181,7 +182,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
 
 def train_all(
-    config: Config, problem: Problem, chosen: Landmarks, archs: np.ndarray, workdir: Path
+    config: Config, problem: Problem, chosen: Landmarks, archs: np.ndarray, workdir: Path, identity: str
 ) -> tuple[dict[str, list[Scored]], float]:
     """Train and score what is to be trained: (super-nets of each kind, seconds of the warm-ups that they share)."""
     data, space = problem.data, problem.space
@@ -191,17 +192,32 @@ def train_all(
     supernets: dict[str, list[Scored]] = {name: [] for name in TRAINED}
     warmup_seconds, warmup_steps = 0.0, num_warmup_steps(config.regulariser, config.training)
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
-        folder, start = workdir / f"seed{seed}", None
+        folder, start, warmup = workdir / f"seed{seed}", None, origin_of(identity, seed, "warmup")
         if warmup_steps:
-            start = folder / "warmup"
-            warmup_seconds += train(config, setups["baseline"], score, start, seed=seed, until=warmup_steps).seconds
+            start, setup = folder / "warmup", setups["baseline"]
+            warmup_seconds += train(config, setup, score, start, seed=seed, origin=warmup, until=warmup_steps).seconds
         of_landmarks = ranking_batches(config.regulariser, config.scoring, data, seed)
         for name, kind in supernets.items():
             more_at = (lambda step: {}) if name == "baseline" else of_landmarks
-            trained = train(config, setups[name], score, folder / name, seed=seed, more_at=more_at, start=start)
-            columns, seconds = score_all(config, trained.state, archs, score, space, folder / name)
+            origin = origin_of(identity, seed, name)
+            trained = train(
+                config,
+                setups[name],
+                score,
+                folder / name,
+                seed=seed,
+                origin=origin,
+                more_at=more_at,
+                start=start,
+                start_origin=warmup,
+            )
+            columns, seconds = score_all(config, trained.state, archs, score, space, folder / name, origin)
             kind.append(Scored(trained.rows, columns["loss"], seconds))
     return supernets, warmup_seconds
+
+
+def origin_of(identity: str, seed: int, training: str) -> sealed.Origin:
+    return {"run": identity, "seed": seed, "training": training}
 
 
 def _same_network(space: SearchSpace, archs: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ PRESETS = {
 }
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Measure, predict, compare; see the module's docstring. Files: latency.npz, networks.npz, networks.csv, a plot."""
     published = get_space(runs.check(config).space)
     if not costs.is_additive(published):

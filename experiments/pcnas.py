@@ -29,7 +29,7 @@ from jaxnas.codes import to_text
 from jaxnas.costs import limits
 from jaxnas.costs.latency import LATENCY_MS, read_operations_table, setting_of
 from jaxnas.costs.measuring import measure_networks
-from jaxnas.files import replace_file
+from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.supernets import make_supernet
 from jaxnas.tables import Judge
@@ -48,6 +48,7 @@ from .shared.searching import (
     midway_archs,
     narrowed,
     prepare,
+    scores_in_pool,
     uniform,
     values,
 )
@@ -76,7 +77,7 @@ OF_A_SEED = (
 )
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png."""
     config = settle(config)
     compile_seconds = runs.compile_clock()
@@ -85,10 +86,11 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     searches, rows = [], []
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
         of_seed, folder = runs.replace(config, seed=seed), workdir / f"seed{seed}"
-        found = narrowed(of_seed, task, folder)
-        compared = uniform(of_seed, task, folder, np.array(found.steps[midway(task) - 1].pool))
+        origin = {"run": identity, "seed": seed}
+        found = narrowed(of_seed, task, folder, origin)
+        compared = uniform(of_seed, task, folder, np.array(found.steps[midway(task) - 1].pool), origin)
         searches.append(found)
-        rows.append({"seed": seed, **figures_of(of_seed, task, judge, found, compared, folder)})
+        rows.append({"seed": seed, **figures_of(of_seed, task, judge, found, compared, folder, origin)})
     runs.write_rows(workdir / "seeds.csv", [{name: row[name] for name in row if name != "codes"} for row in rows])
     draw(config, task, workdir, searches[0].steps)
 
@@ -126,12 +128,14 @@ def find_judge(config: Config, task: Task) -> Judge | None:
     return tables.make_judge(truth, region.contains, limit=region.limit)
 
 
-def figures_of(config: Config, task: Task, judge: Judge | None, found: Run, compared: Run, folder: Path) -> dict:
+def figures_of(
+    config: Config, task: Task, judge: Judge | None, found: Run, compared: Run, folder: Path, origin: sealed.Origin
+) -> dict:
     """What one seed gave: a row of seeds.csv."""
     archs = np.array(found.steps[-1].best, np.int32)
     figures: dict[str, Any] = dict.fromkeys(OF_A_SEED)
     if config.retrain == "train":
-        code, figures["retrained_accuracy"] = retrain(config, task, archs, folder / "retrained.json")
+        code, figures["retrained_accuracy"] = retrain(config, task, archs, folder / "retrained.json", origin)
     else:
         assert judge is not None
         code = judge.outcome(archs)
@@ -144,13 +148,11 @@ def figures_of(config: Config, task: Task, judge: Judge | None, found: Run, comp
         pool = np.array(found.steps[midway(task) - 1].pool)
         in_pool = midway_archs(config, task, pool)
         truth = judge.accuracy(in_pool)
-        for name, trained in (("in_pool", found), ("uniform_same_cost", compared)):
-            interval = folder / ("narrowed" if trained is found else "uniform")
-            path = interval / "final.npz"
-            if not path.exists():
-                tables.write_table(path, runs.scores_table(task.space, task.score(trained.state, in_pool)))
-            for suffix, file in (("", path), ("_midway", interval / f"{midway(task):02d}" / "midway.npz")):
-                scores = values(config, tables.read_table(file, task.space).columns)
+        for name, training, trained in (("in_pool", "narrowed", found), ("uniform_same_cost", "uniform", compared)):
+            path, of_training = folder / training / "final.npz", {**origin, "training": training}
+            final = scores_in_pool(config, task, path, trained.state, pool, of_training)
+            for suffix, columns in (("", final), ("_midway", trained.midway)):
+                scores = values(config, columns)
                 figures |= tau(f"kendall_tau_{name}{suffix}", scores, truth, config.num_resamples)
         figures["num_archs_in_pool"] = len(in_pool)
     return {
@@ -202,7 +204,9 @@ def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:
     return result
 
 
-def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
+def retrain(
+    config: Config, task: Task, archs: np.ndarray, path: Path, origin: sealed.Origin
+) -> tuple[np.ndarray, float]:
     """Train the networks from scratch, at their published size: (the one of best validation accuracy, its accuracy on
     the test images)."""
     if not path.exists():
@@ -227,8 +231,8 @@ def retrain(config: Config, task: Task, archs: np.ndarray, path: Path) -> tuple[
         chosen = archs[np.argmax(valid)]
         (test,) = train(chosen[None], key, *given, data.test_images, data.test_labels).accuracy[:, 0]
         content = {"arch": chosen.tolist(), "test_accuracy": float(test), "valid_accuracies": valid.tolist()}
-        replace_file(path, (json.dumps(content) + "\n").encode())
-    content = json.loads(path.read_text())
+        sealed.write_json(path, "retrained network", content, origin)
+    content = sealed.read_json(path, "retrained network", origin)
     return np.array(content["arch"], np.int32), content["test_accuracy"]
 
 

@@ -40,6 +40,7 @@ from jaxnas import plotting, ranking, runs, tables
 from jaxnas.checks import Count, Crop, NotNegative, Positive, Resamples, Whole
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import cross_entropy
+from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.samplers import restricted
 from jaxnas.space import SearchSpace
@@ -106,7 +107,7 @@ class Planned(NamedTuple):
     archs: np.ndarray  # int32 [num_archs, num_choices]
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Train all, compare; see the module's docstring. Files: trainings/, fading.csv, fading.png."""
     problem = runs.check(config).problem
     published = get_space(problem.space)
@@ -120,10 +121,10 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     results: dict[str, Table] = {}
     with tqdm(total=len(plan), unit="training", disable=not problem.progress) as bar:
         for planned in plan:
-            path = workdir / "trainings" / f"{planned.name}.npz"
+            path, origin = workdir / "trainings" / f"{planned.name}.npz", {"run": identity, "training": planned.name}
             if not path.exists():
-                tables.write_table(path, train(planned))
-            results[planned.name] = tables.read_table(path, space)
+                sealed.write_table(path, "training", train(planned), origin)
+            results[planned.name] = sealed.read_table(path, "training", space, planned.archs, origin)
             bar.update()
 
     alone = stacked(results, [[f"alone_{row}_{seed}" for row in range(len(probes))] for seed in alone_seeds(config)])

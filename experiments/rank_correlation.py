@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import Count, Resamples, Seeds, Whole
+from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
 
@@ -68,7 +69,7 @@ class Scored(NamedTuple):
     evaluate_seconds: float
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, pictures."""
     config = settle(config)
     if config.num_snapshots is None:
@@ -87,7 +88,10 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
     setup = make_setup(config.training, supernet, data, config.sampling)
     seeds = range(config.problem.seed, config.problem.seed + config.num_seeds)
-    scored = [train_and_score(config, setup, score, archs, workdir / f"seed{seed}", seed) for seed in seeds]
+    origins = {seed: {"run": identity, "seed": seed} for seed in seeds}
+    scored = [
+        train_and_score(config, setup, score, archs, workdir / f"seed{seed}", seed, origins[seed]) for seed in seeds
+    ]
 
     losses = np.stack([one.losses.mean(axis=0) for one in scored])
     accuracies = np.stack([one.accuracies.mean(axis=0) for one in scored])
@@ -99,7 +103,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     runs.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
     name = f"{space.name} on {config.problem.dataset}"
     draw_scatter(config, workdir, name, -losses, mean_test, macs, report)
-    curves = [dict(read_curve(config, workdir / f"seed{seed}", space)) for seed in seeds]
+    curves = [dict(read_curve(config, workdir / f"seed{seed}", space, archs, origins[seed])) for seed in seeds]
     draw_training(workdir, name, [one.rows for one in scored])
     draw_curve(config, workdir, name, curves, -last, mean_test, report, truth)
     scoring = config.scoring
@@ -127,18 +131,32 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
 
 def train_and_score(
-    config: Config, setup: TrainingSetup, score: Score, archs: np.ndarray, folder: Path, seed: int
+    config: Config,
+    setup: TrainingSetup,
+    score: Score,
+    archs: np.ndarray,
+    folder: Path,
+    seed: int,
+    origin: sealed.Origin,
 ) -> Scored:
-    """One super-net; its snapshots are scored as the training comes by."""
+    """One super-net; its snapshots are scored as the training comes by. Where scores of one were deleted and the
+    training has gone on, it is trained once more up to there, in the snapshot's own folder."""
+    space = setup.supernet.space
     parts, seconds = [], 0.0
     for step in snapshot_steps(config):
         place = folder / f"step{step}" if config.num_snapshots != 1 else folder
         state = None  # of a snapshot with all its scores, the weights may be gone
         blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
+        of_step = {**origin, "step": step}
         if step == config.training.num_steps or not all(path.exists() for path in blocks):
-            trained = train(config, setup, score, folder, seed=seed, archs=archs, until=step)
-            state = trained.state
-        columns, spent = score_all(config, state, archs, score, setup.supernet.space, place)
+            newest = runs.progress(folder, fingerprint=space.fingerprint, origin=origin)
+            if newest is not None and newest.step > step:
+                print(f"{place}: the weights of step {step} are gone, training up to there once more")
+                state = train(config, setup, score, place, seed=seed, origin=of_step, until=step).state
+            else:
+                trained = train(config, setup, score, folder, seed=seed, origin=origin, archs=archs, until=step)
+                state = trained.state
+        columns, spent = score_all(config, state, archs, score, space, place, of_step)
         parts.append(columns)
         seconds += spent
     losses, accuracies = (np.stack([part[name] for part in parts]) for name in ("loss", "accuracy"))

@@ -67,7 +67,7 @@ PRESETS = {
 Curve = list[tuple[int, float]]  # (cost in image-archs, regret), cost growing
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, regret.png."""
     config = settle(config)
     compile_seconds = runs.compile_clock()
@@ -82,9 +82,11 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
     rows, curves, totals = [], [], []
     for seed in range(problem.seed, problem.seed + config.num_seeds):
         seeded, folder = runs.replace(config, seed=seed), workdir / f"seed{seed}"
-        found = narrowed(seeded, task, folder)
-        shared = uniform(seeded, task, folder, np.array(found.steps[midway(task) - 1].pool))
-        columns, _ = score_all(seeded, shared.state, archs, task.score, task.space, folder / "uniform")
+        origin = {"run": identity, "seed": seed}
+        found = narrowed(seeded, task, folder, origin)
+        shared = uniform(seeded, task, folder, np.array(found.steps[midway(task) - 1].pool), origin)
+        of_uniform = {**origin, "training": "uniform"}
+        columns, _ = score_all(seeded, shared.state, archs, task.score, task.space, folder / "uniform", of_uniform)
         scores = values(config, columns)
         budget = sum(step.num_scored for step in found.steps)
         of_seed = {"pcnas": pcnas_curve(seeded, task, judge, found)}

@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import Count, Resamples, Seeds, Text
-from jaxnas.files import replace_file
+from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.space import DagLayout
 from jaxnas.spaces import get_space
@@ -136,7 +136,7 @@ class Outcome(NamedTuple):
 Outcomes = Mapping[str, list[Outcome | None]]  # by setting, for each seed; None of one that diverged
 
 
-def run(config: Config, workdir: Path) -> Mapping[str, Any]:
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Train, score, compare; see the module's docstring. Files: a folder for each setting and seed, factors.csv,
     forest.png."""
     config = settle(config)
@@ -151,7 +151,7 @@ def run(config: Config, workdir: Path) -> Mapping[str, Any]:
 
     outcomes: dict[str, list[Outcome | None]] = {}
     for variant in variants:
-        outcomes[variant.name] = run_seeds(variant, problem, archs, workdir)
+        outcomes[variant.name] = run_seeds(variant, problem, archs, workdir, identity)
         if all(outcome is None for outcome in outcomes["base"]):
             raise ValueError(f"the base setting diverged with every seed, see {workdir / 'base'}; lower learning_rate.")
     rows = [compare(config, name, outcomes, test) for name in outcomes]
@@ -223,40 +223,49 @@ def naming(variant: str) -> Iterator[str]:
         raise ValueError(f"{variant}: {error}") from None
 
 
-def run_seeds(variant: Variant, problem: Problem, archs: np.ndarray, workdir: Path) -> list[Outcome | None]:
+def run_seeds(
+    variant: Variant, problem: Problem, archs: np.ndarray, workdir: Path, identity: str
+) -> list[Outcome | None]:
     """Train and score each seed that isn't finished; None for one that diverged."""
-    config, setup = variant.config, None
+    config, space, setup, score = variant.config, problem.space, None, None
     outcomes: list[Outcome | None] = []
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
         folder = workdir / variant.name / f"seed{seed}"
-        diverged = folder / "diverged.txt"
-        blocks = runs.block_paths(folder, len(archs), size=config.scoring.archs_per_save)
-        if not (diverged.exists() or all(block.exists() for block in blocks)):
-            if config.problem.progress:
-                print(f"{variant.name}, seed {seed}")
-            if setup is None:
-                setup, score = prepare(variant, problem)
-            try:
-                state = train(config, setup, score, folder, seed=seed).state
-                score_all(config, state, archs, score, setup.supernet.space, folder)
-            except FloatingPointError as error:
-                replace_file(diverged, f"{error}\n".encode())
+        origin = {"run": identity, "setting": variant.name, "seed": seed}
+        diverged, state = folder / "diverged.json", None
         if diverged.exists():
+            sealed.read_json(diverged, "divergence", origin)
             outcomes.append(None)
             continue
-        parts = [tables.read_table(block, problem.space).columns for block in blocks]
-        loss, accuracy = (np.concatenate([part[name] for part in parts]) for name in ("loss", "accuracy"))
-        outcome = Outcome(loss, accuracy, train_seconds(folder / "training.csv"))
-        outcomes.append(outcome if np.isfinite(loss).all() else None)
+        blocks = runs.block_paths(folder, len(archs), size=config.scoring.archs_per_save)
+        told = runs.progress(folder, fingerprint=space.fingerprint, origin=origin)
+        try:
+            if told is None or told.step != config.training.num_steps or not all(block.exists() for block in blocks):
+                if config.problem.progress:
+                    print(f"{variant.name}, seed {seed}")
+                if setup is None:
+                    setup, score = prepare(variant, problem)
+                assert score is not None
+                trained = train(config, setup, score, folder, seed=seed, origin=origin)
+                state, rows = trained.state, trained.rows
+            else:
+                rows = told.rows
+            columns, _ = score_all(config, state, archs, score, space, folder, origin)
+        except FloatingPointError as error:
+            sealed.write_json(diverged, "divergence", str(error), origin)
+            outcomes.append(None)
+            continue
+        outcome = Outcome(columns["loss"], columns["accuracy"], train_seconds(rows))
+        outcomes.append(outcome if np.isfinite(outcome.loss).all() else None)
     return outcomes
 
 
-def train_seconds(path: Path) -> float:
-    """Seconds of the training that a training.csv tells of. The first report's are left out, in which the step is
-    compiled, and made up for by the mean of the others."""
-    rows = [(float(row["step"]), float(row["seconds"])) for row in runs.read_rows(path)]
-    (first, begin), (last, end) = rows[0], rows[-1]
-    return (end - begin) * last / (last - first) if last > first else end
+def train_seconds(rows: list[dict[str, float]]) -> float:
+    """Seconds of the training that the rows of a training.csv tell of. The first report's are left out, in which the
+    step is compiled, and made up for by the mean of the others."""
+    first, last = rows[0], rows[-1]
+    begin, end = first["seconds"], last["seconds"]
+    return (end - begin) * last["step"] / (last["step"] - first["step"]) if len(rows) > 1 else end
 
 
 def compare(config: Config, name: str, outcomes: Outcomes, test: np.ndarray) -> dict[str, Any]:

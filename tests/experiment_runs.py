@@ -99,7 +99,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def untimed(row: dict) -> dict:
     """What does not measure time; a commit may be made between two starts."""
-    return {key: row[key] for key in row if not f"_{key}".endswith(("_seconds", "_per_s", "_commit"))}
+    return {key: row[key] for key in row if not f"_{key}".endswith(("_seconds", "_per_s", "_commit", "_checksum"))}
 
 
 def refusal(capsys, name: str, *argv: str | Path) -> str | None:

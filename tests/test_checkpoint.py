@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit or not at all; a resumed CSV equals an uninterrupted one."""
 
+import errno
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnas.runs import checkpoint, csv_metrics
+from jaxnas.runs import checkpoint, csv_metrics, read_rows
 from jaxnas.runs.checkpoint import CheckpointError, restore_latest, save
 
 ROOT = Path(__file__).parents[1]
@@ -200,6 +201,54 @@ def test_full_disk_leaves_the_old_checkpoint(copy, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_rename_that_fails_leaves_the_old_checkpoint(restarted, copy, monkeypatch):
+    """The old one was put aside; also where the process died right then, which no handler sees."""
+    rename = Path.rename
+
+    def fail(source, target):
+        if restarted and source.name.startswith(".old"):
+            raise KeyboardInterrupt
+        if source.name.startswith(".new"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(KeyboardInterrupt if restarted else CheckpointError):
+        save(copy, 1, make_state(5), fingerprint=SPACE)
+    monkeypatch.undo()
+    assert (copy / "step_00000001").exists() != restarted
+    step, restored = restore_latest(copy, make_state(9), fingerprint=SPACE)
+    assert step == 1
+    assert_same(restored, make_state())
+    save(copy, 2, make_state(2), fingerprint=SPACE)
+    assert sorted(path.name for path in copy.iterdir()) == ["step_00000001", "step_00000002"]
+
+
+@pytest.mark.parametrize("name", ["[x]", "back\\slash", "a*b?"])
+def test_any_name_of_a_folder(name, tmp_path):
+    save(tmp_path / name, 3, make_state(3), fingerprint=SPACE)
+    step, restored = restore_latest(tmp_path / name, make_state(0), fingerprint=SPACE)
+    assert step == 3
+    assert_same(restored, make_state(3))
+
+
+def test_origin_and_notes(tmp_path):
+    origin = {"run": "0f" * 8, "seed": 1}
+    assert checkpoint.latest(tmp_path, fingerprint=SPACE, origin=origin) is None
+    save(tmp_path, 3, make_state(), fingerprint=SPACE, origin=origin, notes="step,loss\n1,0.5\n")
+    assert checkpoint.latest(tmp_path, fingerprint=SPACE, origin=origin) == (3, "step,loss\n1,0.5\n")
+    assert restore_latest(tmp_path, make_state(), fingerprint=SPACE, origin=origin)[0] == 3
+    for other, words in (
+        ({"run": "0f" * 8, "seed": 2}, "its seed is 1, expected 2"),
+        ({"run": "00" * 8, "seed": 1}, "its run is 0f0f0f0f0f0f0f0f, expected 0000000000000000"),
+        ({}, "its run is 0f0f0f0f0f0f0f0f, expected nothing"),
+    ):
+        for read in (checkpoint.latest, lambda *args, **kwargs: restore_latest(args[0], make_state(), **kwargs)):
+            with pytest.raises(CheckpointError, match=f"manifest.json: says that {words}; delete"):
+                read(tmp_path, fingerprint=SPACE, origin=other)
+
+
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="Not a directory"):
@@ -255,11 +304,52 @@ def test_resumed_csv_equals_uninterrupted(tmp_path):
     for stopped in range(1, 6):
         for resumed in range(stopped + 1):
             path = tmp_path / f"{stopped}_{resumed}.csv"
-            written(path, ROWS[:stopped])
+            write = csv_metrics(path)
+            texts = ["", *(write(row) for row in ROWS[:stopped])]
+            assert path.read_text() == texts[-1]
             with path.open("a") as file:
                 file.write("9,0.12")  # the process was killed in this row
-            assert written(path, ROWS[resumed:], resume_step=resumed) == whole
-    assert written(tmp_path / "whole.csv", ROWS) == whole, "resume_step 0 starts afresh"
+            assert written(path, ROWS[resumed:], known=texts[resumed]) == whole
+            path.unlink()
+            assert written(path, ROWS[resumed:], known=texts[resumed]) == whole, "the file may be gone"
+    assert written(tmp_path / "whole.csv", ROWS) == whole, "nothing known starts afresh"
+
+
+WHOLE = "step,loss\n1,0.5\n2,0.25\n"
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("step,loss\n1,0.6\n2,0.25\n", "line 2 is '1,0.6', but was '1,0.5'"),
+        ("step,loss\n1,0.5\n", "line 3 is '', but was '2,0.25'"),
+        ("step,loss\n1,0.5", "line 3 is '', but was '2,0.25'"),
+        ("step,loss\n1,0.5\n\n2,0.25\n", "line 3 is '', but was '2,0.25'"),
+        ("step,loss\n1\n2,0.25\n", "line 2 is '1', but was '1,0.5'"),
+        ("step,loss\r\n1,0.5\r\n2,0.25\r\n", r"line 1 is 'step,loss\\r'"),
+        ("Dear diary", "line 1 is 'Dear diary', but was 'step,loss'"),
+    ],
+)
+def test_an_edited_csv_is_refused_and_written_again(content, words, tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_bytes(content.encode())
+    with pytest.raises(ValueError, match=rf"m\.csv: {words}.*; delete this file") as refused:
+        csv_metrics(path, known=WHOLE)
+    assert "\n" not in str(refused.value) and path.read_bytes() == content.encode()
+    path.unlink()
+    csv_metrics(path, known=WHOLE)
+    assert path.read_text() == WHOLE
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1\n", b"a,b\n1,2\n\n3,4\n", b"a,b\n1,2,3\n", b'a,b\n"1,2\n', b"a,\xff\n1,2\n"]
+)
+def test_rows_that_are_no_rows(content, tmp_path):
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows\.csv: (row \d has|no CSV file)"):
+        read_rows(tmp_path / "rows.csv")
+    (tmp_path / "rows.csv").write_bytes(b"a,b\n1,2\n")
+    assert read_rows(tmp_path / "rows.csv") == [{"a": "1", "b": "2"}]
 
 
 def test_every_row_is_in_the_file_at_once(tmp_path):
@@ -279,8 +369,7 @@ def test_bad_rows_and_foreign_files(tmp_path):
     write(ROWS[0])
     with pytest.raises(ValueError, match="expected the columns of the first"):
         write({"step": 1, "loss": 1.0})
-    for content in ("Dear diary,\nnothing happened\n", "step,loss\nfew,1.0\n"):
-        path.write_text(content)
-        with pytest.raises(ValueError, match="not a CSV of metrics"):
-            csv_metrics(path, resume_step=1)
-        assert path.read_text() == content
+    path.write_text("Dear diary,\nnothing happened\n")
+    with pytest.raises(ValueError, match="not a CSV of metrics"):
+        csv_metrics(path)
+    assert path.read_text() == "Dear diary,\nnothing happened\n"

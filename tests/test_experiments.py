@@ -173,8 +173,10 @@ class TestQuickstart:
 
     def test_checkpoints_and_training_curve(self, quick):
         folder = quick / "seed0"
-        steps = [json.loads(path.read_text())["step"] for path in sorted(folder.glob("checkpoints/*/manifest.json"))]
-        assert steps == [3, 6]
+        manifests = [json.loads(path.read_text()) for path in sorted(folder.glob("checkpoints/*/manifest.json"))]
+        assert [manifest["content"]["step"] for manifest in manifests] == [3, 6]
+        assert manifests[0]["file"] == {"kind": "checkpoint", "run": result_of(quick)["run"], "seed": 0}
+        assert manifests[1]["content"]["notes"] == (folder / "training.csv").read_text()
         rows = rows_of(folder / "training.csv")
         assert [int(row["step"]) for row in rows] == [2, 3, 4, 6]
         assert float(rows[-1]["loss"]) == result_of(quick)["final_train_loss"] > 0

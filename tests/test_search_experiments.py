@@ -34,12 +34,13 @@ ARGV = ["tiny", "--space", "small", "--no-progress", "--checkpoint-every", "1", 
 
 
 def steps_of(workdir: Path) -> list[searching.Step]:
-    return [searching.read_step(path) for path in sorted(workdir.glob("seed0/narrowed/*/pool.json"))]
+    paths = sorted(workdir.glob("seed0/narrowed/*/pool.json"))
+    return [searching.Step(**json.loads(path.read_text())["content"]) for path in paths]
 
 
 def outcome(workdir: Path) -> tuple:
     """All that doesn't measure time: figures, pools, training, and which files there are."""
-    result = {key: value for key, value in result_of(workdir).items() if "seconds" not in key and key != "commit"}
+    result = untimed(result_of(workdir))
     pools = [step._replace(seconds=0.0) for step in steps_of(workdir)]
     rows = []
     for path in sorted(workdir.rglob("training.csv")):
@@ -149,8 +150,9 @@ class TestPcnas:
             task = searching.prepare(config)
 
         def search():
-            found = searching.narrowed(config, task, folder)
-            searching.uniform(config, task, folder, np.array(found.steps[1].pool))
+            origin = {"run": result_of(searched)["run"], "seed": 0}
+            found = searching.narrowed(config, task, folder, origin)
+            searching.uniform(config, task, folder, np.array(found.steps[1].pool), origin)
 
         for place in (
             "warm_up/checkpoints/.new_step_00000002/manifest.json",
@@ -192,10 +194,9 @@ class TestPcnas:
         table = operations_table(SMALL, per_op.macs[..., None], fixed.macs[None], setting, provenance={})
         tables.write_table(tmp_path / "ops.npz", table)
         run = tmp_path / "run"
-        for place in ("warm_up", "narrowed", "uniform"):  # draws depend on costs alone, so training is the same
-            shutil.copytree(searched / "seed0" / place, run / "seed0" / place)
         argv = [*ARGV[:-1], f"latency_ms:{LIMIT}", "--latency-table", tmp_path / "ops.npz"]
         start("pcnas", *argv, "--data-dir", truth, "--workdir", run)
+        assert steps_of(run)[0]._replace(seconds=0.0) == steps_of(searched)[0]._replace(seconds=0.0)
         result = result_of(run)
         assert result["arch"] == result_of(searched)["arch"]
         assert result["predicted_latency_ms"] == result["limited_value"] == result["macs"] <= LIMIT
@@ -203,11 +204,10 @@ class TestPcnas:
 
     def test_networks_are_retrained_where_there_is_no_table(self, searched, tmp_path):
         """Validation images choose; no figure of a table is given."""
-        shutil.copytree(searched / "seed0", tmp_path / "run" / "seed0")
         argv = [*ARGV, "--retrain", "train", "--retrain-epochs", "1", "--data-dir", tmp_path]
         start("pcnas", *argv, "--workdir", tmp_path / "run")
         result = result_of(tmp_path / "run")
-        kept = json.loads((tmp_path / "run" / "seed0" / "retrained.json").read_text())
+        kept = json.loads((tmp_path / "run" / "seed0" / "retrained.json").read_text())["content"]
         pool = steps_of(searched)[-1].pool
         assert kept["arch"] == pool[int(np.argmax(kept["valid_accuracies"]))] and len(kept["valid_accuracies"]) == 2
         assert result["arch"] == to_text(SMALL, kept["arch"]) and 0 < result["retrained_accuracy"] < 1

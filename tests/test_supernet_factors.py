@@ -84,7 +84,7 @@ def test_a_setting_that_diverges_is_counted(ran):
     assert (row["setting"], row["num_seeds"], row["num_diverged"]) == ("learning_rate=1e30", "0", "2")
     assert math.isnan(float(row["kendall_tau"])) and math.isnan(float(row["delta"]))
     assert result_of(ran)["learning_rate=1e30: delta"] is None
-    assert "training stopped: " in (ran / "learning_rate=1e30" / "seed1" / "diverged.txt").read_text()
+    assert "training stopped: " in (ran / "learning_rate=1e30" / "seed1" / "diverged.json").read_text()
 
 
 def test_picture(ran):
@@ -169,13 +169,11 @@ def test_presets_have_only_what_their_space_has(preset):
         build(variant.config.network, space)
 
 
-def test_seconds_leave_out_the_first_report(tmp_path):
+def test_seconds_leave_out_the_first_report():
     """Ten steps in 30 s with compilation, thirty more in 6 s: 0.2 s a step, 8 s in all; one report is all there is."""
-    path = tmp_path / "training.csv"
-    path.write_text("step,loss,seconds\n10,2.0,30\n20,1.5,32\n40,1.0,36\n")
-    assert supernet_factors.train_seconds(path) == pytest.approx(8)
-    path.write_text("step,loss,seconds\n10,2.0,30\n")
-    assert supernet_factors.train_seconds(path) == 30
+    rows = [{"step": step, "seconds": seconds} for step, seconds in ((10, 30.0), (20, 32.0), (40, 36.0))]
+    assert supernet_factors.train_seconds(rows) == pytest.approx(8)
+    assert supernet_factors.train_seconds(rows[:1]) == 30
 
 
 def test_cells_whose_wiring_is_searched(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ class Config:
 PRESETS = {"tiny": Config(steps=1), "quick": Config(), "paper": Config(steps=1000, rate=0.5)}
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: Config, workdir: Path, identity: str) -> dict:
     with (workdir / "calls.txt").open("a") as file:
         file.write("called\n")
     return {
@@ -96,7 +96,7 @@ def test_quick_is_the_default_preset_and_same_command_does_not_run_twice(tmp_pat
 
 
 def test_same_configuration_resumes_after_a_failure(tmp_path, capsys):
-    def stops(config, workdir):
+    def stops(config, workdir, identity):
         raise FloatingPointError("loss is nan at step 2;\nlower the rate")
 
     assert refusal(capsys, "--workdir", str(tmp_path), run=stops).endswith("loss is nan at step 2; lower the rate")
@@ -192,7 +192,7 @@ def test_full_disk(name, tmp_path, capsys):
 
 
 def test_traceback_on_request(tmp_path, capsys, monkeypatch):
-    def stops(config, workdir):
+    def stops(config, workdir, identity):
         raise ValueError("wrong")
 
     monkeypatch.setenv("JAXNAS_TRACEBACK", "1")
@@ -204,7 +204,7 @@ def test_traceback_on_request(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("figures", [{"config": 1}, {"curve": [1, 2]}, {"parts": {"a": 1}}])
 def test_figures_that_do_not_fit_are_a_bug(figures, tmp_path):
     with pytest.raises((KeyError, TypeError)):
-        start("--workdir", str(tmp_path), run=lambda config, workdir: figures)
+        start("--workdir", str(tmp_path), run=lambda config, workdir, identity: figures)
 
 
 SLEEPER = """
@@ -215,7 +215,7 @@ from jaxnas.runs.command import main
 class Config:
     seconds: float = 60.0
 
-def run(config, workdir):
+def run(config, workdir, identity):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
     (workdir / "started").touch()
     time.sleep(config.seconds)

@@ -7,7 +7,6 @@ folder of its own with its pool, its checkpoint and its CSV; a killed run walks 
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxnas import plotting, runs, tables
+from jaxnas import plotting, runs
 from jaxnas.checks import Count, Seeds, Text
 from jaxnas.costs import latency, limits
-from jaxnas.files import replace_file
+from jaxnas.runs import sealed
 from jaxnas.samplers import replay, replayed
 from jaxnas.search import Pcnas, PcnasState, pcnas
 from jaxnas.space import SearchSpace
@@ -95,6 +94,7 @@ class Run(NamedTuple):
     """A finished training."""
 
     state: TrainState
+    midway: Mapping[str, np.ndarray]  # columns of the scores of `midway_archs` at the end of interval `midway`
     steps: list[Step]  # empty for the uniform one
     seconds: float  # of training
 
@@ -140,49 +140,60 @@ def read_limit(config: SearchConfig, space: SearchSpace) -> limits.Limit | None:
     return None if config.limit is None else limits.parse(config.limit, space, others)
 
 
-def narrowed(config: SearchConfig, task: Task, folder: Path) -> Run:
+def narrowed(config: SearchConfig, task: Task, folder: Path, origin: sealed.Origin) -> Run:
     """PC-NAS with the seed of the config: warm-up, then decide and train, choice by choice; at last rank the pool."""
     keys = _keys(config)
-    state, seconds = warm_up(config, task, folder)
+    state, seconds = warm_up(config, task, folder, origin)
     search, steps = task.search.init(keys[2]), []
+    scores: Mapping[str, np.ndarray] = {}
     for number in range(1, task.published.num_choices + 2):
         interval = folder / "narrowed" / f"{number:02d}"
-        step = extend(config, task, interval, state, search)
+        of_interval = {**origin, "training": "narrowed", "interval": number}
+        step = extend(config, task, interval, state, search, of_interval)
         search = PcnasState(search.key, np.array(step.pool, np.int32), np.array(step.pool_potentials))
         steps.append(step)
         if config.problem.progress:
             report(task, search, step)
         if number <= task.published.num_choices:
-            state, spent = train(config, task, interval, state, search, number)
+            state, spent = train(config, task, interval, state, search, number, of_interval)
             seconds += spent
         if number == midway(task):
-            save_midway(config, task, interval, state, search.pool)
-    return Run(state, steps, seconds)
+            scores = scores_in_pool(config, task, interval / "midway.npz", state, search.pool, of_interval)
+    return Run(state, scores, steps, seconds)
 
 
-def uniform(config: SearchConfig, task: Task, folder: Path, pool: np.ndarray) -> Run:
+def uniform(config: SearchConfig, task: Task, folder: Path, pool: np.ndarray, origin: sealed.Origin) -> Run:
     """The super-net of as many steps on all that is feasible; the completions of `pool` are scored midway as well."""
     keys = _keys(config)
-    state, seconds = warm_up(config, task, folder)
+    state, seconds = warm_up(config, task, folder, origin)
     search = task.search.init(keys[2])
+    scores: Mapping[str, np.ndarray] = {}
     for number in range(1, task.published.num_choices + 1):
         interval = folder / "uniform" / f"{number:02d}"
-        state, spent = train(config, task, interval, state, search, number)
+        of_interval = {**origin, "training": "uniform", "interval": number}
+        state, spent = train(config, task, interval, state, search, number, of_interval)
         seconds += spent
         if number == midway(task):
-            save_midway(config, task, interval, state, pool)
-    return Run(state, [], seconds)
+            scores = scores_in_pool(config, task, interval / "midway.npz", state, pool, of_interval)
+    return Run(state, scores, [], seconds)
 
 
-def warm_up(config: SearchConfig, task: Task, folder: Path) -> tuple[TrainState, float]:
+def warm_up(config: SearchConfig, task: Task, folder: Path, origin: sealed.Origin) -> tuple[TrainState, float]:
     """Train on all that is feasible, for both; the second to ask finds it done."""
     keys, setup = _keys(config), task.setup
     state = init_train_state(setup.supernet, setup.sampler, setup.tx, keys[0])
-    return train(config, task, folder / "warm_up", state, task.search.init(keys[2]), 0)
+    of_warm_up = {**origin, "training": "warm_up"}
+    return train(config, task, folder / "warm_up", state, task.search.init(keys[2]), 0, of_warm_up)
 
 
 def train(
-    config: SearchConfig, task: Task, folder: Path, state: TrainState, search: PcnasState, number: int
+    config: SearchConfig,
+    task: Task,
+    folder: Path,
+    state: TrainState,
+    search: PcnasState,
+    number: int,
+    origin: sealed.Origin,
 ) -> tuple[TrainState, float]:
     """Train interval `number` (0: the warm-up) on draws from the pool, from the folder's checkpoint if there is one.
 
@@ -197,6 +208,7 @@ def train(
         task.ends[number],
         folder,
         fingerprint=task.space.fingerprint,
+        origin=origin,
         checkpoint_every=config.training.checkpoint_every,
         report_every=config.training.report_every,
         keep=1,
@@ -206,11 +218,13 @@ def train(
     return trained.state, trained.seconds
 
 
-def extend(config: SearchConfig, task: Task, folder: Path, state: TrainState, search: PcnasState) -> Step:
+def extend(
+    config: SearchConfig, task: Task, folder: Path, state: TrainState, search: PcnasState, origin: sealed.Origin
+) -> Step:
     """Score what the search asks for and keep the best, or read what was kept."""
     path = folder / "pool.json"
     if path.exists():
-        return read_step(path)
+        return Step(**sealed.read_json(path, "pool", origin))
     begin = time.perf_counter()
     extension = task.search.ask(search)
     scores = values(config, task.score(state, extension.archs)._asdict())
@@ -227,16 +241,8 @@ def extend(config: SearchConfig, task: Task, folder: Path, state: TrainState, se
         seconds=time.perf_counter() - begin,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(path, (json.dumps(step._asdict()) + "\n").encode())
+    sealed.write_json(path, "pool", step._asdict(), origin)
     return step
-
-
-def read_step(path: Path) -> Step:
-    """A step as `extend` wrote it."""
-    try:
-        return Step(**json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise ValueError(f"{path}: not the pool of a step; delete it to have it chosen again.") from None
 
 
 def report(task: Task, search: PcnasState, step: Step) -> None:
@@ -264,11 +270,14 @@ def midway_archs(config: SearchConfig, task: Task, pool: np.ndarray) -> np.ndarr
     return np.unique(np.concatenate(drawn_archs), axis=0)
 
 
-def save_midway(config: SearchConfig, task: Task, folder: Path, state: TrainState, pool: np.ndarray) -> None:
-    """Score the completions of the pool with the weights of this moment."""
-    path = folder / "midway.npz"
+def scores_in_pool(
+    config: SearchConfig, task: Task, path: Path, state: TrainState, pool: np.ndarray, origin: sealed.Origin
+) -> Mapping[str, np.ndarray]:
+    """Columns of the scores of `midway_archs` with the weights of this moment; from the file, if it is there."""
+    archs = midway_archs(config, task, pool)
     if not path.exists():
-        tables.write_table(path, runs.scores_table(task.space, task.score(state, midway_archs(config, task, pool))))
+        sealed.write_table(path, "scores", runs.scores_table(task.space, task.score(state, archs)), origin)
+    return sealed.read_table(path, "scores", task.space, archs, origin).columns
 
 
 def values(config: SearchConfig, scores: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from jaxnas import plotting, runs, tables
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import Scores, make_evaluator
+from jaxnas.runs import sealed
 from jaxnas.samplers import SAMPLERS, Sampler
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Policy, Supernet, make_supernet
@@ -139,8 +140,10 @@ def train(
     folder: Path,
     *,
     seed: int,
+    origin: sealed.Origin,
     more_at: Callable[[int], dict] = lambda step: {},
     start: Path | None = None,
+    start_origin: sealed.Origin = sealed.NOWHERE,
     archs: np.ndarray | None = None,
     until: int | None = None,
 ) -> runs.Trained:
@@ -148,6 +151,7 @@ def train(
 
     Args:
       seed: of weights and batches.
+      origin: of what is written in the folder.
       more_at: step -> further splits of its batch.
       start: another run's folder, at whose last checkpoint this one begins; None: at fresh weights.
       archs: of which some are scored along the training; None: none.
@@ -163,9 +167,9 @@ def train(
     def score_point(steps: int, metrics: dict[str, float], state: TrainState) -> None:
         if steps in points:
             assert archs is not None
-            few = archs[:: -(-len(archs) // config.curve.num_curve_archs)]
-            scores = score(state, few, first=config.scoring.images_per_call)
-            tables.write_table(_curve_file(folder, steps), runs.scores_table(space, scores))
+            scores = score(state, curve_archs(config, archs), first=config.scoring.images_per_call)
+            table, of_point = runs.scores_table(space, scores), {**origin, "step": steps}
+            sealed.write_table(_curve_file(folder, steps), "curve", table, of_point)
 
     return runs.resumable(
         step,
@@ -179,6 +183,8 @@ def train(
         report_also_at=points,
         callbacks=[score_point],
         start=start,
+        origin=origin,
+        start_origin=start_origin,
         progress=config.problem.progress,
     )
 
@@ -192,10 +198,25 @@ def curve_steps(config: RankedConfig) -> list[int]:
     return sorted(steps - {num_steps})
 
 
-def read_curve(config: RankedConfig, folder: Path, space: SearchSpace) -> list[tuple[int, tables.Table]]:
+def curve_archs(config: RankedConfig, archs: np.ndarray) -> np.ndarray:
+    """Those of `archs` that are scored along the training."""
+    return archs[:: -(-len(archs) // config.curve.num_curve_archs)]
+
+
+def read_curve(
+    config: RankedConfig, folder: Path, space: SearchSpace, archs: np.ndarray, origin: sealed.Origin
+) -> list[tuple[int, tables.Table]]:
     """(step, scores) along the training; one that was damaged and had to be deleted is missed in a picture only."""
-    paths = {steps: _curve_file(folder, steps) for steps in curve_steps(config)}
-    return [(steps, tables.read_table(path, space)) for steps, path in paths.items() if path.exists()]
+    few, found = curve_archs(config, archs), []
+    for steps in curve_steps(config):
+        path = _curve_file(folder, steps)
+        if path.exists():
+            remedy = "delete it, and the picture of tau over training goes without this point; all else stays"
+            table = sealed.read_table(path, "curve", space, few, {**origin, "step": steps}, remedy=remedy)
+            found.append((steps, table))
+        else:
+            print(f"the picture of tau over training goes without step {steps}: {path} is gone")
+    return found
 
 
 def _curve_file(folder: Path, steps: int) -> Path:
@@ -203,13 +224,20 @@ def _curve_file(folder: Path, steps: int) -> Path:
 
 
 def score_all(
-    config: SupernetConfig, state: TrainState | None, archs: np.ndarray, score: Score, space: SearchSpace, folder: Path
+    config: SupernetConfig,
+    state: TrainState | None,
+    archs: np.ndarray,
+    score: Score | None,
+    space: SearchSpace,
+    folder: Path,
+    origin: sealed.Origin,
 ) -> tuple[dict[str, np.ndarray], float]:
-    """(columns of the scores of `archs`, seconds), in blocks saved in `folder`; if all are there, without a state."""
+    """(columns of the scores of `archs`, seconds), in blocks saved in `folder`; if all are there, without state and
+    `score`."""
 
     def compute(block: np.ndarray, bar: tqdm) -> tables.Table:
-        assert state is not None
+        assert state is not None and score is not None
         return runs.scores_table(space, score(state, block, bar=bar))
 
     size, progress = config.scoring.archs_per_save, config.problem.progress
-    return runs.in_blocks(compute, archs, folder, space, size=size, progress=progress)
+    return runs.in_blocks(compute, archs, folder, space, size=size, origin=origin, progress=progress)

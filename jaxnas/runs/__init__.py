@@ -1,13 +1,14 @@
 """Runs that are killed and go on: checkpoints, the loop that keeps them, scores in saved blocks, CSV files, the results
 folder. `runs.command` is the command line over all of it, and the only module of jaxnas that reads flags."""
 
-from jaxnas.runs._resumable import Trained, resumable
+from jaxnas.runs._resumable import Progress, Trained, progress, resumable
 from jaxnas.runs.blocks import block_paths, in_blocks, scores_table
 from jaxnas.runs.compiling import compile_clock, keep_compilations
 from jaxnas.runs.config import check, fields, flat, read_value, replace
 from jaxnas.runs.rows import csv_metrics, read_rows, write_rows
 
 __all__ = [
+    "Progress",
     "Trained",
     "block_paths",
     "check",
@@ -17,6 +18,7 @@ __all__ = [
     "flat",
     "in_blocks",
     "keep_compilations",
+    "progress",
     "read_rows",
     "read_value",
     "replace",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
-from jaxnas.runs import checkpoint
-from jaxnas.runs.rows import csv_metrics, read_rows
+from jaxnas.runs import checkpoint, sealed
+from jaxnas.runs.rows import csv_metrics, metrics_of
 from jaxnas.training import BatchAt, Callback, TrainState, TrainStep, fit
 
 
@@ -18,13 +18,20 @@ class Trained(NamedTuple):
     """What a training came to."""
 
     state: TrainState
-    # Those of training.csv: step, metrics averaged since the row before, seconds; none where nothing was to be done.
+    # As in training.csv: step, metrics averaged since the row before, seconds; none where nothing was to be done.
     rows: list[dict[str, float]]
 
     @property
     def seconds(self) -> float:
         """Of the training, those of killed processes included, callbacks left out."""
         return self.rows[-1]["seconds"] if self.rows else 0.0
+
+
+class Progress(NamedTuple):
+    """How far a training has come, by its newest checkpoint."""
+
+    step: int
+    rows: list[dict[str, float]]  # as in training.csv, up to that step
 
 
 def resumable(
@@ -35,11 +42,13 @@ def resumable(
     folder: str | os.PathLike[str],
     *,
     fingerprint: str,
+    origin: sealed.Origin = sealed.NOWHERE,
     checkpoint_every: int = 200,
     report_every: int = 20,
     report_also_at: Collection[int] = (),
     callbacks: Iterable[Callback] = (),
     start: str | os.PathLike[str] | None = None,
+    start_origin: sealed.Origin = sealed.NOWHERE,
     keep: int = 2,
     label: str = "train",
     progress: bool = True,
@@ -48,7 +57,7 @@ def resumable(
 
     A run that is killed and called again with the same arguments ends with the same weights and, but for the seconds,
     the same rows, bit for bit on the same device, versions and number of threads. The folder holds `checkpoints` and
-    `training.csv`.
+    `training.csv`, whose rows the checkpoints keep as well: deleted, it is written again.
 
     Args:
       step: as `make_train_step` gives it.
@@ -56,42 +65,51 @@ def resumable(
       batch_at: step number -> batch, a pure function.
       folder: of this training alone; made if it isn't there.
       fingerprint: `SearchSpace.fingerprint` of what is trained; checkpoints of other spaces are refused.
+      origin: what the training belongs to (`runs.sealed`), such as the run's identity and the seed; checkpoints of
+        another one are refused.
       checkpoint_every: steps between checkpoints; the last step has one anyway.
       report_every: steps between rows of training.csv; checkpoints and `report_also_at` have theirs too.
       callbacks: called as (steps done, metrics, state) at each report, before the checkpoint of that step is written:
         after a kill in between they are called again. The next step consumes the state.
       start: another training's folder, at whose last checkpoint this one begins.
+      start_origin: what that training belongs to.
       keep: how many checkpoints stay.
       label: what the bar is called.
 
     Raises:
       FloatingPointError: a loss or a gradient is not finite.
-      ValueError: a checkpoint that is damaged, of another space or another tree, or past `num_steps`.
+      ValueError: a checkpoint that is damaged, of another space, origin or tree, or past `num_steps`; a training.csv
+        that was edited.
     """
     folder, first, callbacks = Path(folder), int(state.step), list(callbacks)
-    path = folder / "training.csv"
-    found = checkpoint.restore_latest(folder / "checkpoints", state, fingerprint=fingerprint)
-    before = _read_metrics(path)[-1]["seconds"] if found is not None else 0.0
+    told = checkpoint.latest(folder / "checkpoints", fingerprint=fingerprint, origin=origin)
+    known = "" if told is None else told.notes
+    rows = metrics_of(known)
+    found = checkpoint.restore_latest(folder / "checkpoints", state, fingerprint=fingerprint, origin=origin)
     if found is None and start is not None:
-        found = checkpoint.restore_latest(Path(start) / "checkpoints", state, fingerprint=fingerprint)
+        place = Path(start) / "checkpoints"
+        found = checkpoint.restore_latest(place, state, fingerprint=fingerprint, origin=start_origin)
     done, state = found if found is not None else (first, jax.tree.map(lambda leaf: leaf.copy(), state))
     if done > num_steps:
         raise ValueError(
-            f"{folder}: its newest checkpoint is of step {done}, past the {num_steps} asked for; use another folder, or"
-            " delete this one to train again."
+            f"{folder if told else start}: its newest checkpoint is of step {done}, past the {num_steps} asked for, and"
+            " earlier weights cannot be had; use another folder, or delete this one to train again."
         )
-    if done == num_steps:
-        return Trained(state, _read_metrics(path) if path.exists() else [])
+    if told is None and done == num_steps:
+        return Trained(state, [])
     folder.mkdir(parents=True, exist_ok=True)
-    write = csv_metrics(path, resume_step=done + 1)
+    write = csv_metrics(folder / "training.csv", known=known)
+    if done == num_steps:
+        return Trained(state, rows)
+    before = rows[-1]["seconds"] if rows else 0.0
     begin, elsewhere = time.perf_counter(), 0.0
     with tqdm(total=num_steps - first, initial=done - first, unit="step", desc=label, disable=not progress) as bar:
         bar.set_postfix_str("the first step compiles")
 
         def report(steps: int, metrics: dict[str, float], state: TrainState) -> None:
-            nonlocal elsewhere
+            nonlocal elsewhere, known
             arrived = time.perf_counter()
-            write({"step": steps, **metrics, "seconds": before + arrived - begin - elsewhere})
+            known = write({"step": steps, **metrics, "seconds": before + arrived - begin - elsewhere})
             bar.update(steps - first - bar.n)
             shown = [f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy") if name in metrics]
             bar.set_postfix_str(", ".join(shown))
@@ -100,7 +118,15 @@ def resumable(
             if callbacks:
                 elsewhere += time.perf_counter() - arrived
             if steps % checkpoint_every == 0 or steps == num_steps:
-                checkpoint.save(folder / "checkpoints", steps, state, fingerprint=fingerprint, keep=keep)
+                checkpoint.save(
+                    folder / "checkpoints",
+                    steps,
+                    state,
+                    fingerprint=fingerprint,
+                    origin=origin,
+                    notes=known,
+                    keep=keep,
+                )
 
         state = fit(
             step,
@@ -110,8 +136,17 @@ def resumable(
             report_at=lambda n: n % report_every == 0 or n % checkpoint_every == 0 or n in report_also_at,
             callbacks=[report],
         )
-    return Trained(state, _read_metrics(path))
+    return Trained(state, metrics_of(known))
 
 
-def _read_metrics(path: Path) -> list[dict[str, float]]:
-    return [{name: float(value) for name, value in row.items()} for row in read_rows(path)]
+def progress(
+    folder: str | os.PathLike[str], *, fingerprint: str, origin: sealed.Origin = sealed.NOWHERE
+) -> Progress | None:
+    """How far the training in `folder` has come, or None where there is no checkpoint; arguments and errors as for
+    `resumable`, but no weights are read."""
+    folder = Path(folder)
+    told = checkpoint.latest(folder / "checkpoints", fingerprint=fingerprint, origin=origin)
+    if told is None:
+        return None
+    csv_metrics(folder / "training.csv", known=told.notes)
+    return Progress(told.step, metrics_of(told.notes))

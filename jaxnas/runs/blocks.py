@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 from jaxnas import tables
 from jaxnas.evaluation import Scores
+from jaxnas.runs import sealed
 from jaxnas.space import SearchSpace
+
+_KIND = "block of scores"
 
 
 def in_blocks(
@@ -21,6 +24,7 @@ def in_blocks(
     space: SearchSpace,
     *,
     size: int,
+    origin: sealed.Origin = sealed.NOWHERE,
     prefix: str = "scores_",
     label: str = "score",
     progress: bool = True,
@@ -32,6 +36,7 @@ def in_blocks(
       archs: codes [num_archs, num_choices].
       folder: where the blocks are kept; made if it isn't there.
       size: architectures of a block.
+      origin: what the blocks belong to (`runs.sealed`), such as the run's identity, seed and step.
       prefix: how the names of the files begin.
 
     Returns:
@@ -39,7 +44,7 @@ def in_blocks(
       seconds: of all that was computed, those of killed processes included.
 
     Raises:
-      ValueError: a file is damaged, or of another space; delete it to have the block computed again.
+      ValueError: a file is damaged, of other codes, another space or another origin; deleted, it is computed again.
     """
     parts, seconds = [], 0.0
     with tqdm(total=len(archs), unit="arch", desc=label, disable=not progress) as bar:
@@ -52,8 +57,9 @@ def in_blocks(
                 begin = time.perf_counter()
                 computed = compute(block, bar)
                 took = {"seconds": repr(time.perf_counter() - begin)}
-                tables.write_table(path, computed._replace(provenance={**computed.provenance, **took}))
-            table = tables.read_table(path, space)
+                computed = computed._replace(provenance={**computed.provenance, **took})
+                sealed.write_table(path, _KIND, computed, origin)
+            table = sealed.read_table(path, _KIND, space, block, origin)
             parts.append(table.columns)
             seconds += float(table.provenance["seconds"])
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, seconds

@@ -1,17 +1,20 @@
 """Checkpoints of any pytree of arrays, from which a run goes on exactly.
 
-A checkpoint is a folder `step_00000100` with the arrays as Orbax writes them (`tree/`) and a manifest: step,
-fingerprint of the search space, shape and dtype of each leaf, SHA-256 of each file, since Orbax alone restores a
-flipped byte without a word. A folder appears under its name only when it is whole. One process writes.
+A checkpoint is a folder `step_00000100` with the arrays as Orbax writes them (`tree/`) and a sealed manifest
+(`runs.sealed`): what it belongs to, step, fingerprint of the search space, shape and dtype of each leaf, notes, and
+SHA-256 of each file, since Orbax alone restores a flipped byte without a word. A folder appears under its name only
+when it is whole. One process writes.
 """
 
+import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -19,17 +22,32 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxnas.files import replace_file
+from jaxnas.runs import sealed
 
 _STEP = "step_"
+_KIND = "checkpoint"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be written, or is damaged, of another space, or of another tree."""
 
 
+class Latest(NamedTuple):
+    """What the newest checkpoint says of itself."""
+
+    step: int
+    notes: str  # as `save` was given them
+
+
 def save(
-    directory: str | os.PathLike[str], step: int, tree: chex.ArrayTree, *, fingerprint: str, keep: int = 2
+    directory: str | os.PathLike[str],
+    step: int,
+    tree: chex.ArrayTree,
+    *,
+    fingerprint: str,
+    origin: sealed.Origin = sealed.NOWHERE,
+    notes: str = "",
+    keep: int = 2,
 ) -> Path:
     """Write `tree` as the checkpoint of `step`, then delete all but the newest `keep`; return its folder.
 
@@ -39,6 +57,8 @@ def save(
       tree: any pytree of jax or NumPy arrays and numbers; keys old (uint32) and typed (`jax.random.key`).
         Orbax stores no array of size 0.
       fingerprint: `SearchSpace.fingerprint` of what was trained.
+      origin: what it belongs to (`runs.sealed`), such as the run's identity and the seed.
+      notes: any text to be kept beside the arrays.
       keep: how many checkpoints stay, at least 1.
 
     Raises:
@@ -51,27 +71,52 @@ def save(
     tree = jax.tree.map(_storable, tree)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _bring_back(directory)
         for leftover in directory.glob(f".*_{_STEP}*"):
             shutil.rmtree(leftover)
         _check_space(directory, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         temp.mkdir()
-        with _checkpointer() as checkpointer:
-            checkpointer.save(temp / "tree", args=ocp.args.StandardSave(tree))
-        manifest = {"step": step, "fingerprint": fingerprint, "leaves": _describe(tree), "files": _hash_files(temp)}
-        replace_file(temp / "manifest.json", json.dumps(manifest, indent=1).encode())
+        with _reachable(temp) as folder, _checkpointer() as checkpointer:
+            checkpointer.save(folder / "tree", args=ocp.args.StandardSave(tree))
+        content = {
+            "step": step,
+            "fingerprint": fingerprint,
+            "leaves": _describe(tree),
+            "files": _hash_files(temp),
+            "notes": notes,
+        }
+        sealed.write_json(temp / "manifest.json", _KIND, content, origin)
         if final.exists():
             final.rename(replaced)
         temp.rename(final)
     except Exception as error:  # TensorStore has its own types for what goes wrong with files
         shutil.rmtree(temp, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _bring_back(directory)
         raise CheckpointError(f"{final}: cannot write the checkpoint: {_one_line(error)}") from error
     for old in [replaced, *_step_folders(directory)[:-keep]]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
+def latest(
+    directory: str | os.PathLike[str], *, fingerprint: str, origin: sealed.Origin = sealed.NOWHERE
+) -> Latest | None:
+    """What the newest checkpoint says of itself, or None where there is none; arguments and errors as for
+    `restore_latest`, but the arrays are neither read nor checked."""
+    folder = _newest(Path(directory).absolute())
+    if folder is None:
+        return None
+    manifest = _read_manifest(folder, fingerprint, origin)
+    return Latest(manifest["step"], manifest["notes"])
+
+
 def restore_latest(
-    directory: str | os.PathLike[str], template: chex.ArrayTree, *, fingerprint: str
+    directory: str | os.PathLike[str],
+    template: chex.ArrayTree,
+    *,
+    fingerprint: str,
+    origin: sealed.Origin = sealed.NOWHERE,
 ) -> tuple[int, chex.ArrayTree] | None:
     """Read the newest checkpoint: (step, tree), or None where there is none.
 
@@ -80,28 +125,23 @@ def restore_latest(
       template: a tree of the same structure, shapes and dtypes, say the freshly initialised state. jax arrays come
         back with the template's sharding, or bound to no device as it is, everything else as NumPy arrays.
       fingerprint: that of the space which the tree belongs to.
+      origin: as given to `save`.
 
     Raises:
-      CheckpointError: damaged or truncated files, another space, other leaves, shapes or dtypes. An older checkpoint is
-        not taken silently instead: delete the folder that the message names to go on from the one before.
+      CheckpointError: damaged or truncated files, another space or origin, other leaves, shapes or dtypes. An older
+        checkpoint is not taken silently instead: delete the folder that the message names to go on from the one before.
     """
-    folders = _step_folders(Path(directory).absolute())
-    if not folders:
+    folder = _newest(Path(directory).absolute())
+    if folder is None:
         return None
-    folder = folders[-1]
-    remedy = f"delete {folder} to go on from the checkpoint before it, or from the start"
-    manifest = _read_manifest(folder, remedy)
-    if manifest["fingerprint"] != fingerprint:
-        raise CheckpointError(
-            f"{folder}: belongs to the search space {manifest['fingerprint']}, expected {fingerprint};"
-            " use the space that it was trained with, or another folder."
-        )
+    remedy = _remedy(folder)
+    manifest = _read_manifest(folder, fingerprint, origin)
     expected = jax.tree.map(_storable, template)
     _check_leaves(folder, manifest["leaves"], _describe(expected))
     _check_files(folder, manifest["files"], remedy)
     try:
-        with _checkpointer() as checkpointer:
-            tree = checkpointer.restore(folder / "tree", args=ocp.args.StandardRestore(expected))
+        with _reachable(folder) as reachable, _checkpointer() as checkpointer:
+            tree = checkpointer.restore(reachable / "tree", args=ocp.args.StandardRestore(expected))
     except Exception as error:
         raise CheckpointError(f"{folder}: Orbax cannot read it ({_one_line(error)}); {remedy}.") from error
     return manifest["step"], jax.tree.map(_as_template, template, tree)
@@ -111,8 +151,38 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
+@contextlib.contextmanager
+def _reachable(folder: Path) -> Iterator[Path]:
+    """The folder under a name that Orbax takes literally: it reads [x] as a pattern, TensorStore a backslash as a slash
+    (both would write what cannot be read again)."""
+    if not set(folder.as_posix()) & set("[]*?\\"):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as plain:
+        link = Path(plain) / "checkpoint"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
+def _newest(directory: Path) -> Path | None:
+    _bring_back(directory)
+    return max(_step_folders(directory), default=None, key=_order)
+
+
+def _bring_back(directory: Path) -> None:
+    """Give a checkpoint its name again that was put aside for one which then did not take its place."""
+    for replaced in directory.glob(f".old_{_STEP}*"):
+        final = directory / replaced.name.removeprefix(".old_")
+        if not final.exists():
+            replaced.rename(final)
+
+
 def _step_folders(directory: Path) -> list[Path]:
-    return sorted(directory.glob(f"{_STEP}*"), key=lambda folder: (len(folder.name), folder.name))
+    return sorted(directory.glob(f"{_STEP}*"), key=_order)
+
+
+def _order(folder: Path) -> tuple[int, str]:
+    return len(folder.name), folder.name
 
 
 def _is_typed_key(leaf: Any) -> bool:
@@ -158,16 +228,30 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _read_manifest(folder: Path, remedy: str) -> dict[str, Any]:
-    path = folder / "manifest.json"
+def _remedy(folder: Path) -> str:
+    return f"delete {folder} to go on from the checkpoint before it, or from the start"
+
+
+def _read_manifest(folder: Path, fingerprint: str, origin: sealed.Origin) -> dict[str, Any]:
+    """The content of a manifest that was checked in itself, and is of this space, origin and folder."""
+    path, remedy = folder / "manifest.json", _remedy(folder)
     try:
-        manifest = json.loads(path.read_bytes())
-        types = [type(manifest[name]) for name in ("step", "fingerprint", "leaves", "files")]
-        whole = types == [int, str, dict, dict] and folder.name == f"{_STEP}{manifest['step']:08d}"
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = sealed.read_json(path, _KIND, origin, remedy=remedy)
+        types = [type(manifest[name]) for name in ("step", "fingerprint", "leaves", "files", "notes")]
+        whole = types == [int, str, dict, dict, str] and folder.name == f"{_STEP}{manifest['step']:08d}"
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}.") from None
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    except (KeyError, TypeError):
         whole = False
     if not whole:
-        raise CheckpointError(f"{path}: not the manifest of a whole checkpoint; {remedy}.")
+        raise CheckpointError(f"{path}: not the manifest of this checkpoint; {remedy}.")
+    if manifest["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{folder}: belongs to the search space {manifest['fingerprint']}, expected {fingerprint};"
+            " use the space that it was trained with, or another folder."
+        )
     return manifest
 
 

@@ -32,7 +32,7 @@ from jaxnas.runs.workdir import claim, locked, show, write_result
 def main(
     module: str,
     description: str | None,
-    run: Callable[[Any, Path], Mapping[str, Any]],
+    run: Callable[[Any, Path, str], Mapping[str, Any]],
     presets: Mapping[str, Any],
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -41,8 +41,9 @@ def main(
     Args:
       module: what follows `python -m`, as in "experiments.quickstart"; the last part is the experiment's name.
       description: for --help, the module's docstring.
-      run: (config, workdir) -> figures, flat: numbers, texts and None by name. It keeps its checkpoints and CSVs in
-        workdir, and resumes from them when it is called again.
+      run: (config, workdir, identity) -> figures, flat: numbers, texts and None by name. It keeps its checkpoints and
+        CSVs in workdir, each with the identity as its origin's "run" (`runs.sealed`), and resumes from them when it is
+        called again.
       presets: frozen dataclasses of one type by name, of values or of parts (`runs.config`); "quick" is taken when
         none is named.
       argv: the arguments; those of the process when None.
@@ -55,17 +56,18 @@ def main(
         with one_line_errors(command):
             preset, config, workdir = parse(command, description, presets, sys.argv[1:] if argv is None else argv)
             keep_compilations()
-            with locked(workdir):
-                claim(workdir, name, preset, config)
-                if (workdir / "result.json").exists():
-                    print(f"{name}: finished before; delete {workdir / 'result.json'} to have it finished again.")
+            result = workdir / "result.json"
+            with contextlib.nullcontext() if result.exists() else locked(workdir):  # to be shown, on any disk
+                identity = claim(workdir, name, preset, config)
+                if result.exists():
+                    print(f"{name}: finished before; delete {result} to have it finished again.")
                 else:
                     start = time.perf_counter()
-                    figures = run(config, workdir)
+                    figures = run(config, workdir, identity)
                     seconds = time.perf_counter() - start
                     write_result(workdir, name, preset, config, figures, seconds=seconds)
                     print(f"{name}: finished in {seconds:.1f} s.")
-                show(workdir)
+                show(workdir, identity)
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         raise SystemExit(130) from None
@@ -82,7 +84,7 @@ def parse(
     if not any(re.match("--workdir(=|$)|--help$|-h$", argument) for argument in argv):
         name = command.rpartition(".")[2]
         raise ValueError(f"no --workdir, the folder for the results; add for instance --workdir runs/{name}.")
-    folder = Annotated[Path, tyro.conf.arg(help="folder for the results; on the same one a run resumes")]
+    folder = Annotated[str, tyro.conf.arg(help="folder for the results; on the same one a run resumes")]
     arguments_type = dataclasses.make_dataclass(
         "Arguments", [("config", type(presets[preset])), ("workdir", folder)], frozen=True
     )
@@ -92,7 +94,9 @@ def parse(
         prog=f"{command} [PRESET]",
         description="\n".join([(description or "").strip(), "", *_describe(presets)]),
     )
-    return preset, check(arguments.config), arguments.workdir
+    if not arguments.workdir.strip():
+        raise ValueError("--workdir is empty, expected a folder for the results; --workdir . is the current one.")
+    return preset, check(arguments.config), Path(arguments.workdir)
 
 
 def parse_fields(default: Any, argv: Sequence[str], *, prog: str, description: str | None) -> Any:

@@ -1,9 +1,10 @@
-"""CSV files: tables of results, and a training's metrics, which resume exactly."""
+"""CSV files: tables of results, and a training's metrics, whose truth a checkpoint holds."""
 
 import csv
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,43 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, all values as text."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def csv_metrics(path: str | os.PathLike[str], *, resume_step: int = 0) -> Callable[[Mapping[str, Any]], None]:
-    """Return `write(row)`, which appends one row of numbers, `{"step": 10, "loss": 2.3}`, to the CSV at `path`.
-
-    The first row fixes the columns, and each row is in the file when `write` returns. Rows of `resume_step` and later,
-    and a last row that a killed process left half-written, are dropped first, so a resumed file equals an uninterrupted
-    one: pass the step that `restore_latest` gave; 0 starts afresh.
+    """The rows of a CSV file, all values as text.
 
     Raises:
-      ValueError: `path` holds something else; a row lacks `step` or has other columns than the first.
+      ValueError: it is no CSV in UTF-8 of rows that are as long as the first.
     """
-    path = Path(path)
-    columns = _rewind(path, resume_step)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            columns, *rows = list(csv.reader(file, strict=True)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: no CSV file of rows ({error}); delete it and make it again.") from None
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"{path}: row {number} has {len(row)} values, expected {len(columns)} ({', '.join(columns)}); delete it"
+                " and make it again."
+            )
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
-    def write(row: Mapping[str, Any]) -> None:
-        nonlocal columns
+
+def csv_metrics(path: str | os.PathLike[str], *, known: str = "") -> Callable[[Mapping[str, Any]], str]:
+    """Return `write(row)`, which appends one row of numbers, `{"step": 10, "loss": 2.3}`, to the CSV at `path`, and
+    returns all of its text.
+
+    The first row fixes the columns, and each row is in the file when `write` returns. Keep the text beside the weights
+    (`checkpoint.save(..., notes=text)`) and give it back as `known`: the file is then cut after it, so that a resumed
+    one equals an uninterrupted one. A file that is gone is written again.
+
+    Raises:
+      ValueError: the file does not begin with `known`: it was edited or cut, and says something that was not measured.
+        Or a row lacks `step` or has other columns than the first.
+    """
+    path, text = Path(path), known
+    columns = next(csv.reader(known.splitlines()), None)
+    _cut(path, known)
+
+    def write(row: Mapping[str, Any]) -> str:
+        nonlocal columns, text
         if "step" not in row:
             raise ValueError(f"{path}: a row of metrics has {list(row)}, expected a 'step' among them.")
         header = [] if columns else [list(row)]
@@ -48,30 +66,35 @@ def csv_metrics(path: str | os.PathLike[str], *, resume_step: int = 0) -> Callab
         if set(row) != set(columns):
             raise ValueError(f"{path}: a row of metrics has {list(row)}, expected the columns of the first, {columns}.")
         values = [int(row[name]) if name == "step" else float(row[name]) for name in columns]
-        with path.open("a", newline="") as file:
-            file.write(_csv_text([*header, values]))
+        added = io.StringIO()
+        csv.writer(added, lineterminator="\n").writerows([*header, values])
+        with path.open("a", newline="", encoding="utf-8") as file:
+            file.write(added.getvalue())
+        text += added.getvalue()
+        return text
 
     return write
 
 
-def _rewind(path: Path, resume_step: int) -> list[str] | None:
-    """Drop rows of `resume_step` and later, and a half-written last one; return the columns, None if no row is left."""
-    if not path.exists():
-        return None
-    whole, _, _ = path.read_text().rpartition("\n")
-    columns, *rows = list(csv.reader(whole.splitlines())) or [["step"]]
-    try:
-        where = columns.index("step")
-        rows = [row for row in rows if int(row[where]) < resume_step]
-    except (ValueError, IndexError):
-        raise ValueError(
-            f"{path}: not a CSV of metrics with a step column; move it away, or use another folder."
-        ) from None
-    replace_file(path, _csv_text([columns, *rows] if rows else []).encode())
-    return columns if rows else None
+def metrics_of(text: str) -> list[dict[str, float]]:
+    """The rows of a text that `csv_metrics` wrote."""
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
 
 
-def _csv_text(rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+def _cut(path: Path, known: str) -> None:
+    """See to it that the file holds what is known, and nothing else; what a killed process wrote later is dropped."""
+    expected = known.encode()
+    found = path.read_bytes() if path.exists() else b""
+    lines = zip_longest(found.split(b"\n"), expected.split(b"\n")[:-1], fillvalue=b"")
+    for number, (there, here) in enumerate(islice(lines, expected.count(b"\n")), start=1):
+        if found and there != here:
+            raise ValueError(
+                f"{path}: line {number} is {there.decode(errors='replace')!r}, but was {here.decode()!r} when the"
+                " checkpoint was made; delete this file, and the same command writes it again."
+            )
+    if known and found != expected:
+        replace_file(path, expected)
+    elif found and not known:
+        if b"step" not in found.split(b"\n")[0].split(b","):
+            raise ValueError(f"{path}: not a CSV of metrics with a step column; move it away, or use another folder.")
+        path.unlink()

@@ -2,7 +2,8 @@
 
 config.json says what runs there and is compared when the run is started again: the same configuration goes on (or shows
 the result of a finished run), another one is refused. Fields that change no result, such as where the data lie, are
-declared with `dataclasses.field(compare=False)` and may differ. result.json is flat: name, figures, and what made them.
+declared with `dataclasses.field(compare=False)` and may differ. What the run is, name and all fields that are compared,
+is its identity, which its other files carry (`runs.sealed`). result.json is flat: name, figures, and what made them.
 """
 
 import contextlib
@@ -20,10 +21,23 @@ import filelock
 import jax
 
 from jaxnas.files import replace_file
+from jaxnas.runs import sealed
 from jaxnas.runs.config import fields, flat
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jaxnas")
-PROVENANCE = ("name", "preset", "seconds", "device", "num_devices", "num_cores", "versions", "commit", "config")
+PROVENANCE = (
+    "name",
+    "preset",
+    "seconds",
+    "device",
+    "num_devices",
+    "num_cores",
+    "versions",
+    "commit",
+    "config",
+    "run",
+    "checksum",
+)
 
 
 @contextlib.contextmanager
@@ -47,26 +61,48 @@ def locked(workdir: Path) -> Iterator[None]:
         lock.release()
 
 
-def claim(workdir: Path, name: str, preset: str, config: Any) -> None:
-    """Write config.json, or check that the one which is there says the same; where a run ended before it wrote a file,
-    on bad arguments for instance, another one may begin."""
-    path = workdir / "config.json"
+def identity(name: str, config: Any) -> str:
+    """What tells a run from every other one, in 16 hexadecimal digits: SHA-256 of the experiment's name and of all
+    fields that are compared."""
+    compared = {field.name: _plain(value) for field, value in fields(config) if field.compare}
+    return sealed.checksum({"name": name, "config": compared})[:16]
+
+
+def claim(workdir: Path, name: str, preset: str, config: Any) -> str:
+    """Write config.json, or check that the one which is there says the same, and return the run's identity.
+
+    Where a run ended before it wrote a file, on bad arguments for instance, another one may begin. Where config.json is
+    gone, the other files say whose they are: the same arguments go on, others are refused.
+    """
+    path, run = workdir / "config.json", identity(name, config)
     wanted = {"name": name, "preset": preset, "config": _plain(flat(config))}
-    others = (file for file in workdir.rglob("*") if file.is_file() and file != path and file.name[0] != ".")
-    if not path.exists() or not any(others):
-        return _write_json(path, wanted)
     remedy = "choose another --workdir, or give the same arguments to go on with this one."
+    others = [file for file in workdir.rglob("*") if file.is_file() and file != path and file.name[0] != "."]
+    if not path.exists():
+        told = {file: sealed.run_of(file) for file in others if file.suffix in (".json", ".npz")}
+        for file, of_run in told.items():
+            if of_run not in (None, run):
+                raise ValueError(f"--workdir {workdir} has no config.json, and {file} is of another run; {remedy}")
+        if told and not any(told.values()):
+            raise ValueError(f"--workdir {workdir} has no config.json, and no file says of which run it is; {remedy}")
+    if not path.exists() or not others:
+        _write_json(path, wanted)
+        return run
     try:
         stored = json.loads(path.read_text())
         held, stored_config = stored["name"], dict(stored["config"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not the configuration of an experiment; choose another --workdir.") from None
+        raise ValueError(
+            f"{path}: not the configuration of an experiment; delete it, and the arguments that made the files beside"
+            " it write it again."
+        ) from None
     if held != name:
         raise ValueError(f"--workdir {workdir} holds the experiment {held}, not {name}; {remedy}")
     for field in [field.name for field, _ in fields(config) if field.compare]:
         there, here = stored_config.get(field, "absent"), wanted["config"][field]
         if there != here:
             raise ValueError(f"--workdir {workdir} holds a run with {field}={there!r}, this one has {here!r}; {remedy}")
+    return run
 
 
 def write_result(
@@ -92,8 +128,9 @@ def write_result(
         "versions": versions(),
         "commit": _commit(),
         "config": _plain(flat(config)),
+        "run": identity(name, config),
     }
-    _write_json(workdir / "result.json", result)
+    _write_json(workdir / "result.json", result | {"checksum": sealed.checksum(result)})
 
 
 def versions() -> dict[str, str | None]:
@@ -101,14 +138,18 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
 
 
-def show(workdir: Path) -> None:
-    """Print the figures of result.json, one a line, and the files beside it."""
+def show(workdir: Path, run: str) -> None:
+    """Print the figures of result.json, which has to be of the run of that identity, and the files beside it."""
     path = workdir / "result.json"
     try:
         result = json.loads(path.read_text())
-        figures = {key: value for key, value in result.items() if key not in PROVENANCE}
-    except (ValueError, AttributeError):
-        raise ValueError(f"{path}: not a result; delete it to finish the run again.") from None
+        whole = result.pop("checksum") == sealed.checksum(result)
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole or result.get("run") != run:
+        what = "of another run" if whole else "damaged, edited or no result"
+        raise ValueError(f"{path}: {what}; delete it to finish the run again.")
+    figures = {key: value for key, value in result.items() if key not in PROVENANCE}
     width = max(map(len, figures), default=0)
     for key, value in figures.items():
         print(f"  {key:{width}}  {value:.4g}" if isinstance(value, float) else f"  {key:{width}}  {value}")
