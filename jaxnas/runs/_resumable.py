@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from tqdm import tqdm
@@ -82,19 +82,15 @@ def resumable(
         that was edited.
     """
     folder, first, callbacks = Path(folder), int(state.step), list(callbacks)
-    told = checkpoint.latest(folder / "checkpoints", fingerprint=fingerprint, origin=origin)
+    named: dict[str, Any] = {"fingerprint": fingerprint, "origin": origin}
+    told = checkpoint.latest(folder / "checkpoints", **named)
     known = "" if told is None else told.notes
     rows = metrics_of(known)
-    found = checkpoint.restore_latest(folder / "checkpoints", state, fingerprint=fingerprint, origin=origin)
+    found = checkpoint.restore_latest(folder / "checkpoints", state, **named)
     if found is None and start is not None:
-        place = Path(start) / "checkpoints"
-        found = checkpoint.restore_latest(place, state, fingerprint=fingerprint, origin=start_origin)
+        found = checkpoint.restore_latest(Path(start) / "checkpoints", state, **named | {"origin": start_origin})
     done, state = found if found is not None else (first, jax.tree.map(lambda leaf: leaf.copy(), state))
-    if done > num_steps:
-        raise ValueError(
-            f"{folder if told else start}: its newest checkpoint is of step {done}, past the {num_steps} asked for, and"
-            " earlier weights cannot be had; use another folder, or delete this one to train again."
-        )
+    _check_not_past(folder if told else start, done, num_steps)
     if told is None and done == num_steps:
         return Trained(state, [])
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,25 +114,21 @@ def resumable(
             if callbacks:
                 elsewhere += time.perf_counter() - arrived
             if steps % checkpoint_every == 0 or steps == num_steps:
-                checkpoint.save(
-                    folder / "checkpoints",
-                    steps,
-                    state,
-                    fingerprint=fingerprint,
-                    origin=origin,
-                    notes=known,
-                    keep=keep,
-                )
+                checkpoint.save(folder / "checkpoints", steps, state, **named, notes=known, keep=keep)
 
-        state = fit(
-            step,
-            state,
-            batch_at,
-            num_steps,
-            report_at=lambda n: n % report_every == 0 or n % checkpoint_every == 0 or n in report_also_at,
-            callbacks=[report],
-        )
+        def report_at(steps: int) -> bool:
+            return steps % report_every == 0 or steps % checkpoint_every == 0 or steps in report_also_at
+
+        state = fit(step, state, batch_at, num_steps, report_at=report_at, callbacks=[report])
     return Trained(state, metrics_of(known))
+
+
+def _check_not_past(folder: str | os.PathLike[str] | None, done: int, num_steps: int) -> None:
+    if done > num_steps:
+        raise ValueError(
+            f"{folder}: its newest checkpoint is of step {done}, past the {num_steps} asked for, and earlier weights"
+            " are gone; use another folder, or delete this one to train again."
+        )
 
 
 def progress(
