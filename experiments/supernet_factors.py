@@ -243,9 +243,7 @@ def run_seeds(
             if told is None or told.step != config.training.num_steps or not all(block.exists() for block in blocks):
                 if config.problem.progress:
                     print(f"{variant.name}, seed {seed}")
-                if setup is None:
-                    setup, score = prepare(variant, problem)
-                assert score is not None
+                setup, score = (setup, score) if setup and score else prepare(variant, problem)
                 trained = train(config, setup, score, folder, seed=seed, origin=origin)
                 state, rows = trained.state, trained.rows
             else:
