@@ -140,7 +140,6 @@ def test_killed_in_a_fork_and_in_scoring(ran, truth, tmp_path):
         ("--landmark-batch-size 21", "num_eval_images is 80 of the 100 images held out, which leaves fewer"),
         ("--num-landmarks-per-step 7", "num_landmarks_per_step is 7, expected 2 to num_landmarks = 6"),
         ("--num-pairs 0", "num_pairs is 0, expected 1 to "),
-        ("--num-resamples 0", "num_resamples is 0, expected 1 to 100000"),
         ("--tolerance 1", "all 6 landmarks are tied"),
     ],
 )
@@ -168,13 +167,26 @@ def test_a_coefficient_that_overflows_names_the_term(truth, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "schedule, last",
-    [("constant", 10.0), ("cosine_increase", 10.0), ("stepped", 10.0), ("published_increase", 5.0)],
+    [
+        ("constant", 10.0),
+        ("cosine_increase", 10.0),
+        ("published_increase", 5.0),
+        ("cosine_decrease", 0.0),
+        ("stepped", 10.0),
+        ("stepped_decrease", 0.01),
+    ],
 )
 def test_the_coefficient_is_zero_through_the_warm_up(schedule, last):
     config = runs.replace(CONFIG, coefficient=10.0, schedule=schedule, num_steps=40, warmup_share=0.5)
     of_step = regulariser.make_schedule(config.regulariser, config.training, 1)
     assert [float(of_step(step)) for step in range(20)] == [0.0] * 20
     assert float(of_step(39)) == pytest.approx(last)  # the published one divides by all epochs: half of its cosine
+
+
+def test_a_warm_up_of_all_epochs_is_refused():
+    config = runs.replace(CONFIG, schedule="stepped", num_steps=40, warmup_share=0.5)
+    with pytest.raises(ValueError, match="the warm-up takes all 1 epochs of 50 steps; choose cosine_increase"):
+        regulariser.make_schedule(config.regulariser, config.training, 50)
 
 
 @pytest.mark.parametrize("selection", ["random", "ranked", "distant"])

@@ -39,7 +39,9 @@ class RegulariserConfig:
     tolerance: NotNegative = 0.0  # accuracies that differ by no more are ties, which are dropped
     reduction: Literal["mean", "sum"] = "mean"  # over the pairs of a step
     coefficient: NotNegative = 30.0
-    schedule: Literal["constant", "cosine_increase", "published_increase", "stepped"] = "cosine_increase"
+    schedule: Literal[
+        "constant", "cosine_increase", "published_increase", "cosine_decrease", "stepped", "stepped_decrease"
+    ] = "cosine_increase"
     warmup_share: Share = 0.5  # of the steps, with a coefficient of zero
 
 
@@ -112,10 +114,16 @@ def make_schedule(config: RegulariserConfig, training: TrainingConfig, steps_per
     form: Any = SCHEDULES[config.schedule]
     if config.schedule == "constant":
         return form(config.coefficient, warmup_steps=warmup_steps)
-    if config.schedule == "published_increase":
-        epochs = {"num_epochs": -(-num_steps // steps_per_epoch), "steps_per_epoch": steps_per_epoch}
-        return form(config.coefficient, warmup_epochs=-(-warmup_steps // steps_per_epoch), **epochs)
-    return form(config.coefficient, num_steps=num_steps, warmup_steps=warmup_steps)
+    if config.schedule == "cosine_increase":
+        return form(config.coefficient, num_steps=num_steps, warmup_steps=warmup_steps)
+    num_epochs, warmup_epochs = -(-num_steps // steps_per_epoch), -(-warmup_steps // steps_per_epoch)
+    if warmup_epochs == num_epochs:
+        raise ValueError(
+            f"schedule {config.schedule} moves once an epoch, and the warm-up takes all {num_epochs} epochs of"
+            f" {steps_per_epoch} steps; choose cosine_increase, or raise num_steps."
+        )
+    epochs = {"num_epochs": num_epochs, "steps_per_epoch": steps_per_epoch, "warmup_epochs": warmup_epochs}
+    return form(config.coefficient, **epochs)
 
 
 def num_warmup_steps(config: RegulariserConfig, training: TrainingConfig) -> int:
