@@ -11,7 +11,7 @@ pulls the losses of the super-net into that order while it trains. Four rankings
 The coefficient is zero through a warm-up, in which all are one: each seed trains it once, and the others go on from its
 checkpoint, exactly as if each had trained alone. Landmarks, and what is the same network as one, are left out of every
 tau. Three sets of images: for training; for the regulariser; for the scores. `delta` is the tau of the validation loss
-with landmarks less that without; its 95 % interval is a bootstrap over seeds and architectures, for these landmarks.
+with landmarks less that without; its 95 % interval is over seeds and architectures, for these landmarks.
 
     D="--dataset cifar10 --data-dir DIR"
     python -m experiments.landmark quick --workdir runs/landmark
@@ -30,7 +30,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
-from jaxnas.checks import Resamples, Whole
+from jaxnas.checks import Whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.space import SearchSpace
@@ -67,7 +67,6 @@ class Config(RankedConfig):
     regulariser: RegulariserConfig = dataclasses.field(default_factory=RegulariserConfig)
     # super-nets of each kind, from seeds seed, seed + 1, ...; the interval of delta is over them
     num_seeds: Annotated[int, Whole(2, 1000)] = 3
-    num_resamples: Resamples = 1000  # of the bootstrap
 
     def check(self) -> None:
         """Raise a ValueError for settings that contradict each other."""
@@ -82,7 +81,7 @@ DIGITS = runs.replace(
 PRESETS = {
     "tiny": runs.replace(
         DIGITS, width=4, num_train=128, num_valid=100, num_eval_images=80, num_steps=6, batch_size=16, report_every=1,
-        checkpoint_every=2, num_eval_archs=27, archs_per_save=16, num_resamples=50, num_seeds=2, num_landmarks=6,
+        checkpoint_every=2, num_eval_archs=27, archs_per_save=16, num_seeds=2, num_landmarks=6,
         landmark_batch_size=8, num_landmarks_per_step=None,
     ),
     "quick": DIGITS,
@@ -128,8 +127,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     macs = costs.arch_costs(problem.published, archs).macs
 
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
-    once = runs.replace(config, num_resamples=min(config.num_resamples, 1))
-    compare(once, dict.fromkeys(VARIANTS, np.stack([macs] * config.num_seeds)), test, macs)
+    compare(dict.fromkeys(VARIANTS, macs[None]), test, macs)
 
     compile_seconds = runs.compile_clock()
     everything, number = np.concatenate([chosen.archs, archs]), len(chosen.archs)
@@ -142,7 +140,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         for loss in losses["baseline"]
     ]
     scores["equal_budget"] = np.stack([prediction.ranks[number:] for prediction in predictions])
-    figures = compare(config, scores, test, macs)
+    figures = compare(scores, test, macs)
     draw(
         workdir,
         f"{space.name} on {config.problem.dataset}, {plotting.counted(number, 'landmark')}",
@@ -232,12 +230,11 @@ def _step_seconds(curve: list[dict[str, float]]) -> float:
     return float(np.median(rates)) if rates else float("nan")
 
 
-def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, macs: np.ndarray) -> dict[str, float]:
+def compare(scores: Mapping[str, np.ndarray], test: np.ndarray, macs: np.ndarray) -> dict[str, float]:
     """Mean tau of each variant's scores [num_seeds, num_archs] and of FLOPs, and differences, with intervals."""
     figures: dict[str, float] = {}
-    options = {"num_resamples": config.num_resamples}
     for name in VARIANTS:
-        tau = ranking.estimate(ranking.kendall_tau, scores[name], test, **options)
+        tau = ranking.estimate(ranking.kendall_tau, scores[name], test)
         figures |= tau.named(f"kendall_tau_{name}")
     differences = {
         "delta": ("landmark", "baseline"),
@@ -247,7 +244,7 @@ def compare(config: Config, scores: Mapping[str, np.ndarray], test: np.ndarray, 
         "landmark_over_equal_budget": ("landmark", "equal_budget"),
     }
     for label, (one, other) in differences.items():
-        delta = ranking.estimate_difference(ranking.kendall_tau, scores[one], scores[other], test, **options)
+        delta = ranking.estimate_difference(ranking.kendall_tau, scores[one], scores[other], test)
         figures |= delta.named(label)
     return figures | {"flops_kendall_tau": ranking.kendall_tau(macs, test)}
 

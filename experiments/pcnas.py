@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
-from jaxnas.checks import Count, Positive, Resamples
+from jaxnas.checks import Count, Positive
 from jaxnas.codes import to_text
 from jaxnas.costs import limits
 from jaxnas.costs.latency import LATENCY_MS, read_operations_table, setting_of
@@ -61,11 +61,10 @@ class Config(SearchConfig):
     retrain: Literal["table", "train"] = "table"  # look stand-alone accuracies up, or train the last pool's networks
     retrain_epochs: Count = 30
     retrain_learning_rate: Positive = 0.1
-    num_resamples: Resamples = 1000  # of the bootstrap behind tau's interval for one seed
 
 
 PRESETS = {
-    "tiny": runs.replace(Config(), **TINY, num_resamples=50),
+    "tiny": runs.replace(Config(), **TINY),
     "quick": runs.replace(Config(), **DIGITS),
     "cpu": runs.replace(Config(), **MACRO),
 }
@@ -153,7 +152,7 @@ def figures_of(
             final = scores_in_pool(config, task, path, trained.state, pool, of_training)
             for suffix, columns in (("", final), ("_midway", trained.midway)):
                 scores = values(config, columns)
-                figures |= tau(f"kendall_tau_{name}{suffix}", scores, truth, config.num_resamples)
+                figures |= tau(f"kendall_tau_{name}{suffix}", scores, truth)
         figures["num_archs_in_pool"] = len(in_pool)
     return {
         "arch": to_text(task.published, code),
@@ -164,11 +163,11 @@ def figures_of(
     }
 
 
-def tau(name: str, scores: np.ndarray, truth: np.ndarray, num_resamples: int) -> dict[str, float]:
+def tau(name: str, scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Kendall's tau of one seed with its interval over architectures; nan for fewer than two."""
     if len(scores) < 2:
         return ranking.Estimate(np.nan, np.nan, np.nan).named(name)
-    return ranking.estimate(ranking.kendall_tau, scores, truth, num_resamples=num_resamples).named(name)
+    return ranking.estimate(ranking.kendall_tau, scores, truth).named(name)
 
 
 def mean_of_searches(rows: list[dict], column: str, name: str | None = None) -> dict[str, float | None]:

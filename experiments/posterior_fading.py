@@ -9,7 +9,7 @@ whole space (1.0), each part the one before and some operations more; and once w
 from the whole space to the probes, equally long each, which is what PC-NAS does. The super-net, its initial weights and
 its batches stay the same, only which operations are sampled differs, one path a step. Each probe is trained alone, too,
 by the same steps at a single architecture. Figures are means over super-nets and probes, on validation images
-normalised together, with 95 % intervals by a bootstrap over both (few seeds: too narrow):
+normalised together, with 95 % intervals over both:
 
 - `gap`: validation loss of the probe under shared weights, less that of its own, in nats;
 - `agreement`: the share of images for which both predict the same class; `agreement_alone` is that of two trainings of
@@ -37,7 +37,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnas import plotting, ranking, runs, tables
-from jaxnas.checks import Count, Crop, NotNegative, Positive, Resamples, Whole
+from jaxnas.checks import Count, Crop, NotNegative, Positive, Whole
 from jaxnas.datasets import Dataset
 from jaxnas.evaluation import cross_entropy
 from jaxnas.runs import sealed
@@ -80,13 +80,12 @@ class Config:
     weight_decay: NotNegative = 5e-4
     crop: Crop = 1
     flip: bool = False
-    num_resamples: Resamples = 1000  # of the bootstrap
 
 
 PRESETS = {
     "tiny": runs.replace(
         Config(), num_open=2, num_sizes=2, num_seeds=2, width=2, num_train=64, num_valid=50, num_steps=4, batch_size=16,
-        num_resamples=50,
+
     ),
     "quick": Config(),
     # Hours on two cores: 16 probes alone and 5 super-nets, each with 3 seeds.
@@ -134,7 +133,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         shared = stacked(results, [[f"{arm}_{seed}"] for seed in range(config.num_seeds)])
         size = int(parts[-1 if arm == "shrinking" else arms.index(arm)].sum(axis=1).prod())
         kl = 0.5 * (size - 1 - math.log(size))
-        rows.append({"arm": arm, "num_archs": size, **compare(config, shared, alone), "gaussian_kl": kl})
+        rows.append({"arm": arm, "num_archs": size, **compare(shared, alone), "gaussian_kl": kl})
     references = between_alone(alone)
     runs.write_rows(workdir / "fading.csv", rows)
     columns = {"alone_loss": alone.loss.mean(axis=0)}
@@ -259,7 +258,7 @@ def stacked(results: Mapping[str, Table], names: list[list[str]]) -> Scored:
     return Scored(column("loss"), column("accuracy"), column("predictions"))
 
 
-def compare(config: Config, shared: Scored, alone: Scored) -> dict[str, float]:
+def compare(shared: Scored, alone: Scored) -> dict[str, float]:
     """Each figure with its interval."""
     alone_loss = alone.loss.mean(axis=0)
     agreement = (shared.predictions[:, None] == alone.predictions[None]).mean(axis=(1, 3))
@@ -270,7 +269,7 @@ def compare(config: Config, shared: Scored, alone: Scored) -> dict[str, float]:
     }
     figures: dict[str, float] = {}
     for name, (statistic, values) in statistics.items():
-        figures |= ranking.estimate(statistic, values, alone_loss, num_resamples=config.num_resamples).named(name)
+        figures |= ranking.estimate(statistic, values, alone_loss).named(name)
     return figures
 
 

@@ -1,7 +1,7 @@
 """How well a super-net ranks its sub-networks: train it, score them in vectorised calls, compare with the truth.
 
 Any space, any image set, any table: the validation images are held out of training, the truth is the table's
-`test_accuracy`. The headline `kendall_tau` is that of the validation loss (lower is better), with a 95 % bootstrap
+`test_accuracy`. The headline `kendall_tau` is that of the validation loss (lower is better), with a 95 %
 interval over architectures, and over super-nets too where num_seeds is at least 2; `ensemble_kendall_tau` is that of
 the mean loss over super-nets. With num_snapshots an architecture's loss is its mean over so many moments of the
 training, a measure of how fast it gets better (Ru et al., "Speedy Performance Estimation", arXiv 2006.04492), and
@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
-from jaxnas.checks import Count, Resamples, Seeds, Whole
+from jaxnas.checks import Count, Seeds, Whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
@@ -40,7 +40,6 @@ class Config(RankedConfig):
     num_seeds: Seeds = 1  # super-nets trained, from seeds seed, seed + 1, ...
     # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
     num_snapshots: Annotated[int, Whole(1, 1000)] | None = 1
-    num_resamples: Resamples = 1000  # of the bootstrap
     top_k: Count = 10
 
 
@@ -48,7 +47,7 @@ DIGITS = Config()
 PRESETS = {
     "tiny": runs.replace(
         DIGITS, width=4, num_train=128, num_valid=100, num_steps=6, batch_size=16, report_every=2, checkpoint_every=3,
-        num_eval_archs=27, archs_per_save=9, num_curve_points=2, num_curve_archs=9, num_resamples=50,
+        num_eval_archs=27, archs_per_save=9, num_curve_points=2, num_curve_archs=9,
     ),
     "quick": runs.replace(DIGITS, num_seeds=4),
     "cpu": runs.replace(
@@ -80,8 +79,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = costs.arch_costs(published, archs).macs
     # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
-    once = runs.replace(config, num_resamples=min(config.num_resamples, 1))
-    ranking_report(once, macs, macs, truth, archs, macs)
+    ranking_report(config, macs, macs, truth, archs, macs)
 
     compile_seconds = runs.compile_clock()
     supernet = build(config.network, space)
@@ -186,7 +184,6 @@ def ranking_report(config: Config, scores, accuracies, truth, archs: np.ndarray,
         truth_seeds=seeds,
         choose_by=choose_by,
         top_k=config.top_k,
-        num_resamples=config.num_resamples,
     )
 
 
@@ -248,10 +245,7 @@ def draw_curve(
             scored[step] = (-np.stack([curve[step].columns["loss"] for curve in curves]), alone)
     few = f"\nbefore the last point {len(alone):,} of them" if scored and len(alone) < len(test) else ""
     scored[config.training.num_steps] = (last, test)
-    points = [
-        (step, *ranking.estimate(ranking.kendall_tau, scores, alone, num_resamples=config.num_resamples))
-        for step, (scores, alone) in scored.items()
-    ]
+    points = [(step, *ranking.estimate(ranking.kendall_tau, scores, alone)) for step, (scores, alone) in scored.items()]
     references = {"FLOPs only": report.flops_kendall_tau.value}
     if report.seed_kendall_tau is not None:
         references["between training seeds of the truth"] = report.seed_kendall_tau

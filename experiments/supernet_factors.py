@@ -10,10 +10,10 @@ not run again.
     python -m experiments.supernet_factors cpu --dataset cifar10 --data-dir DIR --workdir runs/factors-nb201
     python -m experiments.supernet_factors quick --factors learning_rate=0.05,0.2 sampler=uniform --workdir runs/two
 
-Intervals are at 95 %: of tau, sparse tau and of their differences to the base by bootstrap over architectures, and over
-seeds where there are several, paired by seed; of the other figures Student's t over seeds. Both are about the mean of
-few seeds. A super-net that diverges is counted in its row and left out of its figures. Minutes and figures are in
-experiments/README.md.
+Intervals are at 95 %: of tau, sparse tau and of differences to the base, paired by seed, over architectures and seeds
+(`jaxnas.ranking.intervals`); of the other figures Student's over seeds. With two seeds they are long: 12.7 standard
+errors to both sides where seeds are all that varies. A super-net that diverges is counted in its row and left out of
+its figures. Minutes and figures are in experiments/README.md.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
-from jaxnas.checks import Count, Resamples, Seeds, Text
+from jaxnas.checks import Count, Seeds, Text
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.space import DagLayout
@@ -83,7 +83,6 @@ class Config(RankedConfig):
         "affine=false", "learning_rate=0.02,0.5", "weight_decay=0", "path_dropout=0.2", "sampler=uniform",
     )  # fmt: skip
     num_seeds: Seeds = 2  # super-nets of each setting, from seeds seed, seed + 1, ...
-    num_resamples: Resamples = 1000  # of the bootstrap
     top_k: Count = 5
 
 
@@ -91,7 +90,7 @@ DIGITS = runs.replace(Config(), num_steps=200, num_archs=3, num_curve_points=0, 
 PRESETS = {
     "tiny": runs.replace(
         DIGITS, width=4, num_archs=None, num_train=128, num_valid=100, num_steps=4, batch_size=16, report_every=2,
-        checkpoint_every=2, num_eval_archs=27, archs_per_save=27, num_resamples=50,
+        checkpoint_every=2, num_eval_archs=27, archs_per_save=27,
         factors=("learning_rate=0.2", "weight_decay=0"),
     ),
     "quick": DIGITS,
@@ -270,10 +269,9 @@ def compare(config: Config, name: str, outcomes: Outcomes, test: np.ndarray) -> 
     """One row of factors.csv."""
     pairs = [(outcome, base) for outcome, base in zip(outcomes[name], outcomes["base"], strict=True) if outcome]
     row: dict[str, Any] = {"setting": name, "num_seeds": len(pairs), "num_diverged": len(outcomes[name]) - len(pairs)}
-    options = {"num_resamples": config.num_resamples}
     scores = -np.array([outcome.loss for outcome, _ in pairs])
     for column, statistic in (("kendall_tau", ranking.kendall_tau), ("sparse_kendall_tau", ranking.sparse_kendall_tau)):
-        row |= (ranking.estimate(statistic, scores, test, **options) if pairs else UNKNOWN).named(column)
+        row |= (ranking.estimate(statistic, scores, test) if pairs else UNKNOWN).named(column)
     for column, values in (
         ("supernet_accuracy", [outcome.accuracy.mean() for outcome, _ in pairs]),
         ("top_k_accuracy", [ranking.top_k_mean(row_scores, test, k=config.top_k) for row_scores in scores]),
@@ -284,7 +282,7 @@ def compare(config: Config, name: str, outcomes: Outcomes, test: np.ndarray) -> 
     delta = ranking.Estimate(0.0, 0.0, 0.0)
     if name != "base":
         sides = np.swapaxes(both, 0, 1) if both else ()  # of the setting and of the base, [num_seeds, num_archs] each
-        delta = ranking.estimate_difference(ranking.kendall_tau, *sides, test, **options) if both else UNKNOWN
+        delta = ranking.estimate_difference(ranking.kendall_tau, *sides, test) if both else UNKNOWN
     return row | delta.named("delta")
 
 

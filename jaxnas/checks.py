@@ -104,7 +104,6 @@ Width = Annotated[int, Whole(1, 4096)]  # channels of the stem
 Pixels = Annotated[int, Whole(1, 2048)]
 Cells = Annotated[int, Whole(1, 100)]  # of a stage
 Crop = Annotated[int, Whole(0, 256)]  # pixels
-Resamples = Annotated[int, Whole(1, 100_000)]
 Bytes = Annotated[int, Whole(1, 2**50)]
 Share = Annotated[float, Number(0, below=1)]
 Positive = Annotated[float, Number(above=0)]

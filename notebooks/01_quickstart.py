@@ -37,7 +37,6 @@ if importlib.util.find_spec("jaxnas") is None:
 NUM_STEPS = 600  # training steps of the super-net
 BATCH_SIZE = 64  # training images a step
 NUM_VALID = 300  # images held out of training, on which sub-networks are scored
-NUM_RESAMPLES = 1000  # of the bootstrap behind each interval
 
 # %% [markdown]
 # ## A space, and its codes
@@ -123,7 +122,7 @@ for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[None, :100
 scores = make_evaluator(supernet).evaluate(state.params, archs, images, labels)
 truth = tables.lookup(tables.load_truth(digits_chain, "digits"), archs, "test_accuracy")  # [num_archs, num_seeds]
 macs = costs.arch_costs(digits_chain, archs).macs
-report = ranking.report(-scores.loss, truth, accuracies=scores.accuracy, macs=macs, num_resamples=NUM_RESAMPLES)
+report = ranking.report(-scores.loss, truth, accuracies=scores.accuracy, macs=macs)
 print(report)
 
 # %%

@@ -17,8 +17,8 @@ MAX_BYTES = 200_000
 
 # In place of what the cell tagged "parameters" sets.
 SMALL = {
-    "01_quickstart": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100, "NUM_RESAMPLES": 10},
-    "02_landmarks": {"NUM_STEPS": 2, "WARMUP_STEPS": 1, "BATCH_SIZE": 8, "NUM_LANDMARKS": 8, "NUM_RESAMPLES": 10},
+    "01_quickstart": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100},
+    "02_landmarks": {"NUM_STEPS": 2, "WARMUP_STEPS": 1, "BATCH_SIZE": 8, "NUM_LANDMARKS": 8},
     "03_pcnas": {"NUM_WARM_UP_STEPS": 2, "NUM_INTERVAL_STEPS": 1, "BATCH_SIZE": 8, "NUM_VALID": 100},
 }
 

@@ -40,7 +40,7 @@ def config_of(**fields) -> rank_correlation.Config:
 
 
 def report_of(scores):
-    return ranking.report(scores, TEST, macs=np.arange(40), num_resamples=20)
+    return ranking.report(scores, TEST, macs=np.arange(40))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_tau_over_training_is_of_all_supernets_and_ends_at_the_headline(saved, t
     ]
     del curves[1][300]  # damaged, and deleted as the error said
     report = report_of(SCORES)
-    config = config_of(num_resamples=20)
+    config = config_of()
     rank_correlation.draw_curve(config, tmp_path, "name", curves, SCORES, TEST, report, TRUTH)
     figure = saved["tau_over_training.png"]
     assert title(figure) == "Ranking over training, name, 40 architectures\nbefore the last point 10 of them"
@@ -104,8 +104,7 @@ def test_tau_over_training_is_of_all_supernets_and_ends_at_the_headline(saved, t
 
 def test_variants_say_what_each_is(saved, tmp_path):
     scores = dict.fromkeys(landmark.VARIANTS, SCORES)
-    config = runs.replace(landmark.PRESETS["tiny"], num_resamples=5)
-    figures = landmark.compare(config, scores, TEST, np.arange(40))
+    figures = landmark.compare(scores, TEST, np.arange(40))
     landmark.draw(tmp_path, "name, 1 landmark", scores, TEST, figures)
     figure = saved["variants.png"]
     assert (
@@ -163,7 +162,7 @@ def test_forest_counts_the_seeds_and_names_what_is_missing(saved, tmp_path):
 
     base = [outcome(scores) for scores in SCORES]
     outcomes = {"base": base, "one=1": base[::-1], "some=1": [None, *base[1:]], "none=1": [None] * 3}
-    config = runs.replace(supernet_factors.PRESETS["tiny"], num_resamples=5)
+    config = supernet_factors.PRESETS["tiny"]
     rows = [supernet_factors.compare(config, name, outcomes, TEST) for name in outcomes]
     supernet_factors.draw(tmp_path, "name", rows, outcomes, TEST)
     figure = saved["forest.png"]

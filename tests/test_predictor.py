@@ -84,17 +84,28 @@ def test_scores_and_accuracies_count_by_their_order_alone():
 @pytest.mark.parametrize(
     ("known", "accuracies", "options", "message"),
     [
-        ([3], [0.5], {}, "1 accuracies are known, expected two or more"),
+        ([3], [0.5], {}, "1 known accuracies, expected .* two known or more"),
         ([3, 4, 5], [0.5, 0.5, 0.5], {}, "all 3 known accuracies are 0.5, which orders nothing"),
-        ([3, 4], [0.5, np.nan], {}, "not finite"),
-        ([3, 3], [0.5, 0.6], {}, r"rows \[3, 3\], expected distinct ones within \[0, 243\)"),
-        ([3, 243], [0.5, 0.6], {}, "within"),
-        ([3, 4, 5], [0.5, 0.6], {}, r"\(3,\), \(2,\), expected"),
-        ([3, 4], [0.5, 0.6], {"scores": NOISE[0][:9]}, r"score has shape \(9,\), expected \[243\]"),
-        ([3, 4], [0.5, 0.6], {"macs": np.full(243, np.inf)}, "finite numbers"),
+        ([3, 4], [0.5, np.nan], {}, r"accuracies: nan at index \(1,\)"),
+        ([3, 4], ["good", "bad"], {}, "accuracies: dtype"),
+        ([3, 3], [0.5, 0.6], {}, r"rows \[3, 3\], expected distinct ones"),
+        ([3, 243], [0.5, 0.6], {}, "known: 243 at index .*, expected at least 0 and at most 242"),
+        ([-1, 3], [0.5, 0.6], {}, "known: -1 at index"),
+        ([0.5, 3.0], [0.5, 0.6], {}, "known: dtype float64, expected integer"),
+        ([True, False], [0.5, 0.6], {}, "known: dtype bool, expected integer"),
+        ([3, 4, 5], [0.5, 0.6], {}, r"accuracies: shape \(2,\), expected \(3\)"),
+        ([3, 4], [0.5, 0.6], {"scores": NOISE[0][:9]}, r"score: shape \(9,\), expected \(243\)"),
+        ([3, 4], [0.5, 0.6], {"macs": np.full(243, np.inf)}, "macs: inf at index .*, expected finite numbers"),
     ],
 )
 def test_bad_input_ends_in_one_line(known, accuracies, options, message):
     with pytest.raises(ValueError, match=message) as error:
         ranking.predict(ARCHS, known, accuracies, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("archs", [ARCHS / 2, ARCHS[:, 0], ARCHS[:, :0], [["conv"], ["pool"]]])
+def test_codes_that_are_none_are_refused(archs):
+    with pytest.raises(ValueError, match="archs") as error:
+        ranking.predict(archs, [0, 1], [0.5, 0.6])
     assert "\n" not in str(error.value)

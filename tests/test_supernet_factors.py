@@ -128,7 +128,7 @@ def test_killed_in_the_middle(ran, truth, tmp_path):
         ("--factors batch_size=129", "batch_size=129: batch_size is 129, but there are 128 training images"),
         ("--factors num_steps=0", "num_steps is 0, expected 1 to "),
         ("--num-seeds 0", "num_seeds is 0, expected 1 to "),
-        ("--top-k 17", "k is 17, expected 1 to the number of architectures, 16"),
+        ("--top-k 17", "k is 17, expected 1 to 16"),
     ],
 )
 def test_bad_arguments_end_before_the_training(arguments, words, truth, tmp_path, capsys):

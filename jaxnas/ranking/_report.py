@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxnas.checks import array
 from jaxnas.ranking import metrics
 from jaxnas.ranking.intervals import Estimate, estimate
 
@@ -60,9 +61,8 @@ def report(
     truth_seeds: ArrayLike | None = None,
     choose_by: ArrayLike | None = None,
     top_k: int = 10,
-    num_resamples: int = 1000,
 ) -> Report:
-    """Every rank statistic of super-net scores against stand-alone accuracies, with bootstrap intervals.
+    """Every rank statistic of super-net scores against stand-alone accuracies, with its interval.
 
     Args:
       scores: [num_archs], or [num_seeds, num_archs] with a row for each super-net; higher is better, so pass minus the
@@ -74,17 +74,23 @@ def report(
       truth_seeds: [num_archs, num_seeds], single training seeds where `truth` has none; for its noise alone.
       choose_by: [num_archs], what chooses the top decile where `truth` has no seeds, such as validation accuracy.
       top_k: k of the figures `..._at_k` and `top_k_...`.
-      num_resamples: of the bootstrap.
 
-    Raises a ValueError as the single metrics do: lengths that differ, fewer than 11 architectures where there is a top
-    decile, a value that is not finite, a k beyond the number of architectures.
+    Raises a ValueError as the single metrics do: shapes that don't match, fewer than 11 architectures where there is a
+    top decile, a value that is not finite, a k beyond the number of architectures.
 
     >>> found = report([3, 1, 2, 0], [0.94, 0.91, 0.92, 0.93], macs=[4, 1, 2, 3], top_k=2)
     >>> [round(figure, 3) for figure in (found.kendall_tau.value, found.flops_kendall_tau.value, found.spearman)]
     [0.333, 1.0, 0.4]
     """
-    scores, truth = np.atleast_2d(scores), np.asarray(truth)
-    mean_truth = metrics.mean_truth(truth)
+    mean_truth, truth = metrics.mean_truth(truth), np.asarray(truth)
+    num_archs = len(mean_truth)
+    scores = _rows("scores", scores, num_archs)
+    if accuracies is not None:
+        accuracies = _rows("accuracies", accuracies, num_archs)
+    if macs is not None:
+        macs = array("macs", macs, (num_archs,))
+    if truth_seeds is not None:
+        truth_seeds = array("truth_seeds", truth_seeds, (num_archs, None))
     together = scores.mean(axis=0)
     if truth.ndim == 2:
         complete = truth[:, ~np.isnan(truth).any(axis=0)]
@@ -93,7 +99,7 @@ def report(
         truth_seeds = truth
 
     def tau(of: np.ndarray) -> Estimate:
-        return estimate(metrics.kendall_tau, of, mean_truth, num_resamples=num_resamples)
+        return estimate(metrics.kendall_tau, of, mean_truth)
 
     def mean(statistic: Callable[..., float], of: np.ndarray = scores, **options: int) -> float:
         return float(np.mean([statistic(row, mean_truth, **options) for row in of]))
@@ -106,23 +112,29 @@ def report(
     best = int(np.argmax(scores[0]))
     rank = 1 + int((mean_truth > mean_truth[best]).sum())
     return Report(
-        num_archs=len(mean_truth),
+        num_archs=num_archs,
         num_seeds=len(scores),
         kendall_tau=tau(scores),
-        kendall_tau_accuracy=None if accuracies is None else mean(metrics.kendall_tau, np.atleast_2d(accuracies)),
+        kendall_tau_accuracy=None if accuracies is None else mean(metrics.kendall_tau, accuracies),
         ensemble_kendall_tau=tau(together),
         kendall_tau_between_supernets=metrics.seed_kendall_tau(scores.T) if len(scores) > 1 else None,
         spearman=mean(metrics.spearman),
         sparse_kendall_tau=mean(metrics.sparse_kendall_tau),
-        flops_kendall_tau=None if macs is None else tau(np.asarray(macs)),
+        flops_kendall_tau=None if macs is None else tau(macs),
         seed_kendall_tau=None if truth_seeds is None else metrics.seed_kendall_tau(truth_seeds),
         truth_reliability=None if truth_seeds is None else metrics.reliability(truth_seeds),
         top_decile_kendall_tau=top_decile(scores),
-        top_decile_flops_kendall_tau=None if macs is None else top_decile(np.atleast_2d(macs)),
+        top_decile_flops_kendall_tau=None if macs is None else top_decile(macs[None]),
         precision_at_k=mean(metrics.precision_at_k, k=top_k),
         best_rank_at_k=mean(metrics.best_rank_at_k, k=top_k),
         top_k_mean_accuracy=mean(metrics.top_k_mean, k=top_k),
         best_accuracy=float(mean_truth.max()),
         best_found_rank=rank,
-        prob_surpass_random_10=metrics.prob_surpass_random(rank, num_archs=len(mean_truth), num_draws=10),
+        prob_surpass_random_10=metrics.prob_surpass_random(rank, num_archs=num_archs, num_draws=10),
     )
+
+
+def _rows(name: str, values: ArrayLike, num_archs: int) -> np.ndarray:
+    """[num_archs] or [num_seeds, num_archs] as the latter, checked."""
+    shape = (None, num_archs) if np.ndim(values) == 2 else (num_archs,)
+    return np.atleast_2d(array(name, values, shape, finite=False))

@@ -17,6 +17,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
+from jaxnas.checks import array, choice, number, whole
+
 
 def kendall_tau(scores: ArrayLike, truth: ArrayLike) -> float:
     """Kendall's tau-b in [-1, 1], made for ties (Kendall, "The treatment of ties in ranking problems", 1945).
@@ -49,15 +51,13 @@ def sparse_kendall_tau(
     scores, truth = _pair(scores, truth)
     if truth.min() < 0 or truth.max() > 1:
         raise ValueError(f"truth is in [{truth.min():g}, {truth.max():g}], expected [0, 1]; divide percentages by 100.")
-    if not threshold > 0:
-        raise ValueError(f"threshold is {threshold}, expected a difference of accuracy above 0, such as 1e-3.")
+    threshold = number("threshold", threshold, above=0)
+    choice("variant", variant, ("clean", "published"))
     # 0.29 / 1e-2 is 28.999...: what is below a multiple by no more than float32 rounding counts as that multiple.
     bins = np.floor(truth / threshold * (1 + np.finfo(np.float32).eps))
     if variant == "clean":
         return kendall_tau(scores, bins)
-    if variant == "published":
-        return kendall_tau(np.sort(bins), bins[np.argsort(scores, kind="stable")])
-    raise ValueError(f'variant is {variant!r}, expected "clean" or "published".')
+    return kendall_tau(np.sort(bins), bins[np.argsort(scores, kind="stable")])
 
 
 def precision_at_k(scores: ArrayLike, truth: ArrayLike, *, k: int) -> float:
@@ -103,10 +103,8 @@ def prob_surpass_random(rank: float, *, num_archs: int, num_draws: int) -> float
     (1 - rank / num_archs) ** num_draws (Yu et al., "Evaluating the Search Phase of NAS", ICLR 2020; 10 draws there, one
     a seed): draws are with replacement, and drawing the architecture itself is no win.
     """
-    if not 1 <= rank <= num_archs:
-        raise ValueError(f"rank is {rank}, expected 1 (the best) to num_archs = {num_archs}.")
-    if num_draws < 1:
-        raise ValueError(f"num_draws is {num_draws}, expected at least 1.")
+    num_archs, num_draws = whole("num_archs", num_archs, 1), whole("num_draws", num_draws, 1)
+    rank = number("rank", rank, 1, num_archs)
     return float((1 - rank / num_archs) ** num_draws)
 
 
@@ -177,8 +175,9 @@ def mean_truth(truth: ArrayLike) -> np.ndarray:
     >>> mean_truth([[0.5, 0.25, np.nan], [0.75, 0.25, 0.5]]).tolist()
     [0.375, 0.5]
     """
-    truth = np.asarray(truth, np.float64)
-    seeds = truth.reshape(len(truth), -1)
+    shape = (None, None) if np.ndim(truth) == 2 else (None,)
+    truth = array("truth", truth, shape, finite=False).astype(np.float64)
+    seeds = truth[:, None] if truth.ndim == 1 else truth
     there = ~np.isnan(seeds)
     count = there.sum(axis=1)
     mean: np.ndarray = np.where(count > 0, np.where(there, seeds, 0).sum(axis=1) / np.maximum(count, 1), np.nan)
@@ -187,8 +186,7 @@ def mean_truth(truth: ArrayLike) -> np.ndarray:
 
 def _top_k_chances(scores: np.ndarray, k: int) -> np.ndarray:
     """Chance of each architecture to be among the k best by score when a fair draw breaks ties: [num_archs]."""
-    if not 1 <= k <= len(scores):
-        raise ValueError(f"k is {k}, expected 1 to the number of architectures, {len(scores)}.")
+    k = whole("k", k, 1, len(scores))
     border = np.partition(scores, -k)[-k]
     above, tied = scores > border, scores == border
     chances: np.ndarray = above + tied * ((k - above.sum()) / tied.sum())
@@ -214,8 +212,11 @@ def _true_ranks(truth: np.ndarray) -> np.ndarray:
 
 def _pair(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 [num_archs], checked."""
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if first.ndim != 1 or first.shape != second.shape or len(first) < 2:
+    first, second = (
+        array(name, vector, (None,), finite=False).astype(np.float64)
+        for name, vector in (("scores", first), ("truth", second))
+    )
+    if first.shape != second.shape or len(first) < 2:
         raise ValueError(
             f"got shapes {first.shape} and {second.shape}, expected two vectors of one length, at least 2."
         )
@@ -225,8 +226,8 @@ def _pair(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 def _seeds(truth: ArrayLike, *, at_least: int) -> np.ndarray:
     """`truth` [num_archs, num_seeds] as float64 [num_seeds, num_archs], checked."""
-    truth = np.asarray(truth, np.float64)
-    if truth.ndim != 2 or len(truth) < 2 or truth.shape[1] < at_least:
+    truth = array("truth", truth, (None, None), finite=False).astype(np.float64)
+    if len(truth) < 2 or truth.shape[1] < at_least:
         raise ValueError(f"truth has shape {truth.shape}, expected [num_archs >= 2, num_seeds >= {at_least}].")
     _check_finite(truth)
     return np.ascontiguousarray(truth.T)

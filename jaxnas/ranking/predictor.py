@@ -20,6 +20,8 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
 
+from jaxnas.checks import array
+
 NUM_FOLDS = 5
 
 
@@ -63,10 +65,12 @@ def predict(
     Raises a ValueError for shapes that don't match, rows that don't exist or come twice, values that are not finite,
     and accuracies that are all equal.
     """
-    archs, known, accuracies = np.asarray(archs), np.asarray(known), np.asarray(accuracies, np.float64)
+    archs = array("archs", archs, (None, None), "integer")
+    known = array("known", known, (None,), "integer", least=0, most=len(archs) - 1)
+    accuracies = array("accuracies", accuracies, (len(known),)).astype(np.float64)
     _check_known(archs, known, accuracies)
     columns = {"score": scores, "macs": macs}
-    given = {name: _column(name, values, len(archs)) for name, values in columns.items() if values is not None}
+    given = {name: array(name, values, (len(archs),)) for name, values in columns.items() if values is not None}
     features = _features(archs, list(given.values()))
     target = scipy.stats.zscore(scipy.stats.rankdata(accuracies))
 
@@ -119,23 +123,12 @@ def _ridge_deviations(features: np.ndarray, known: np.ndarray, residuals: np.nda
 
 
 def _check_known(archs: np.ndarray, known: np.ndarray, accuracies: np.ndarray) -> None:
-    if archs.ndim != 2 or known.ndim != 1 or known.shape != accuracies.shape:
+    if archs.shape[1] < 1 or len(known) < 2:
         raise ValueError(
-            f"archs, known, accuracies have shapes {archs.shape}, {known.shape}, {accuracies.shape}, expected"
-            " [num_archs, num_choices], [num_known], [num_known]."
+            f"got archs of shape {archs.shape} and {len(known)} known accuracies, expected one choice or more, and two"
+            " known or more, better a few dozen."
         )
-    if len(known) < 2:
-        raise ValueError(f"{len(known)} accuracies are known, expected two or more, better a few dozen.")
-    if len(np.unique(known)) < len(known) or known.min() < 0 or known.max() >= len(archs):
-        raise ValueError(f"known has rows {known.tolist()}, expected distinct ones within [0, {len(archs)}).")
-    if not np.isfinite(accuracies).all():
-        raise ValueError("an accuracy is not finite; leave such architectures out of known.")
+    if len(np.unique(known)) < len(known):
+        raise ValueError(f"known has rows {known.tolist()}, expected distinct ones.")
     if np.ptp(accuracies) == 0:
         raise ValueError(f"all {len(known)} known accuracies are {accuracies[0]:g}, which orders nothing; know others.")
-
-
-def _column(name: str, values: ArrayLike, num_archs: int) -> np.ndarray:
-    column = np.asarray(values)
-    if column.shape != (num_archs,) or not np.isfinite(column).all():
-        raise ValueError(f"{name} has shape {column.shape}, expected [{num_archs}] finite numbers.")
-    return column
