@@ -7,6 +7,11 @@ not wait for matplotlib.
 import importlib
 from types import ModuleType
 
+from jaxnas.interrupted import end_in_one_line
+
+end_in_one_line()  # of a command; the imports below take seconds
+
+# ruff: noqa: E402
 from jaxnas.evaluation import Scores, make_evaluator
 from jaxnas.samplers import Sampler
 from jaxnas.space import ChainLayout, SearchSpace

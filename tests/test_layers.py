@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "space": {"checks"},
     "codes": {"checks", "space"},
     "files": {"checks"},
+    "interrupted": set(),
     "datasets": {"checks", "files"},
     "ops": {"checks"},
     "ranking": CODES,
