@@ -1,11 +1,13 @@
 """Fixtures of all tests."""
 
 import atexit
+import collections
 import dataclasses
 import functools
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -107,3 +109,13 @@ def random_params(supernet: Supernet) -> Params:
         return jax.numpy.asarray(value, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(supernet.init, jax.random.key(0)))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """With JAXNAS_FUZZ_COUNT: what became of the mutated inputs of each kind."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is not None and os.environ.get("JAXNAS_FUZZ_COUNT"):
+        for category, counts in sorted(fuzzing.COUNTS.items()):
+            terminalreporter.write_line(f"fuzz: {category}: {dict(counts)}")
+        total = sum(fuzzing.COUNTS.values(), collections.Counter())
+        terminalreporter.write_line(f"fuzz: all: {dict(total)} of {sum(total.values())}")

@@ -115,13 +115,13 @@ def decode_table(data: bytes, space: SearchSpace, *, source: str) -> Table:
     version, name, fingerprint, units, provenance = (meta[entry] for entry in _META)
     archs = arrays.pop("archs")
     if version != FORMAT:
-        raise ValueError(f"{source}: table format {version}, but this version of jaxnas reads format {FORMAT}.")
+        raise ValueError(f"{source}: table format {shown(version)}, but this version of jaxnas reads format {FORMAT}.")
     if name != space.name:
-        raise ValueError(f"{source}: a table of space {name}, expected {space.name}.")
+        raise ValueError(f"{source}: a table of space {shown(name)}, expected {space.name!r}.")
     if fingerprint != space.fingerprint:
         raise ValueError(
-            f"{source}: made for other operations of {name} (fingerprint {fingerprint}, expected {space.fingerprint});"
-            " make it again."
+            f"{source}: made for other operations of {name} (fingerprint {shown(fingerprint)}, expected"
+            f" {space.fingerprint}); make it again."
         )
     try:
         return make_table(space, archs, arrays, units=units, provenance=provenance)
