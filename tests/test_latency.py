@@ -127,8 +127,45 @@ class TestWrongTables:
     def test_figures_that_are_none(self):
         refuses(r"latencies of shapes \(2, 2, 3\) and \(3,\)", table, per_op_ms=PER_OP[:, :2])
         refuses(r"latencies of shapes \(2, 3, 3\) and \(2,\)", table, fixed_ms=FIXED[:2])
-        refuses("negative or infinite", table, per_op_ms=-PER_OP)
-        refuses("negative or infinite", table, fixed_ms=FIXED * np.inf)
+        refuses("toy: the latency of 0/identity is -3.0, negative or infinite", table, per_op_ms=-PER_OP)
+        refuses("toy: the latency of fixed is inf, negative or infinite", table, fixed_ms=FIXED * np.inf)
+        refuses("per_op_ms: shape .3,., expected", table, per_op_ms=FIXED)
+        refuses("fixed_ms: dtype <U1, expected number", table, fixed_ms=["a", "b", "c"])
+        refuses("device is '', expected the name of one", table, setting=SETTING._replace(device=""))
+        refuses("batch_size is 0, expected 1 to", table, setting=SETTING._replace(batch_size=0))
+        refuses("dtype is 'int8', expected one of float32", table, setting=SETTING._replace(dtype="int8"))
+
+    def rewritten(self, path, **changes):
+        """The table with other entries of its provenance, or without them."""
+        read = table()
+        about = {name: text for name, text in {**read.provenance, **changes}.items() if text is not None}
+        tables.write_table(path, read._replace(provenance=about))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"device": None}, "a table of toy operations that doesn't say with which device it was measured; measure"),
+            ({"batch_size": None}, "doesn't say with which batch_size it was measured"),
+            ({"batch_size": "many"}, "batch_size is 'many', expected a whole number"),
+            ({"batch_size": "-1"}, "batch_size is '-1', expected a whole number"),
+            ({"dtype": "float8"}, "dtype is 'float8', expected one of"),
+            ({"layout": None}, "measured on another network of toy, None"),
+        ],
+    )
+    def test_a_table_that_does_not_say_how_it_was_measured(self, path, changes, message):
+        self.rewritten(path, **changes)
+        refuses(f"{re.escape(str(path))}: .*{message}", latency.read_operations_table, path, SPACE)
+
+    def test_another_unit(self):
+        read = table()
+        in_seconds = read._replace(units={"latency_ms": "s"})
+        refuses("has its column 'latency_ms' in the unit s, expected ms", latency.operation_costs, SPACE, in_seconds)
+        other = read._replace(columns={"time": read.columns["latency_ms"]}, units={"time": "ms"})
+        refuses("has no column 'latency_ms'; it has time", latency.operation_costs, SPACE, other)
+
+    def test_a_calibration_that_is_none(self):
+        for calibration in (Calibration(np.nan, 1.0), Calibration(0.0, -0.28), Calibration(0.0, np.inf)):
+            refuses("(constant|scale) is", latency.operation_costs, SPACE, table(), calibration)
 
 
 def test_calibration_finds_the_line():
@@ -168,6 +205,18 @@ class TestMeasuredNetworks:
         for column, expected in (("ms", [5, 3, 9]), ("rounds", [5, 2, 8])):
             costs = latency.measured_costs(SPACE, self.table, column)
             assert costs(self.archs[[2, 0, 1]]).tolist() == expected
+
+    def test_rounds_that_are_missing(self):
+        holed = self.table._replace(columns={"ms": np.array([[1, np.nan], [np.nan, np.nan], [4, 6]])})
+        costs = latency.measured_costs(SPACE, holed, "ms")
+        assert costs(self.archs[[0, 2]]).tolist() == [1, 5]
+        refuses(r"table of toy \(2 architectures\) lacks 21", costs, self.archs)
+        nothing = holed._replace(columns={"ms": np.full((3, 1), np.nan)})
+        refuses("has no figure in its column 'ms'", latency.measured_costs, SPACE, nothing, "ms")
+
+    def test_another_unit(self):
+        in_seconds = self.table._replace(units={"ms": "s", "rounds": "ms"})
+        refuses("has its column 'ms' in the unit s, expected ms", latency.measured_costs, SPACE, in_seconds, "ms")
 
     def test_what_was_not_measured(self):
         refuses("has no column 'gpu'; it has ms, rounds", latency.measured_costs, SPACE, self.table, "gpu")

@@ -9,20 +9,22 @@ and in which setting it was measured.
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import numpy as np
 
+from jaxnas.checks import array, choice, number, shown, whole
 from jaxnas.codes import check, to_index, to_text
 from jaxnas.costs.limits import CostTable, cost_table
 from jaxnas.files import decode_arrays
-from jaxnas.ranking import kendall_tau, spearman
+from jaxnas.ranking import kendall_tau, mean_truth, spearman
 from jaxnas.space import SearchSpace
 from jaxnas.tables import Table, load_truth, make_table, read_table
 from jaxnas.tables.published import read_as_published
 
 LATENCY_MS = "latency_ms"
+DTYPES = ("float32", "bfloat16", "float16")
 NASBENCH201_FILE = "nasbench201_latency.npz"
 NASBENCH201_SHA256 = "ef9c7e87eadc7b7964619fc97f7a7bf444f6a611f460360934493ec0ac46d97f"
 
@@ -66,11 +68,13 @@ def operations_table(
       provenance: versions and what else made the figures, in words.
 
     Raises:
-      ValueError: another shape, or a latency below 0 or infinite.
+      ValueError: another shape, a latency below 0 or infinite, or a setting that is none.
     """
-    per_op, fixed = np.asarray(per_op_ms, np.float64), np.asarray(fixed_ms, np.float64)
+    per_op = array("per_op_ms", per_op_ms, (None, None, None), finite=False).astype(np.float64)
+    fixed = array("fixed_ms", fixed_ms, (None,), finite=False).astype(np.float64)
+    _check_setting(*setting)
     shape = (space.num_choices, max(space.num_ops))
-    if per_op.ndim != 3 or per_op.shape[:2] != shape or fixed.shape != per_op.shape[2:] or not fixed.size:
+    if per_op.shape[:2] != shape or fixed.shape != per_op.shape[2:] or not fixed.size:
         raise ValueError(
             f"{space.name}: latencies of shapes {per_op.shape} and {fixed.shape},"
             f" expected {(*shape, 'rounds')} and ('rounds',)."
@@ -78,8 +82,12 @@ def operations_table(
     rows = _rows(space)
     figures = np.concatenate([fixed[None], *(per_op[choice, :num] for choice, num in enumerate(space.num_ops))])
     measured = ~np.isnan(figures).all(axis=1)
-    if (figures < 0).any() or np.isinf(figures).any():
-        raise ValueError(f"{space.name}: a latency is negative or infinite, expected milliseconds.")
+    if (wrong := (figures < 0) | np.isinf(figures)).any():
+        row, place = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{space.name}: the latency of {rows.op_names[0][row]} is {figures[row, place]}, negative or infinite,"
+            " expected milliseconds."
+        )
     about = {"layout": repr(space.layout), **{name: str(value) for name, value in setting._asdict().items()}}
     return make_table(
         rows,
@@ -102,6 +110,10 @@ def read_operations_table(path: str | os.PathLike[str], space: SearchSpace, **wa
     """
     table = read_table(path, _rows(space))
     remedy = "measure again, or give the table that fits"
+    try:
+        setting_of(table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {remedy}.") from None
     if table.provenance.get("layout") != repr(space.layout):
         raise ValueError(
             f"{path}: measured on another network of {space.name}, {table.provenance.get('layout')},"
@@ -117,23 +129,27 @@ def read_operations_table(path: str | os.PathLike[str], space: SearchSpace, **wa
 
 
 def setting_of(table: Table) -> Setting:
-    """The setting in which the table of operations was measured."""
-    about = table.provenance
-    return Setting(about["device"], int(about["batch_size"]), about["dtype"])
+    """The setting in which the table of operations was measured; a ValueError where it doesn't say so."""
+    if missing := [name for name in Setting._fields if name not in table.provenance]:
+        raise ValueError(f"a table of {table.space} that doesn't say with which {missing[0]} it was measured")
+    device, batch_size, dtype = (table.provenance[name] for name in Setting._fields)
+    return _check_setting(device, int(batch_size) if batch_size.isdecimal() else batch_size, dtype)
 
 
 def operation_costs(space: SearchSpace, table: Table, calibration: Calibration | None = None) -> CostTable:
     """The medians over rounds as an additive cost in ms, for `limits.table_costs` and `limits.make_limit`.
 
     Raises:
-      ValueError: the table misses an operation, which is named, or is of other operations.
+      ValueError: the table misses an operation, which is named, or is of other operations or in another unit.
     """
     rows = _rows(space)
     if table.fingerprint != rows.fingerprint:
         raise ValueError(f"a table of {table.space}, expected {rows.name}, or the same with other operations.")
     (names,) = rows.op_names
     medians = np.full(len(names), np.nan)
-    medians[table.archs[:, 0]] = np.nanmedian(table.columns[LATENCY_MS], axis=1)
+    rounds = _milliseconds(table, LATENCY_MS)
+    measured = ~np.isnan(rounds).all(axis=1)
+    medians[table.archs[measured, 0]] = np.nanmedian(rounds[measured], axis=1)
     if np.isnan(medians).any():
         missing = [names[row] for row in np.flatnonzero(np.isnan(medians))]
         raise ValueError(
@@ -141,6 +157,8 @@ def operation_costs(space: SearchSpace, table: Table, calibration: Calibration |
             " measure it again."
         )
     constant, scale = calibration or Calibration(0.0, 1.0)
+    number("constant", constant)
+    number("scale", scale, above=0)
     per_op = np.zeros((space.num_choices, max(space.num_ops)))
     per_op[np.arange(per_op.shape[1]) < np.array(space.num_ops)[:, None]] = medians[1:]
     return cost_table(space, scale * per_op, scale * float(medians[0]) + constant)
@@ -162,7 +180,8 @@ def calibrate(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> Calibrat
     scale, constant = np.polyfit(predicted, measured, 1)
     if scale <= 0:
         raise ValueError(
-            f"calibrate: measured latency falls with the predicted one (scale {scale:.3g}); measure again."
+            f"calibrate: measured latency falls with the predicted one (scale {scale:.3g}); measure again, on a machine"
+            " that does nothing else."
         )
     return Calibration(float(constant), float(scale))
 
@@ -202,15 +221,17 @@ def read_nasbench201_latency(folder: str | os.PathLike[str], space: SearchSpace)
 
 
 def measured_costs(space: SearchSpace, table: Table, column: str) -> Callable[[np.ndarray], np.ndarray]:
-    """archs -> costs from a column of whole networks, for `limits.make_limit`; seeds or rounds are averaged.
+    """archs -> ms from a column of whole networks, for `limits.make_limit`: the mean over the rounds that there are.
 
     Raises:
-      ValueError: there is no such column. The function raises one for an architecture that the table lacks.
+      ValueError: there is no such column, or it is in another unit than ms. The function raises one for an architecture
+        that the table lacks, or has no round of.
     """
-    if column not in table.columns:
-        raise ValueError(f"the table of {table.space} has no column {column!r}; it has {', '.join(table.columns)}.")
-    figures = table.columns[column].reshape(len(table.archs), -1).mean(axis=1)
-    indices = to_index(space, table.archs)
+    figures = mean_truth(_milliseconds(table, column))
+    archs, figures = table.archs[~np.isnan(figures)], figures[~np.isnan(figures)]
+    if not len(archs):
+        raise ValueError(f"the table of {table.space} has no figure in its column {column!r}.")
+    indices = to_index(space, archs)
     order = np.argsort(indices)
     indices, figures = indices[order], figures[order]
 
@@ -231,9 +252,26 @@ def _rows(space: SearchSpace) -> SearchSpace:
     return SearchSpace(f"{space.name} operations", (("fixed", *names),), space.layout)
 
 
+def _milliseconds(table: Table, column: str) -> np.ndarray:
+    """A column in ms, float64 [num_rows, num_rounds]."""
+    if column not in table.columns:
+        raise ValueError(f"the table of {table.space} has no column {column!r}; it has {', '.join(table.columns)}.")
+    if (unit := table.units.get(column)) != "ms":
+        raise ValueError(f"the table of {table.space} has its column {column!r} in the unit {unit}, expected ms.")
+    rounds: np.ndarray = table.columns[column].reshape(len(table.archs), -1).astype(np.float64)
+    return rounds
+
+
+def _check_setting(device: Any, batch_size: Any, dtype: Any) -> Setting:
+    if not isinstance(device, str) or not device:
+        raise ValueError(f"device is {shown(device)}, expected the name of one.")
+    return Setting(device, whole("batch_size", batch_size, 1), choice("dtype", dtype, DTYPES))
+
+
 def _pair(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> tuple[np.ndarray, np.ndarray]:
-    predicted, measured = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
-    if predicted.shape != measured.shape or predicted.ndim != 1 or len(predicted) < 3:
+    predicted = array("predicted", predicted, (None,), finite=False).astype(np.float64)
+    measured = array("measured", measured, (None,), finite=False).astype(np.float64)
+    if predicted.shape != measured.shape or len(predicted) < 3:
         raise ValueError(
             f"latencies of shapes {predicted.shape} and {measured.shape}, expected two of one [num_archs], at least 3."
         )
