@@ -11,10 +11,12 @@ figures are of `num_archs` others:
 - `spearman`, `kendall_tau`, `median_relative_error` of the prediction against the medians over rounds;
 - the same `between_rounds`, of the even rounds' medians against the odd ones': what noise leaves to be predicted;
 - the same of `macs` in place of the table, with a constant and a scale of its own;
-- `op_spread` and `network_spread`: the interquartile range over the median, in the middle.
+- `op_spread` and `network_spread`: the interquartile range over the median, in the middle;
+- `num_scattered` of `num_programs`: those whose rounds differ by more than a tenth, even when timed again.
 
-Times of a machine that does other work say little; see whether `between_rounds` is good enough. A killed run compiles
-little again, but measures from the start: half of a measurement under other circumstances would be none.
+Times of a machine that does other work say little; see whether `between_rounds` is good enough. Where they contradict
+the prediction altogether, the run ends, and the same command measures again what scattered and keeps the rest. A killed
+run compiles little again, but measures from the start: half of a measurement under other circumstances would be none.
 """
 
 import dataclasses
@@ -29,13 +31,16 @@ from tqdm import tqdm
 from jaxnas import codes, costs, plotting, ranking, runs, tables
 from jaxnas.checks import Cells, Count, Pair, Pixels, Seed, Whole, Width
 from jaxnas.costs import latency, table_costs
-from jaxnas.costs.measuring import Measured, measure, num_programs, spread
+from jaxnas.costs.measuring import MOST_SPREAD, Measured, measure, num_programs, scattered, spread
+from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.runs.workdir import versions
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import SpaceName, get_space
 
 from .shared.problem import arch_rows
+
+KIND = "measured times"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +81,14 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     sizes = {"cells_per_stage": config.cells_per_stage} if is_cells else {}
     space = published.resized(width=config.width, image_size=config.image_size, **sizes)
     archs = draw_archs(config, space)
-    measured = measured_or_read(config, space, archs, workdir)
+    measured = measure_all(config, space, archs, workdir, identity)
     predicted = table_costs(latency.operation_costs(space, measured.table), archs)
     whole = np.median(measured.networks_ms, axis=1)
     fitted, judged = slice(config.num_calibration), slice(config.num_calibration, None)
     try:
         calibration = latency.calibrate(predicted[fitted], whole[fitted])
     except ValueError as error:
-        raise ValueError(f"{error} Delete {workdir}, and see that nothing else runs on the machine.") from None
+        raise ValueError(f"{str(error).split(';')[0]}; {forget(workdir, identity, measured.times_ms)}") from None
     macs = costs.arch_costs(space, archs).macs
     slope, offset = np.polyfit(macs[fitted], whole[fitted], 1)  # not `calibrate`: MACs may well predict nothing
     calibrated = calibration.constant + calibration.scale * predicted
@@ -123,6 +128,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "slowest_network_ms": float(whole[judged].max()),
         "op_spread": spread(measured.table.columns[latency.LATENCY_MS]),
         "network_spread": spread(measured.networks_ms),
+        "num_programs": len(measured.times_ms),
+        "num_scattered": len(scattered(measured.times_ms)),
         "table": "latency.npz",
     }
 
@@ -135,39 +142,58 @@ def draw_archs(config: Config, space: SearchSpace) -> np.ndarray:
     return codes.from_index(space, np.random.default_rng(config.seed).choice(space.size, wanted, replace=False))
 
 
-def measured_or_read(config: Config, space: SearchSpace, archs: np.ndarray, workdir: Path) -> Measured:
-    """What an earlier run measured, if it came to writing both files, or a measurement."""
-    ops_path, networks_path = workdir / "latency.npz", workdir / "networks.npz"
-    if not (ops_path.exists() and networks_path.exists()):
-        compiling = tqdm(
-            total=num_programs(space, len(archs)), unit="program", desc="compile", disable=not config.progress
+def measure_all(config: Config, space: SearchSpace, archs: np.ndarray, workdir: Path, identity: str) -> Measured:
+    """All times, those that an earlier run kept in times.json among them; writes them, latency.npz and networks.npz."""
+    path, known = workdir / "times.json", None
+    if path.exists():
+        known = np.array(sealed.read_json(path, KIND, origin(identity)), np.float64)  # None becomes NaN
+    missing = num_programs(space, len(archs)) if known is None else int(np.isnan(known).any(axis=1).sum())
+    compiling = tqdm(total=missing, unit="program", desc="compile", disable=not (config.progress and missing))
+    timing = tqdm(total=config.num_rounds, unit="round", desc="measure", disable=not (config.progress and missing))
+    with compiling, timing:
+        measured = measure(
+            space,
+            archs,
+            batch_size=config.batch_size,
+            dtype=config.dtype,
+            num_rounds=config.num_rounds,
+            num_runs=config.num_runs,
+            known_ms=known,
+            provenance={
+                "source": f"python -m {__package__}.measure_latency",
+                "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+            },
+            on_program=compiling.update,
+            on_round=timing.update,
         )
-        timing = tqdm(total=config.num_rounds, unit="round", desc="measure", disable=not config.progress)
-        with compiling, timing:
-            measured = measure(
-                space,
-                archs,
-                batch_size=config.batch_size,
-                dtype=config.dtype,
-                num_rounds=config.num_rounds,
-                num_runs=config.num_runs,
-                provenance={
-                    "source": f"python -m {__package__}.measure_latency",
-                    "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-                },
-                on_program=compiling.update,
-                on_round=timing.update,
-            )
-        tables.write_table(ops_path, measured.table)
-        networks = {latency.LATENCY_MS: measured.networks_ms}
-        about = dict(measured.table.provenance)
-        units = {latency.LATENCY_MS: "ms"}
-        tables.write_table(networks_path, tables.make_table(space, archs, networks, units=units, provenance=about))
-    table = latency.read_operations_table(
-        ops_path, space, device=jax.devices()[0].device_kind, batch_size=config.batch_size, dtype=config.dtype
+    sealed.write_json(path, KIND, measured.times_ms.tolist(), origin(identity))
+    tables.write_table(workdir / "latency.npz", measured.table)
+    networks, units = {latency.LATENCY_MS: measured.networks_ms}, {latency.LATENCY_MS: "ms"}
+    table = tables.make_table(space, archs, networks, units=units, provenance=measured.table.provenance)
+    tables.write_table(workdir / "networks.npz", table)
+    return measured
+
+
+def origin(identity: str) -> dict[str, str]:
+    """What kept times belong to: they are of no use on another device."""
+    return {"run": identity, "device": jax.devices()[0].device_kind}
+
+
+def forget(workdir: Path, identity: str, times_ms: np.ndarray) -> str:
+    """Drop what scatters from the kept times, and say what can be done."""
+    rows = scattered(times_ms)
+    if not rows.size:
+        return (
+            "no program scatters, so these networks differ too little: choose another --workdir and a larger"
+            " --batch-size or --num-calibration."
+        )
+    none = [None] * times_ms.shape[1]
+    kept = [none if row in rows else times for row, times in enumerate(times_ms.tolist())]
+    sealed.write_json(workdir / "times.json", KIND, kept, origin(identity))
+    return (
+        f"{len(rows)} of {len(times_ms)} programs scatter by more than {MOST_SPREAD:.0%}, as on a machine that does"
+        " other work; once it is idle, the same command measures those again and keeps the rest."
     )
-    networks_ms = tables.lookup(tables.read_table(networks_path, space), archs, latency.LATENCY_MS)
-    return Measured(table, networks_ms)
 
 
 if __name__ == "__main__":

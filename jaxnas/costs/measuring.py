@@ -70,7 +70,7 @@ def measure(
       batch_size: images.
       dtype: of activations, as `Policy.compute`.
       num_rounds, num_runs: rounds, and runs of each program in a round.
-      known_ms: `times_ms` of an earlier call with the same arguments: only what scatters there is timed again.
+      known_ms: `times_ms` of an earlier call with the same arguments, kept as they are; rows that are NaN are timed.
       provenance: versions and what else is to be said in the table.
       on_program, on_round: called when one of `num_programs` is compiled, or a round is over.
 
@@ -143,10 +143,12 @@ def time_programs(
 ) -> np.ndarray:
     """Compile all, then time them in rounds as the module's docstring says: ms, float64 [num_programs, num_rounds].
 
-    With `known_ms` of that shape, only those that scatter there are compiled and timed.
+    Rows of `known_ms`, of that shape, are kept; only those with a NaN are compiled and timed.
     """
-    shape = (len(programs), num_rounds)
-    known = None if known_ms is None else array("known_ms", known_ms, shape, "floating", least=0).astype(np.float64)
+    times = np.full((len(programs), num_rounds), np.nan)
+    if known_ms is not None:
+        times = array("known_ms", known_ms, times.shape, "floating", finite=False).astype(np.float64)
+    wanted = np.flatnonzero(np.isnan(times).any(axis=1))
 
     def compiled(program: TimedProgram) -> Callable[..., Any]:
         executable = jax.jit(program.function).lower(*program.args).compile()
@@ -154,15 +156,13 @@ def time_programs(
         on_program()
         return executable
 
-    wanted = np.arange(len(programs)) if known is None else scattered(known)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        executables = dict(
-            zip(wanted.tolist(), pool.map(compiled, [programs[row] for row in wanted.tolist()]), strict=True)
-        )
+        made = pool.map(compiled, [programs[row] for row in wanted.tolist()])
+        executables = dict(zip(wanted.tolist(), made, strict=True))
 
     def rounds(rows: np.ndarray) -> np.ndarray:
         """ms, [num_rows, num_rounds]."""
-        times = np.empty((len(rows), num_rounds))
+        found = np.empty((len(rows), num_rounds))
         for number in range(num_rounds):
             for place in np.random.default_rng(number).permutation(len(rows)):
                 executable, args = executables[int(rows[place])], programs[int(rows[place])].args
@@ -172,13 +172,14 @@ def time_programs(
                     start = clock()
                     jax.block_until_ready(executable(*args))
                     runs.append(clock() - start)
-                times[place, number] = 1000 * min(runs)
+                found[place, number] = 1000 * min(runs)
             on_round()
-        return times
+        return found
 
-    times = rounds(wanted) if known is None else known
+    if wanted.size:
+        times[wanted] = rounds(wanted)
     for _ in range(TIMES_AGAIN):
-        if (rows := scattered(times)).size:
+        if (rows := wanted[scattered(times[wanted])]).size:
             both = np.concatenate([times[rows], rounds(rows)], axis=1)
             fastest = np.sort(np.argsort(both, axis=1, kind="stable")[:, :num_rounds], axis=1)  # as they came
             times[rows] = np.take_along_axis(both, fastest, axis=1)
