@@ -6,7 +6,6 @@ identity of a run. JSON files are sealed as a whole; tables have checksum, space
 origin in their provenance.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import chex
 import numpy as np
 
 from jaxnas import tables
-from jaxnas.files import replace_file
+from jaxnas.files import checksum, decode_json, open_arrays, read_file, replace_file
 from jaxnas.space import SearchSpace
 
 Origin = Mapping[str, object]  # texts and whole numbers
@@ -39,9 +38,9 @@ def read_json(path: Path, kind: str, origin: Origin, *, remedy: str = REMEDY) ->
       ValueError: damaged, edited, another kind or of another origin; says `remedy`.
     """
     try:
-        sealed = json.loads(path.read_bytes())
+        sealed = decode_json(read_file(path))
         whole = sealed.pop("checksum") == checksum(sealed) and isinstance(sealed["file"], dict)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise ValueError(f"{path}: damaged, edited or no {kind} of a run; {remedy}.")
@@ -77,7 +76,7 @@ def read_table(
 def about(table: tables.Table) -> Origin:
     """Kind and origin of a table, empty of one that was not sealed."""
     try:
-        found = json.loads(table.provenance.get(_ENTRY, "{}"))
+        found = decode_json(table.provenance.get(_ENTRY, "{}"))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -87,10 +86,10 @@ def run_of(path: Path) -> str | None:
     """The identity of the run that a file of JSON or a table says it belongs to; None of one that says nothing."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                found = json.loads(json.loads(str(file["meta"]))["provenance"][_ENTRY])
+            meta, _ = open_arrays(read_file(path))
+            found = decode_json(meta["provenance"][_ENTRY])
         else:
-            found = json.loads(path.read_bytes())
+            found = decode_json(read_file(path))
             found = found.get("file", found)
         return str(found["run"])
     except Exception:  # whatever it is, it says nothing
@@ -104,8 +103,3 @@ def check_origin(path: Path, found: Origin, kind: str, origin: Origin, *, remedy
         if found.get(name) != expected.get(name):
             there, here = (entries.get(name, "nothing") for entries in (found, expected))
             raise ValueError(f"{path}: says that its {name} is {there}, expected {here}; {remedy}.")
-
-
-def checksum(content: Any) -> str:
-    """SHA-256 of what JSON can hold, in hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

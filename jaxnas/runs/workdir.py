@@ -20,7 +20,7 @@ from typing import Any
 import filelock
 import jax
 
-from jaxnas.files import replace_file
+from jaxnas.files import checksum, replace_file
 from jaxnas.runs import sealed
 from jaxnas.runs.config import fields, flat
 
@@ -65,7 +65,7 @@ def identity(name: str, config: Any) -> str:
     """What tells a run from every other one, in 16 hexadecimal digits: SHA-256 of the experiment's name and of all
     fields that are compared."""
     compared = {field.name: _plain(value) for field, value in fields(config) if field.compare}
-    return sealed.checksum({"name": name, "config": compared})[:16]
+    return checksum({"name": name, "config": compared})[:16]
 
 
 def claim(workdir: Path, name: str, preset: str, config: Any) -> str:
@@ -130,7 +130,7 @@ def write_result(
         "config": _plain(flat(config)),
         "run": identity(name, config),
     }
-    _write_json(workdir / "result.json", result | {"checksum": sealed.checksum(result)})
+    _write_json(workdir / "result.json", result | {"checksum": checksum(result)})
 
 
 def versions() -> dict[str, str | None]:
@@ -143,7 +143,7 @@ def show(workdir: Path, run: str) -> None:
     path = workdir / "result.json"
     try:
         result = json.loads(path.read_text())
-        whole = result.pop("checksum") == sealed.checksum(result)
+        whole = result.pop("checksum") == checksum(result)
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole or result.get("run") != run:
