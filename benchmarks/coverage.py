@@ -1,6 +1,6 @@
 """How often the intervals of `jaxnas.ranking` hold the figure that they are of: simulations with a known one.
 
-    python -m benchmarks.coverage                                   # a table; about half an hour on one core
+    python -m benchmarks.coverage                                   # a table; about ten minutes on one core
     python -m benchmarks.coverage --quick                           # fewer simulations
     python -m benchmarks.coverage --json --out results/coverage.json    # what the docstrings state
 
@@ -8,7 +8,7 @@ Architectures have a normal quality, which is the truth; a seed of the super-net
 so that its Kendall's tau in the population is 2 / pi asin(correlation) and can be chosen. Errors are `alike` (the same
 ones in every seed: seeds don't interact with architectures), `mixed` (half of their variance is a seed's own) or `own`
 (all of it). Seeds rank equally well or, `differing`, with a standard deviation of 0.08 in tau; then that of a pair's
-two sides correlates by 0.7. The simulations of a record take turns between 50, 100 and 300 architectures and a tau of
+two sides correlates by 0.7. The simulations of a record take turns between 50, 100 and 200 architectures and a tau of
 0.3, 0.5 and 0.7; the difference of a pair is 0.1. The interval of one seed is to hold the tau of that seed.
 
 `ratio` is the length of an interval over that of 1.96 true standard deviations to both sides, on average. Student's
@@ -29,7 +29,7 @@ from benchmarks import command
 from jaxnas import ranking
 from jaxnas.checks import whole
 
-NUM_ARCHS = (50, 100, 300)
+NUM_ARCHS = (50, 100, 200)
 TAUS = (0.3, 0.5, 0.7)
 NUM_PROBLEMS = len(NUM_ARCHS) * len(TAUS)  # over which simulations take turns
 OWN_SHARES = {"alike": 0.0, "mixed": 0.5, "own": 1.0}  # of a seed's own errors, in the variance of all

@@ -42,8 +42,8 @@ def test_over_architectures_tau_has_the_jackknifes_variance():
     assert ranking.estimate(ranking.kendall_tau, SCORES[0], truth) == student(full, variance, 29)
 
 
-@pytest.mark.parametrize("num_archs, num_calls", [(200, 200), (201, 101), (1000, 200), (1001, 167)])
-def test_many_architectures_are_left_out_in_groups(num_archs, num_calls):
+@pytest.mark.parametrize("num_archs", [300, 301, 1000])
+def test_many_architectures_are_left_out_in_groups(num_archs):
     seen = []
 
     def statistic(scores, twice, both):
@@ -56,10 +56,10 @@ def test_many_architectures_are_left_out_in_groups(num_archs, num_calls):
     _, low, high = ranking.estimate(statistic, x, 2 * x, np.stack([x, -x], axis=1))
     everything, *kept = seen
     left_out = [everything - rows for rows in kept]
-    assert len(kept) == num_calls and set().union(*left_out) == everything
+    assert len(kept) == 300 and set().union(*left_out) == everything
     assert sum(map(len, left_out)) == num_archs  # each once
-    assert {len(group) for group in left_out} <= {-(-num_archs // 200), -(-num_archs // 200) - 1}
-    # An ascending row is the worst case for groups of neighbours, whose interval would be 2.2 times as long for 1,000.
+    assert max(map(len, left_out)) - min(map(len, left_out)) <= 1
+    # An ascending row is the worst case for groups of neighbours, whose interval would be 1.8 times as long for 1,000.
     assert high - low == pytest.approx(2 * 1.97 * scipy.stats.sem(x), rel=0.15)
     assert ranking.estimate(statistic, x, 2 * x, np.stack([x, -x], axis=1))[1:] == (low, high)
 
@@ -137,12 +137,12 @@ def test_a_mean_has_students_interval():
 
 
 def test_simulated_ranks_have_the_tau_that_they_are_said_to_have():
-    quality = np.sort(RNG.normal(size=300))
+    quality = np.sort(RNG.normal(size=200))
     taus = np.array([0.3, 0.5, 0.7])
-    ranks = [coverage.score(quality, RNG.normal(size=(3, 300)), taus) for _ in range(30)]
+    ranks = [coverage.score(quality, RNG.normal(size=(3, 200)), taus) for _ in range(30)]
     found = np.array([[ranking.kendall_tau(row, quality) for row in rows] for rows in ranks])
     np.testing.assert_allclose([coverage.kendall_tau(row, quality) for row in ranks[0]], found[0], atol=1e-12)
-    np.testing.assert_allclose(found.mean(axis=0), taus, atol=4 * 0.04 / math.sqrt(30))
+    np.testing.assert_allclose(found.mean(axis=0), taus, atol=4 * 0.05 / math.sqrt(30))
 
 
 @pytest.mark.parametrize("function", ["estimate", "estimate_difference"])
