@@ -35,6 +35,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     Pillow's Hamming filter over the area of each new pixel: as sharp as a cubic one, without aliasing or ringing, and
     in integers, hence the same on every machine. Raises a ValueError for any other image.
     """
+    image = np.asarray(image)
     if image.ndim != 3 or image.dtype != np.uint8 or image.shape[0] != image.shape[1] or image.shape[2] not in (1, 3):
         raise ValueError(f"an image is {image.dtype} {image.shape}; expected uint8, square, with 1 or 3 channels.")
     height, _, channels = image.shape
@@ -47,6 +48,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation over pixels of uint8 images [..., channels], in [0, 1]: two float32 [channels]."""
+    images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim < 2 or not images.size:
         raise ValueError(f"images are {images.dtype} {images.shape}; expected uint8 [..., channels], at least one.")
     counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)])
