@@ -351,13 +351,26 @@ class TestTfds:
         file.write_bytes(whole[:700])
         refuses("tiny: cannot read .*prepare it with", "tiny", num_valid=9, data_dir=tmp_path)
         file.write_bytes(whole[: len(whole) // 2])
-        refuses(r"cannot read test in .*cut short: record 0 of 12 is missing", "tiny", num_valid=9, data_dir=tmp_path)
+        refuses(
+            "has 0 records, the set declares 12: cut short",
+            "tiny",
+            num_valid=9,
+            data_dir=tmp_path,
+        )
         file.unlink()
         refuses("tiny: cannot read .*prepare it with", "tiny", num_valid=9, data_dir=tmp_path)
 
-    def test_tfrecord_files_need_preparing_again(self, tmp_path):
+    def test_a_shard_of_another_part(self, tmp_path):
+        """Of thirty training images twelve would be read as test images."""
+        write_tfds(tmp_path)
+        (test,), (train,) = ((tmp_path / "tfds").rglob(f"*-{part}.array_record-*") for part in ("test", "train"))
+        test.write_bytes(train.read_bytes())
+        refuses("tiny-test.* has 30 records, the set declares 12", "tiny", num_valid=9, data_dir=tmp_path)
+
+    def test_tfrecord_files_need_preparing_again(self, tmp_path, capfd):
         write_tfds(tmp_path, fileFormat="tfrecord")
         refuses("NotImplementedError.*--file_format=array_record", "tiny", num_valid=9, data_dir=tmp_path)
+        assert capfd.readouterr() == ("", "")
 
     def test_a_set_that_is_not_there_says_how_to_get_it(self, tmp_path, monkeypatch, caplog):
         command = f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}/tfds"

@@ -1,9 +1,10 @@
 """Where images come from: scikit-learn's digits, or a set of TensorFlow Datasets (TFDS) that was prepared before."""
 
 import contextlib
+import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ def digits() -> Source:
 def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
     folder = tfds_folder(data_dir)
     remedy = f"prepare it with: {how_to_prepare(name, folder)}"
-    with _quiet_absl():
+    with _quiet():
         import tensorflow_datasets as tfds  # slow to import, and only needed here
 
         try:
@@ -69,7 +70,8 @@ def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
         for split in ("train", test):
             try:
                 source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
-                records[split] = _read(source, splits[split].num_examples, image, label)
+                _check_shards(splits[split].filepaths, splits[split].shard_lengths)
+                records[split] = _read(source, image, label)
             except Exception as error:  # TFRecord files: NotImplementedError; damage: RuntimeError and others
                 raise ValueError(
                     f"{name}: cannot read {split} in {builder.data_dir} ({one_line(error)}); {remedy}"
@@ -100,10 +102,22 @@ def _keys(features: Any, keys: Any, kinds: Any) -> tuple[str, str]:
     return image, label
 
 
-def _read(source: Any, expected: int, image: str, label: str) -> list[tuple[bytes, int]]:
+def _check_shards(paths: Sequence[Any], declared: Sequence[int]) -> None:
+    """A file of another split, or of another version of the set, has another number of records than the set declares;
+    the data source reads as many as are declared, without a word."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for path, number in zip(paths, declared, strict=True):
+        found = ArrayRecordReader(str(path)).num_records()  # 0 of one that is cut; closing that one raises
+        if found != number:
+            raise ValueError(
+                f"{Path(path).name} has {found} records, the set declares {number}: cut short, damaged or another file"
+            )
+
+
+def _read(source: Any, image: str, label: str) -> list[tuple[bytes, int]]:
     """Encoded image and label of all records of a TFDS data source, read in batches: twice as fast as one by one."""
-    if len(source) != expected:
-        raise ValueError(f"{len(source)} records of {expected}")
+    expected = len(source)
     records: list[tuple[bytes, int]] = []
     for start in range(0, expected, _READ_BATCH):
         for record in source.__getitems__(range(start, min(start + _READ_BATCH, expected))):
@@ -129,12 +143,13 @@ def how_to_prepare(name: str, folder: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_absl() -> Iterator[None]:
-    """Keep back the warnings that TFDS logs on the way to a plain answer."""
+def _quiet() -> Iterator[None]:
+    """Keep back what TFDS logs, and prints about TensorFlow, on the way to a plain answer."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
