@@ -119,7 +119,7 @@ def find_judge(config: Config, task: Task) -> Judge | None:
     """The table's judge; None where there is no table and none is needed."""
     try:
         truth = tables.load_truth(task.published, config.problem.dataset, data_dir=config.problem.data_dir)
-    except ValueError:
+    except tables.MissingTable:
         if config.retrain == "table":
             raise
         return None

@@ -400,6 +400,17 @@ class TestLoadTruth:
         refuses(f"{tmp_path}.*D-X-Y/NAS-Bench-201", tables.load_truth, NB201, "cifar10", data_dir=tmp_path)
         refuses("put there nasbench201_mnist.npz", tables.load_truth, NB201, "mnist", data_dir=tmp_path)
 
+    def test_a_missing_table_is_told_from_a_damaged_one(self, tmp_path, monkeypatch):
+        """Who can do without one, as PC-NAS that retrains, must not take a damaged one for none."""
+        monkeypatch.delenv("JAXNAS_DATA", raising=False)
+        for folder in (None, tmp_path):
+            with pytest.raises(tables.MissingTable):
+                tables.load_truth(SPACE, "mnist", data_dir=folder)
+        (tmp_path / "toy_mnist.npz").write_bytes(b"")
+        with pytest.raises(ValueError, match="damaged") as error:
+            tables.load_truth(SPACE, "mnist", data_dir=tmp_path)
+        assert not isinstance(error.value, tables.MissingTable)
+
     def test_the_embedded_table(self, tmp_path, monkeypatch):
         digits = SPACES["digits_chain"]
         monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)

@@ -4,10 +4,11 @@ from jaxnas.tables.format import Table, lookup, make_table, read_table, write_ta
 from jaxnas.tables.judging import Judge, make_judge
 from jaxnas.tables.nasbench101 import convert_nasbench101
 from jaxnas.tables.nats_bench import convert_nats_bench
-from jaxnas.tables.published import load_truth, read_nasbench201, read_nasbench_macro
+from jaxnas.tables.published import MissingTable, load_truth, read_nasbench201, read_nasbench_macro
 
 __all__ = [
     "Judge",
+    "MissingTable",
     "Table",
     "convert_nasbench101",
     "convert_nats_bench",

@@ -72,29 +72,33 @@ def _checked(program: bytes) -> bytes:
     state: a place in the memo, which grows by one at a time, or the length of a text."""
     place = number = 0
     while place < len(program):
-        name, kind = _KNOWN.get(program[place], ("", 0))
-        if not name:
-            raise pickle.UnpicklingError(f"it has the instruction {program[place]:#04x}, which makes no plain data")
-        place, number = place + 1, number + 1
-        if name == "STOP":
-            return program
-        if name == "GLOBAL":  # two lines
+        code = program[place]
+        number += 1
+        if (size := _SIZES.get(code)) is not None:  # nearly all
+            place += size
+        elif code in _SIZES_OF_LENGTH:
+            place += 1 + (width := _SIZES_OF_LENGTH[code])
+            place += int.from_bytes(program[place - width : place], "little")
+        elif code == pickle.LONG_BINPUT[0]:
+            if (index := int.from_bytes(program[place + 1 : place + 5], "little")) > number:
+                raise pickle.UnpicklingError(f"it keeps a value at place {index:,} of {number:,}")
+            place += 5
+        elif code == pickle.GLOBAL[0]:  # two lines
             place = program.index(b"\n", program.index(b"\n", place) + 1) + 1
-            continue
-        width = kind if kind >= 0 else _WIDTH_OF_LENGTH[kind]
-        argument = int.from_bytes(program[place : place + width], "little")
-        if name == "LONG_BINPUT" and argument > number:
-            raise pickle.UnpicklingError(f"it keeps a value at place {argument:,} of {number:,}")
-        place += width if kind >= 0 else width + argument
+        elif code == pickle.STOP[0]:
+            return program
+        else:
+            raise pickle.UnpicklingError(f"it has the instruction {code:#04x}, which makes no plain data")
     raise EOFError("it ends within an instruction")
 
 
-_WIDTH_OF_LENGTH = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4U: 4}
-_KNOWN = {
-    ord(opcode.code): (opcode.name, opcode.arg.n if opcode.arg else 0)
-    for opcode in pickletools.opcodes
-    if opcode.name in _INSTRUCTIONS
+_ARGUMENTS = {
+    ord(code.code): code.arg.n if code.arg else 0 for code in pickletools.opcodes if code.name in _INSTRUCTIONS
 }
+_SPECIAL = {pickle.LONG_BINPUT[0], pickle.GLOBAL[0], pickle.STOP[0]}
+_SIZES = {code: 1 + size for code, size in _ARGUMENTS.items() if size >= 0 and code not in _SPECIAL}  # with the code
+_WIDTHS = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4U: 4}
+_SIZES_OF_LENGTH = {code: _WIDTHS[kind] for code, kind in _ARGUMENTS.items() if kind in _WIDTHS}
 
 
 class _Dtype:

@@ -27,6 +27,10 @@ class Published(NamedTuple):
     note: str | None = None  # what is not known about its figures, or was decided here
 
 
+class MissingTable(ValueError):
+    """There is no table, as opposed to one that is damaged or of another space."""
+
+
 def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike[str] | None = None) -> Table:
     """The stand-alone figures of the architectures of `space` on `dataset`.
 
@@ -39,7 +43,8 @@ def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike[
       data_dir: the folder of the files; else the environment variable JAXNAS_DATA.
 
     Raises:
-      ValueError: there is no such table, or it is damaged or of another space.
+      MissingTable: a ValueError; there is no such table.
+      ValueError: it is damaged or of another space.
       OSError: the file cannot be read.
     """
     if (space.name, dataset) == ("digits_chain", "digits"):
@@ -98,7 +103,7 @@ def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLik
     made = f"{own_name}, which the experiment build_table writes, given the same --space and --dataset"
     wanted = f"{published.file_name}, {published.source}" if published else made
     if not folder:
-        raise ValueError(
+        raise MissingTable(
             f"{space.name} on {dataset}: the table ({wanted}) is not part of the package; name its folder with data_dir"
             " or the variable JAXNAS_DATA."
         )
@@ -107,7 +112,7 @@ def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLik
         return _read_published(folder / published.file_name, published, space)
     if (folder / own_name).is_file():
         return read_table(folder / own_name, space)
-    raise ValueError(
+    raise MissingTable(
         f"{space.name} on {dataset}: no table of stand-alone accuracies in {folder.absolute()}; put there {wanted}."
     )
 
