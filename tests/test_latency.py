@@ -84,7 +84,7 @@ class TestWrongTables:
     def test_another_space(self, path):
         digits = SPACES["digits_chain"]
         refuses(
-            "a table of space toy operations, expected digits_chain op", latency.read_operations_table, path, digits
+            "a table of space 'toy operations', expected 'digits_chain op", latency.read_operations_table, path, digits
         )
         refuses("a table of toy operations, expected digits_chain operations", latency.operation_costs, digits, table())
 
@@ -118,7 +118,7 @@ class TestWrongTables:
         truth = tables.make_table(SPACE, archs, accuracy, units={"test_accuracy": "fraction"}, provenance={})
         tables.write_table(tmp_path / "truth.npz", truth)
         refuses(
-            "a table of space toy, expected toy operations",
+            "a table of space 'toy', expected 'toy operations'",
             latency.read_operations_table,
             tmp_path / "truth.npz",
             SPACE,

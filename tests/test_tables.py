@@ -197,7 +197,7 @@ class TestRefusals:
         for change, message in (
             ({"units": [1]}, r"table.npz: toy: units of a table are \[1\]"),
             ({"provenance": 5}, "provenance of a table are 5"),
-            ({"space": None}, "a table of space None, expected toy"),
+            ({"space": None}, "a table of space None, expected 'toy'"),
             ({"format": [1]}, r"table format \[1\], but"),
         ):
             path.write_bytes(seal_arrays(about | change, arrays))
@@ -210,7 +210,7 @@ class TestRefusals:
         refuses("table format 1, but .* reads format 2", tables.read_table, path, SPACE)
 
     def test_another_space(self, path):
-        refuses("a table of space toy, expected nasbench201", tables.read_table, path, NB201)
+        refuses("a table of space 'toy', expected 'nasbench201'", tables.read_table, path, NB201)
 
     def test_a_space_whose_operations_have_changed(self, path):
         changed = SearchSpace("toy", (("a", "b", "c"), ("a", "b"), ("a", "b", "c", "new")), LAYOUT)
@@ -422,5 +422,9 @@ class TestLoadTruth:
         assert_equal(tables.load_truth(digits, "digits"), table)
         shutil.move(tmp_path / "digits_chain.npz", tmp_path / "nasbench201_digits.npz")
         refuses(
-            "a table of space digits_chain, expected nasbench201", tables.load_truth, NB201, "digits", data_dir=tmp_path
+            "a table of space 'digits_chain', expected 'nasbench201'",
+            tables.load_truth,
+            NB201,
+            "digits",
+            data_dir=tmp_path,
         )
