@@ -14,6 +14,7 @@ import numbers
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,6 +39,7 @@ class Whole(NamedTuple):
         return f"at least {self.least}" if self.most == MOST else f"{self.least} to {self.most}"
 
     def check(self, name: str, value: Any) -> int:
+        value = _without_axis(value)
         if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
             raise ValueError(f"{name} is {shown(value)}, expected a whole number, {self}.")
         if not self.least <= int(value) <= self.most:
@@ -58,6 +60,7 @@ class Number(NamedTuple):
         return " and ".join(f"{word} {end:g}" for word, end in ends.items() if math.isfinite(end)) or "finite"
 
     def check(self, name: str, value: Any) -> float:
+        value = _without_axis(value)
         real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
         if not real or not (self.least <= value <= self.most and self.above < value < self.below):
             raise ValueError(f"{name} is {shown(value)}, expected a number, {self}.")
@@ -148,10 +151,7 @@ def array(
 ) -> np.ndarray:
     """`value` as an array on the host: of `shape`, None for a length that is free, and of that kind of dtype; with
     entries from `least` to `most`, none of them NaN or infinite unless `finite` is False."""
-    try:
-        found = np.asarray(value)
-    except (ValueError, TypeError):  # rows of unequal length; no array at all
-        raise ValueError(f"{name}: {shown(value)} is no rectangular array.") from None
+    found = rectangular(name, value)
     if len(shape) != found.ndim or any(length not in (None, got) for length, got in zip(shape, found.shape)):
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
         raise ValueError(f"{name}: shape {found.shape}, expected ({wanted}).")
@@ -166,6 +166,19 @@ def array(
         wanted = str(Number(least, most)) if limited else "finite numbers"
         raise ValueError(f"{name}: {found[where]} at index {where}, expected {wanted}.")
     return found
+
+
+def rectangular(name: str, value: Any) -> np.ndarray:
+    """`value` as an array on the host, of any shape and type."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):  # rows of unequal length; no array at all
+        raise ValueError(f"{name}: {shown(value)} is no rectangular array.") from None
+
+
+def _without_axis(value: Any) -> Any:
+    """An array without an axis, as JAX's reductions give them, as the number that it is."""
+    return np.asarray(value)[()] if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 else value
 
 
 def shown(value: Any) -> str:

@@ -13,17 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.checks import array, rectangular, shown, whole
 from jaxnas.space import SearchSpace
 
 
 def check(space: SearchSpace, archs: chex.ArrayNumpy | Sequence[Any]) -> np.ndarray:
     """Return `archs` as int32 [num_archs, num_choices], or raise a ValueError that names the first offence."""
-    try:
-        codes = np.asarray(archs)
-    except ValueError:  # rows of unequal length
-        raise ValueError(
-            f"{space.name}: archs are no rectangular array, expected [num_archs, {space.num_choices}]."
-        ) from None
+    codes = rectangular(f"{space.name}: archs", archs)
     if codes.size == 0:
         raise ValueError(f"{space.name}: the population is empty; give at least one architecture.")
     if codes.ndim != 2 or codes.shape[1] != space.num_choices:
@@ -52,6 +48,7 @@ def check(space: SearchSpace, archs: chex.ArrayNumpy | Sequence[Any]) -> np.ndar
 
 def sample(key: chex.PRNGKey, space: SearchSpace, num_archs: int) -> chex.Array:
     """Draw codes uniformly, each choice independently: int32 [num_archs, num_choices]."""
+    num_archs = whole("num_archs", num_archs, 1)
     num_ops = jnp.broadcast_to(jnp.asarray(space.num_ops), (num_archs, space.num_choices))
     return jax.random.randint(key, num_ops.shape, 0, num_ops, jnp.int32)
 
@@ -122,25 +119,26 @@ def from_index(space: SearchSpace, indices: Sequence[int] | np.ndarray) -> np.nd
     """The inverse of `to_index`: int32 [num_archs, num_choices]."""
     if space.size >= 2**63:
         raise ValueError(f"{space.name}: {space.size} codes do not fit int64 indices; use to_text as the key.")
-    indices = np.asarray(indices)
-    if indices.size and not np.issubdtype(indices.dtype, np.integer):
-        raise ValueError(f"{space.name}: indices have dtype {indices.dtype}, expected integers.")
-    if indices.size and (indices.min() < 0 or indices.max() >= space.size):
-        raise ValueError(
-            f"{space.name}: indices must be within [0, {space.size}), got {indices.min()}..{indices.max()}."
-        )
+    name = f"{space.name}: indices"
+    given = rectangular(name, indices)
+    indices = array(name, given if given.size else given.astype(int), (None,), "integer", least=0, most=space.size - 1)
     return np.stack(np.unravel_index(indices.astype(np.int64), space.num_ops), axis=-1).astype(np.int32)
 
 
 def to_text(space: SearchSpace, arch: chex.ArrayNumpy | Sequence[int]) -> str:
     """One code as text: '22212202' where every choice has at most ten operations, else '12-0-3'."""
-    return ("" if max(space.num_ops) <= 10 else "-").join(str(int(op)) for op in arch)
+    code = array("arch", arch, (space.num_choices,), "integer", least=0, most=max(space.num_ops) - 1)
+    return ("" if max(space.num_ops) <= 10 else "-").join(map(str, code.tolist()))
 
 
 def from_text(space: SearchSpace, texts: Iterable[str]) -> np.ndarray:
     """The inverse of `to_text` for many codes: int32 [num_archs, num_choices]; a ValueError for a text that is none."""
     codes = []
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise ValueError(f"{space.name}: texts are {shown(texts)}, expected several, each a code.")
     for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{space.name}: {shown(text)} is no text of a code.")
         ops = list(text) if max(space.num_ops) <= 10 else text.split("-")
         if len(ops) != space.num_choices or not all(op.isascii() and op.isdigit() for op in ops):
             example = to_text(space, [0] * space.num_choices)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jaxnas.checks import whole
+
 CHAIN_SIZES = ("width", "image_size", "in_channels", "num_classes")
 CELL_SIZES = ("width", "cells_per_stage", "image_size", "in_channels", "num_classes")
 
@@ -120,9 +122,12 @@ def known_sizes(layout: Layout, sizes: Mapping[str, int | None]) -> dict[str, An
     for name, size in sizes.items():
         if name not in layout.sizes and size is not None:
             raise ValueError(f"{type(layout).__name__} has no size {name!r}; it has {', '.join(layout.sizes)}.")
-        if size is not None and size < 1:
-            raise ValueError(f"{type(layout).__name__}: {name} must be at least 1, got {size}.")
-    return {name: size for name, size in sizes.items() if size is not None}
+    most = {"width": 4096, "image_size": 2048, "cells_per_stage": 100}
+    return {
+        name: whole(f"{type(layout).__name__}: {name}", size, 1, most.get(name, 2**20))
+        for name, size in sizes.items()
+        if size is not None
+    }
 
 
 def _same_codes(archs: np.ndarray) -> np.ndarray:

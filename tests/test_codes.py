@@ -49,7 +49,7 @@ def brute_force(space: SearchSpace) -> list[tuple[int, ...]]:
         ([0, 0, 3], r"toy: archs have shape (3,), expected [num_archs, 3] (one architecture is archs[None])."),
         ([[0, 0]], r"toy: archs have shape (1, 2), expected [num_archs, 3] (one architecture is archs[None])."),
         (5, r"toy: archs have shape (), expected [num_archs, 3] (one architecture is archs[None])."),
-        ([[0, 0, 3], [0, 0]], r"toy: archs are no rectangular array, expected [num_archs, 3]."),
+        ([[0, 0, 3], [0, 0]], r"toy: archs: [[0, 0, 3], [0, 0]] is no rectangular array."),
         ([[0.0, 0.0, 3.0]], "toy: archs have dtype float64, expected integers."),
         ([[True, False, True]], "toy: archs have dtype bool, expected integers."),
         ([[0, 0, 3], [0, 0, 4]], "toy: code 4 at index 2 of architecture 1 is outside [0, 4)."),
@@ -197,9 +197,9 @@ def test_from_text_names_the_offending_text(space, texts, message):
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
-        ([0, 8], "toy: indices must be within [0, 8), got 0..8."),
-        ([-1], "toy: indices must be within [0, 8), got -1..-1."),
-        ([1.5], "toy: indices have dtype float64, expected integers."),
+        ([0, 8], "toy: indices: 8 at index (1,), expected at least 0 and at most 7."),
+        ([-1], "toy: indices: -1 at index (0,), expected at least 0 and at most 7."),
+        ([1.5], "toy: indices: dtype float64, expected integer."),
     ],
 )
 def test_from_index_refuses_bad_indices(indices, message):
@@ -237,8 +237,8 @@ def test_resized_layouts_by_hand():
 @pytest.mark.parametrize(
     ("layout", "sizes", "message"),
     [
-        (LAYOUT, {"width": 0}, "ChainLayout: width must be at least 1, got 0."),
-        (LAYOUT, {"image_size": -8}, "ChainLayout: image_size must be at least 1, got -8."),
+        (LAYOUT, {"width": 0}, "ChainLayout: width is 0, expected 1 to 4096."),
+        (LAYOUT, {"image_size": -8}, "ChainLayout: image_size is -8, expected 1 to 2048."),
         (
             LAYOUT,
             {"cells_per_stage": 1},
@@ -252,7 +252,7 @@ def test_resized_layouts_by_hand():
         (
             CellLayout(16, 5, ((0, 1),)),
             {"cells_per_stage": 0},
-            "CellLayout: cells_per_stage must be at least 1, got 0.",
+            "CellLayout: cells_per_stage is 0, expected 1 to 100.",
         ),
     ],
 )

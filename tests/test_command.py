@@ -46,7 +46,7 @@ def test_help_shows_what_a_field_admits(capsys):
         ("--learning-rate=nan", "learning_rate is nan, expected a number, above 0, or None."),
         ("--sampler fare", "sampler is 'fare', expected one of uniform, fair, distinct, or None."),
         ("--strategy trie", "Expected one of ('auto', 'mask', 'serial', 'dispatch', 'graph')"),
-        ("--space digits", "unknown search space 'digits'; choose one of nasbench101, "),
+        ("--space digits", "unknown search space 'digits'; choose one of darts, "),
         ("--dataset digit --data-dir /", "unknown data set 'digit': expected digits; another of"),
     ],
 )

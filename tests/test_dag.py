@@ -540,8 +540,8 @@ def test_path_dropout_takes_vertices_image_by_image():
 def test_refusals():
     space = small()
     for settings, message in (
-        ({"channels": "random"}, r"unknown channels 'random'; choose one of fixed, shuffled, interpolated, "),
-        ({"batch_norm": "wsbn"}, r"unknown batch_norm 'wsbn'; choose one of shared, per_input"),
+        ({"channels": "random"}, r"channels is 'random', expected one of fixed, shuffled, interpolated, "),
+        ({"batch_norm": "wsbn"}, r"batch_norm is 'wsbn', expected one of shared, per_input"),
         ({"batch_norm": "per_input", "affine": False}, r"it needs affine=True"),
         ({"channels": "disabled"}, r"take nasbench101_space\(num_vertices, output_degree=\.\.\.\)"),
         ({"op_on": "node"}, r"op_on='node' is for cells with operations on edges; .*; leave it 'edge'"),
@@ -561,7 +561,7 @@ def test_refusals():
     for name in ("digits_chain", "nasbench201"):
         with pytest.raises(ValueError, match=f"^{name}: .* is for cells whose wiring is searched; leave it 'fixed'"):
             make_supernet(SPACES[name], channels="expanded")
-    with pytest.raises(ValueError, match="has output degrees from 1 to 2, got output_degree 3"):
+    with pytest.raises(ValueError, match="nasbench101: output_degree is 3, expected 1 to 2"):
         nasbench101_space(4, output_degree=3)
     with pytest.raises(ValueError, match="fair: permuting choices gives codes that nasbench101_v4 does not have"):
         fair(space)

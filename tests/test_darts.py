@@ -250,7 +250,7 @@ def test_codes():
             call(darts)
     with pytest.raises(ValueError, match=r"darts: architecture 0, .*, does not exist in the space"):
         coding.check(darts, np.zeros((1, 32), int))
-    with pytest.raises(ValueError, match="darts has cells of 1 to 4 nodes, got num_nodes 5"):
+    with pytest.raises(ValueError, match="darts: num_nodes is 5, expected 1 to 4"):
         darts_space(5)
 
 

@@ -304,7 +304,7 @@ class TestRankCorrelation:
     @pytest.mark.parametrize(
         "arguments, words",
         [
-            ("--space large", "unknown search space 'large'; choose one of nasbench101,"),
+            ("--space large", "unknown search space 'large'; choose one of darts, "),
             ("--dataset sketches", "unknown data set 'sketches': expected digits"),
             ("--sampler greedy", "sampler is 'greedy', expected one of uniform, fair"),
             ("--num-archs 3", "num_archs must be a multiple of 2"),

@@ -309,9 +309,9 @@ def test_a_shared_kernel_moves_with_whoever_uses_it():
 @pytest.mark.parametrize(
     "space, settings, words",
     [
-        (CELLS, {"kernels": "half"}, "unknown kernels 'half'; choose one of separate, centre, transform"),
-        (CELLS, {"op_on": "vertex"}, "unknown op_on 'vertex'; choose one of edge, node"),
-        (CELLS, {"batch_norm": "none"}, "unknown batch_norm 'none'; choose one of shared, per_input"),
+        (CELLS, {"kernels": "half"}, "kernels is 'half', expected one of separate, centre, transform"),
+        (CELLS, {"op_on": "vertex"}, "op_on is 'vertex', expected one of edge, node"),
+        (CELLS, {"batch_norm": "none"}, "batch_norm is 'none', expected one of shared, per_input"),
         (CELLS, {"batch_norm": "per_input"}, "each input has its own normalisation anyway"),
         (CELLS, {"batch_norm": "per_input", "op_on": "node", "affine": False}, "needs affine normalisation"),
         (CELLS, {"path_dropout": 1.0}, r"path_dropout must be within \[0, 1\), got 1.0"),

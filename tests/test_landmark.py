@@ -131,7 +131,7 @@ def test_killed_in_a_fork_and_in_scoring(ran, truth, tmp_path):
     "arguments, words",
     [
         ("--num-landmarks 1", "num_landmarks is 1, expected 2 to "),
-        ("--num-landmarks 17", "num_landmarks must be within [2, 16]"),
+        ("--num-landmarks 17", "num_landmarks, of the pool, is 17, expected 2 to 16"),
         ("--num-landmarks 16", "outside the landmarks there are 0 architectures, expected 2"),
         ("--selection distant --min-distance 4", "are at Hamming distance 4 of each other, 6 landmarks are wanted"),
         ("--num-seeds 1", "num_seeds is 1, expected 2 to "),

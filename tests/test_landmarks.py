@@ -111,9 +111,9 @@ def test_the_published_draw_is_one_pair_and_favours_the_best():
 
 def test_pairs_refuse():
     for make in PAIR_DRAWS.values():
-        with pytest.raises(ValueError, match=r"^a pair needs at least 2 landmarks, got 1\.$"):
+        with pytest.raises(ValueError, match=r"^num_landmarks is 1, expected 2 to"):
             make(1, 1)
-        with pytest.raises(ValueError, match=r"^num_pairs must be at least 1, got 0\.$"):
+        with pytest.raises(ValueError, match=r"^num_pairs is 0, expected 1 to"):
             make(4, 0)
 
 
@@ -174,7 +174,7 @@ def test_some_landmarks_of_each_step(losses, params):
     assert distance.min(axis=1).max() < 1e-5 and distance.min(axis=0).max() < 1e-5
     assert len(set(np.round(expected, 3))) == 3  # the tied pair, 0 and 2, may lead to the same
     for number in (1, 5):
-        with pytest.raises(ValueError, match=rf"num_per_step must be within \[2, 4\], the landmarks, got {number}"):
+        with pytest.raises(ValueError, match=rf"num_per_step, of the landmarks, is {number}, expected 2 to 4"):
             make_ranking_loss_fn(SUPERNET, LANDMARKS, ORDER, num_per_step=number)
 
 
@@ -375,9 +375,9 @@ def test_selection_refuses():
     with pytest.raises(ValueError, match=r"^only \d of 81 architectures are at Hamming distance 4 of each other, 9"):
         distant_landmarks(KEY, POOL, 9, min_distance=4)  # at most three differ everywhere
     for number in (1, 82):
-        with pytest.raises(ValueError, match=rf"num_landmarks must be within \[2, 81\], .* got {number}"):
+        with pytest.raises(ValueError, match=f"num_landmarks, of the pool, is {number}, expected 2 to 81"):
             random_landmarks(KEY, 81, number)
-    with pytest.raises(ValueError, match=r"within \[2, 3\], the size of the pool, got 4"):
+    with pytest.raises(ValueError, match="num_landmarks, of the pool, is 4, expected 2 to 3"):
         ranked_landmarks(np.arange(3), 4)
 
 

@@ -85,7 +85,7 @@ class TestRefusals:
 
     def test_tables_that_do_not_fit(self):
         refuses(r"shape \(2, 3\), expected \(3, 3\)", cost_table, SPACE, PER_OP[:2])
-        refuses("the largest cost of an architecture is nan, with nan fixed", cost_table, SPACE, PER_OP, np.nan)
+        refuses("the fixed cost is nan, expected a number, finite", cost_table, SPACE, PER_OP, np.nan)
         refuses("the largest cost of an architecture is inf", cost_table, SPACE, np.full((3, 3), 1e308))
         holed = PER_OP.copy()
         holed[2, 1] = np.nan

@@ -265,8 +265,8 @@ class TestPool:
 def test_bad_settings_and_scores():
     space = toy(2, 3)
     for settings_, message in (
-        ({"pool_size": 0}, "pool_size must be at least 1 .* got 0 and 100"),
-        ({"num_completions": 0}, "num_completions within .* got 5 and 0"),
+        ({"pool_size": 0}, "pool_size is 0, expected 1 to"),
+        ({"num_completions": 0}, "num_completions is 0, expected 1 to"),
         ({"order": (0,)}, r"order is \[0\], expected each of the choices 0..1 once"),
         ({"order": (1, 1)}, r"order is \[1, 1\]"),
     ):
@@ -294,5 +294,5 @@ def test_the_sampler_goes_through_the_draws():
         state = update(state, seen[-1], np.zeros(2))
     np.testing.assert_array_equal(np.concatenate(seen), np.concatenate([archs[2:], archs[:2]]))
     assert int(state.next) == 5
-    with pytest.raises(ValueError, match="at least 1, got 0 and 4"):
+    with pytest.raises(ValueError, match="replayed: num_archs is 0, expected 1 to"):
         replayed(toy(2), num_archs=0, num_steps=4)

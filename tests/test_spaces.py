@@ -315,7 +315,7 @@ def test_spaces_are_known_by_name():
         "darts, digits_chain, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, nasbench101,"
         " nasbench101_v4, nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro, nats_size"
     )
-    assert str(error.value).startswith(f"unknown search space 'nasbench301'; choose one of {known}, or name one of ")
+    assert str(error.value).startswith(f"unknown search space 'nasbench301'; choose one of {known}, or one of ")
 
 
 def test_digits_chain_is_for_small_grey_images():

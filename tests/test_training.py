@@ -343,7 +343,7 @@ def test_the_first_step_that_is_not_finite_is_named(value):
 
 
 def test_unknown_idle():
-    with pytest.raises(ValueError, match="idle must be 'move' or 'rest', got 'sleep'"):
+    with pytest.raises(ValueError, match="idle is 'sleep', expected one of move, rest"):
         make(sgd(0.1, num_steps=1), scripted(), idle="sleep")
 
 

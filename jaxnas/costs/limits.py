@@ -12,6 +12,8 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
+from jaxnas.checks import array, rectangular, shown
+from jaxnas.checks import number as finite
 from jaxnas.costs.counted import arch_costs, is_additive, op_costs
 from jaxnas.space import SearchSpace
 
@@ -62,7 +64,9 @@ def cost_table(space: SearchSpace, per_op: chex.ArrayNumpy, fixed: float = 0.0) 
       ValueError: another shape, or a cost that is not finite.
     """
     shape = space.num_choices, max(space.num_ops)
-    per_op = np.array(per_op, np.float64)
+    per_op = rectangular("the cost table", per_op)
+    per_op = array("the cost table", per_op, per_op.shape, finite=False).astype(np.float64)
+    fixed = finite("the fixed cost", fixed)
     if per_op.shape != shape:
         raise ValueError(
             f"{space.name}: the cost table has shape {per_op.shape}, expected {shape} (choices, operations)."
@@ -97,8 +101,9 @@ def make_limit(space: SearchSpace, name: str, value: float, cost: CostTable | Co
       ValueError: the value is not finite; the table is of another shape. The limit's own `costs` raises one where the
         function returns another shape or NaN.
     """
-    if not math.isfinite(value):
-        raise ValueError(f"the limit of {name} is {value}, expected a finite number.")
+    value = finite(f"the limit of {name}", value)
+    if not (isinstance(cost, CostTable) or callable(cost)):
+        raise ValueError(f"{space.name}: the cost of {name} is {shown(cost)}, expected a CostTable or a function.")
     if isinstance(cost, CostTable):
         if cost.per_op.shape != (expected := (space.num_choices, max(space.num_ops))):
             raise ValueError(f"{space.name}: the {name} table has shape {cost.per_op.shape}, expected {expected}.")
@@ -130,6 +135,8 @@ def parse(text: str, space: SearchSpace, others: Mapping[str, CostTable | CostFn
     Raises:
       ValueError: no such text, an unknown quantity, or a value that is no finite number.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"limit is {shown(text)}, expected a text QUANTITY:VALUE as in 'macs:50e6'.")
     name, colon, value = text.partition(":")
     others = others or {}
     counted = ("macs", "params")

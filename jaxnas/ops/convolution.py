@@ -9,6 +9,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
@@ -126,7 +127,11 @@ class Unfold(nn.Module):
     def __call__(self, x: chex.Array) -> chex.Array:
         shape = (self.kernel * self.kernel * x.shape[-1], self.channels)
         weights = self.param("kernel", _init, shape, self.policy.params).astype(x.dtype)
-        return jnp.concatenate(list(shifted(x, self.kernel, self.stride).values()), axis=-1) @ weights
+        views = shifted(x, self.kernel, self.stride)
+        if len(views) < self.kernel**2:  # of an image of one pixel the window's middle alone
+            met = np.array([row * self.kernel + column for row, column in views])
+            weights = weights.reshape(self.kernel**2, -1)[met].reshape(-1, self.channels)
+        return jnp.concatenate(list(views.values()), axis=-1) @ weights
 
 
 class Depthwise(nn.Module):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnas.checks import array
+from jaxnas.checks import array, rectangular
 from jaxnas.ranking import metrics
 from jaxnas.ranking.intervals import Estimate, estimate
 
@@ -136,5 +136,5 @@ def report(
 
 def _rows(name: str, values: ArrayLike, num_archs: int) -> np.ndarray:
     """[num_archs] or [num_seeds, num_archs] as the latter, checked."""
-    shape = (None, num_archs) if np.ndim(values) == 2 else (num_archs,)
+    shape = (None, num_archs) if rectangular(name, values).ndim == 2 else (num_archs,)
     return np.atleast_2d(array(name, values, shape, finite=False))

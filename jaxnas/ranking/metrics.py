@@ -17,7 +17,7 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
 
-from jaxnas.checks import array, choice, number, whole
+from jaxnas.checks import array, choice, number, rectangular, whole
 
 
 def kendall_tau(scores: ArrayLike, truth: ArrayLike) -> float:
@@ -175,7 +175,7 @@ def mean_truth(truth: ArrayLike) -> np.ndarray:
     >>> mean_truth([[0.5, 0.25, np.nan], [0.75, 0.25, 0.5]]).tolist()
     [0.375, 0.5]
     """
-    shape = (None, None) if np.ndim(truth) == 2 else (None,)
+    shape = (None, None) if rectangular("truth", truth).ndim == 2 else (None,)
     truth = array("truth", truth, shape, finite=False).astype(np.float64)
     seeds = truth[:, None] if truth.ndim == 1 else truth
     there = ~np.isnan(seeds)

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnas.checks import whole
 from jaxnas.samplers.sampler import Sampler
 from jaxnas.space import SearchSpace
 
@@ -22,8 +23,8 @@ def fair(space: SearchSpace, *, num_archs: int | None = None) -> Sampler:
     if not space.has_all_codes:
         raise ValueError(f"fair: permuting choices gives codes that {space.name} does not have; take 'uniform'.")
     smallest = math.lcm(*space.num_ops)
-    num_archs = smallest if num_archs is None else num_archs
-    if num_archs < 1 or num_archs % smallest:
+    num_archs = smallest if num_archs is None else whole("fair: num_archs", num_archs, 1)
+    if num_archs % smallest:
         raise ValueError(f"fair: num_archs must be a multiple of {smallest} on {space.name}, got {num_archs}.")
 
     def sample(key: chex.PRNGKey, state: tuple[()]) -> chex.Array:

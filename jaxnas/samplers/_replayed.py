@@ -5,6 +5,7 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
+from jaxnas.checks import array, whole
 from jaxnas.samplers.sampler import Sampler, tile_of
 from jaxnas.space import SearchSpace
 
@@ -26,8 +27,8 @@ def replayed(space: SearchSpace, *, num_archs: int, num_steps: int) -> Sampler:
       num_archs: architectures per step, at least 1.
       num_steps: most populations that are put in at once.
     """
-    if num_archs < 1 or num_steps < 1:
-        raise ValueError(f"replayed: num_archs and num_steps must be at least 1, got {num_archs} and {num_steps}.")
+    num_archs = whole("replayed: num_archs", num_archs, 1)
+    num_steps = whole("replayed: num_steps", num_steps, 1)
     shape = num_steps, num_archs, space.num_choices
     return Sampler(
         init=lambda key: Replay(jnp.zeros(shape, jnp.int32), jnp.zeros((), jnp.int32)),
@@ -39,4 +40,8 @@ def replayed(space: SearchSpace, *, num_archs: int, num_steps: int) -> Sampler:
 
 def replay(archs: chex.ArrayNumpy, *, num_archs: int, first: int = 0) -> Replay:
     """The sampler's state that holds archs [num_steps * num_archs, num_choices] and has used up `first` populations."""
+    archs = array("replay: archs", archs, (None, None), "integer")
+    num_archs, first = whole("replay: num_archs", num_archs, 1), whole("replay: first", first)
+    if len(archs) % num_archs:
+        raise ValueError(f"replay: {len(archs)} archs, expected a multiple of num_archs = {num_archs}.")
     return Replay(jnp.asarray(archs.reshape(-1, num_archs, archs.shape[1])), jnp.asarray(first, jnp.int32))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import chex
 
+from jaxnas.checks import whole
 from jaxnas.space import SearchSpace
 from jaxnas.supernets.choice import Groups
 
@@ -44,8 +45,7 @@ def drawing(
     Raises:
       ValueError: num_archs below 1; `name` is the sampler's.
     """
-    if num_archs < 1:
-        raise ValueError(f"{name}: num_archs must be at least 1, got {num_archs}.")
+    num_archs = whole(f"{name}: num_archs", num_archs, 1)
     return Sampler(init, sample, lambda state, archs, losses: state, tile_of(space, num_archs))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxnas.checks import whole
 from jaxnas.codes import neighbours
 from jaxnas.costs import Limit
 from jaxnas.search.search import Proposals, Search, SearchState, make_search
@@ -29,11 +30,9 @@ def evolution(
     Raises:
       ValueError: a bad setting, or no architecture meets the limit.
     """
-    if population_size < 1 or tournament_size < 1 or num_archs < 1:
-        raise ValueError(
-            "evolution: population_size, tournament_size and num_archs must be at least 1,"
-            f" got {population_size}, {tournament_size} and {num_archs}."
-        )
+    population_size = whole("evolution: population_size", population_size, 1)
+    tournament_size = whole("evolution: tournament_size", tournament_size, 1)
+    num_archs = whole("evolution: num_archs", num_archs, 1)
 
     def propose(proposals: Proposals, rng: np.random.Generator, state: SearchState) -> None:
         if (missing := population_size - len(state.archs)) > 0:

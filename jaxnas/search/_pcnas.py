@@ -29,6 +29,7 @@ import chex
 import jax
 import numpy as np
 
+from jaxnas.checks import array, whole
 from jaxnas.costs import Limit
 from jaxnas.search.regions import MAX_MEMBERS, OPEN, Region
 from jaxnas.search.search import host_rng
@@ -123,12 +124,10 @@ def pcnas(
     Raises:
       ValueError: a bad setting, or no architecture meets the limit.
     """
-    chosen = tuple(range(space.num_choices)) if order is None else tuple(int(choice) for choice in order)
-    if pool_size < 1 or not 1 <= num_completions <= MAX_MEMBERS:
-        raise ValueError(
-            f"pcnas: pool_size must be at least 1 and num_completions within [1, {MAX_MEMBERS}],"
-            f" got {pool_size} and {num_completions}."
-        )
+    pool_size = whole("pcnas: pool_size", pool_size, 1)
+    num_completions = whole("pcnas: num_completions", num_completions, 1, MAX_MEMBERS)
+    given = range(space.num_choices) if order is None else order
+    chosen = tuple(array("pcnas: order", tuple(given), (None,), "integer").tolist())
     if sorted(chosen) != list(range(space.num_choices)):
         raise ValueError(
             f"pcnas: order is {list(chosen)}, expected each of the choices 0..{space.num_choices - 1} once."

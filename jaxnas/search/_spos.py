@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxnas.checks import number, whole
 from jaxnas.costs import Limit
 from jaxnas.search.search import Proposals, Search, SearchState, make_search
 from jaxnas.space import SearchSpace
@@ -27,15 +28,17 @@ def spos(
     Raises:
       ValueError: a bad setting, or no architecture meets the limit.
     """
-    if population_size < 1 or num_parents < 1 or min(num_mutations, num_crossovers) < 0:
-        raise ValueError(
-            "spos: population_size and num_parents must be at least 1, num_mutations and num_crossovers at least 0,"
-            f" got {population_size}, {num_parents}, {num_mutations} and {num_crossovers}."
-        )
-    if num_mutations + num_crossovers > population_size or not 0 <= mutation_prob <= 1:
+    population_size = whole("spos: population_size", population_size, 1)
+    num_parents = whole("spos: num_parents", num_parents, 1)
+    num_mutations, num_crossovers = (
+        whole("spos: num_mutations", num_mutations),
+        whole("spos: num_crossovers", num_crossovers),
+    )
+    mutation_prob = number("spos: mutation_prob", mutation_prob, 0, 1)
+    if num_mutations + num_crossovers > population_size:
         raise ValueError(
             f"spos: {num_mutations} mutations and {num_crossovers} crossovers must fit a population of"
-            f" {population_size}, and mutation_prob must be within [0, 1], got {mutation_prob}."
+            f" {population_size}."
         )
 
     def propose(proposals: Proposals, rng: np.random.Generator, state: SearchState) -> None:

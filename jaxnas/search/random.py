@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxnas.checks import whole
 from jaxnas.costs import Limit
 from jaxnas.search.search import Proposals, Search, SearchState, make_search
 from jaxnas.space import SearchSpace
@@ -16,8 +17,7 @@ def random_search(space: SearchSpace, limit: Limit | None = None, *, num_archs: 
     Raises:
       ValueError: a bad setting, or no architecture meets the limit.
     """
-    if num_archs < 1:
-        raise ValueError(f"random: num_archs must be at least 1, got {num_archs}.")
+    num_archs = whole("random: num_archs", num_archs, 1)
 
     def propose(proposals: Proposals, rng: np.random.Generator, state: SearchState) -> None:
         proposals.add_random(rng, num_archs)

@@ -57,7 +57,7 @@ class SpaceName:
     """A kind of value, as in `jaxnas.checks`: what `get_space` takes."""
 
     def __str__(self) -> str:
-        return f"{', '.join(SPACES)}, or one of your own as package.module:object or file.py:object"
+        return f"{', '.join(sorted(SPACES))}, or one of your own as package.module:object or file.py:object"
 
     def check(self, name: str, value: Any) -> str:
         get_space(Text(f"one of {self}").check(name, value))
@@ -70,9 +70,9 @@ def get_space(name: str) -> SearchSpace:
     Raises:
       ValueError: no such space; or it is called as a known one, whose tables it would be compared with.
     """
-    if name in SPACES:
+    if isinstance(name, str) and name in SPACES:
         return SPACES[name]
-    if ":" not in name:
+    if not isinstance(name, str) or ":" not in name:
         raise ValueError(f"unknown search space {name!r}; choose one of {SpaceName()}.")
     space = import_space(name)
     known = SPACES.get(space.name)

@@ -18,6 +18,7 @@ import chex
 import jax
 import numpy as np
 
+from jaxnas.checks import whole
 from jaxnas.codes import check
 from jaxnas.space import CELL_SIZES, SearchSpace, known_sizes
 
@@ -97,8 +98,7 @@ def isomorphs(archs: np.ndarray) -> np.ndarray:
 @functools.cache
 def darts_space(num_nodes: int = 4) -> SearchSpace:
     """The cells of so many nodes, 1 to 4; those of fewer than four are for tests and first steps."""
-    if not 1 <= num_nodes <= 4:
-        raise ValueError(f"darts has cells of 1 to 4 nodes, got num_nodes {num_nodes}.")
+    num_nodes = whole("darts: num_nodes", num_nodes, 1, 4)
     choices = []
     for node in range(num_nodes):
         choices += [OP_NAMES, tuple(f"from{source}" for source in range(2 + node))] * 2

@@ -19,6 +19,7 @@ import chex
 import jax
 import numpy as np
 
+from jaxnas.checks import whole
 from jaxnas.codes import check, from_index
 from jaxnas.space import DagLayout, SearchSpace
 
@@ -181,13 +182,9 @@ def nasbench101_space(num_vertices: int = 7, *, output_degree: int | None = None
         remainder) all operations of a stage are of one width: the fixed channel configuration of "How to Train Your
         Super-Net" (arXiv 2003.04276), which trains a super-net for each.
     """
-    if num_vertices not in _NUM_VERTICES.values():
-        raise ValueError(f"nasbench101 has cells of up to 4, 5, 6 or 7 vertices, got num_vertices {num_vertices}.")
-    if output_degree is not None and not 1 <= output_degree <= num_vertices - 2:
-        raise ValueError(
-            f"nasbench101 with {num_vertices} vertices has output degrees from 1 to {num_vertices - 2}, got"
-            f" output_degree {output_degree}."
-        )
+    num_vertices = whole("nasbench101: num_vertices", num_vertices, 4, 7)
+    if output_degree is not None:
+        output_degree = whole("nasbench101: output_degree", output_degree, 1, num_vertices - 2)
     edges = tuple(itertools.combinations(range(num_vertices), 2))
     name = "nasbench101" if num_vertices == 7 else f"nasbench101_v{num_vertices}"
     return SearchSpace(

@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnas.checks import number
+
 
 class Dropout(NamedTuple):
     """What a super-net drops while it is trained."""
@@ -29,9 +31,7 @@ def make_dropout(groups: Sequence[Sequence[str]], path: float, features: float, 
     Raises:
       ValueError: a chance outside [0, 1).
     """
-    for name, chance in (("path_dropout", path), ("global_dropout", features)):
-        if not 0 <= chance < 1:
-            raise ValueError(f"{name} must be within [0, 1), got {chance}.")
+    path, features = number("path_dropout", path, 0, below=1), number("global_dropout", features, 0, below=1)
     if not path and not features:
         return None
     chances = {name: path * depth / len(groups) for depth, names in enumerate(groups, 1) for name in names}

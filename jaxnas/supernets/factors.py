@@ -2,6 +2,7 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
+from jaxnas.checks import choice
 from jaxnas.ops import OPS, Channels, Policy
 from jaxnas.space import SearchSpace
 
@@ -25,8 +26,8 @@ class Factors(NamedTuple):
     def check(self) -> None:
         """Raise a ValueError where a setting has a value that none knows."""
         for name, known in (("kernels", Kernels), ("op_on", OpOn), ("channels", Channels), ("batch_norm", BatchNorm)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(get_args(known))}.")
+            choice(name, getattr(self, name), get_args(known))
+        choice("affine", self.affine, (False, True))
 
     def refuse(self, space: SearchSpace, reason: str, *names: str) -> None:
         """Raise a ValueError where one of these settings, for which the space has no place, isn't the default."""

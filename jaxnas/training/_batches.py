@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnas.checks import array, choice, shown, whole
 from jaxnas.training._fit import BatchAt
 from jaxnas.training.losses import Batch
 
@@ -26,8 +27,13 @@ def batches(
       split: "train", or "valid" for a loss on held-out images.
 
     Raises:
-      ValueError: fewer images than a batch.
+      ValueError: fewer images than a batch, labels that are none.
     """
+    choice("split", split, ("train", "valid"))
+    batch_size = whole("batch_size", batch_size, 1)
+    if getattr(images, "ndim", 0) != 4:
+        raise ValueError(f"images are {shown(images)}, expected an array [num_images, height, width, channels].")
+    array("labels", labels, (len(images),), "integer", least=0)
     if len(images) < batch_size:
         kind = {"train": "training", "valid": "validation"}[split]
         raise ValueError(f"batch_size is {batch_size}, but there are {len(images)} {kind} images.")

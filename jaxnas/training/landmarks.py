@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.checks import array, number, whole
 from jaxnas.codes import check
 from jaxnas.evaluation import cross_entropy
 from jaxnas.space import SearchSpace
@@ -68,10 +69,13 @@ def make_ranking_loss_fn(
       ValueError: fewer than two landmarks or more a step than there are, one that is not in the space, an order of
         another length or not finite, or no two landmarks that differ in order by more than the tolerance.
     """
+    margin, tolerance = number("margin", margin, 0), number("tolerance", tolerance, 0)
+    beta = None if beta is None else number("beta", beta, above=0)
     archs, levels, spread = _from_worst(supernet.space, landmarks, order, tolerance)
     num_landmarks = len(archs)
-    if num_per_step is not None and not 2 <= num_per_step <= num_landmarks:
-        raise ValueError(f"num_per_step must be within [2, {num_landmarks}], the landmarks, got {num_per_step}.")
+    tile = None if tile is None else whole("tile", tile, 1)
+    if num_per_step is not None:
+        num_per_step = whole("num_per_step, of the landmarks,", num_per_step, 2, num_landmarks)
     if num_per_step is not None:
         tile = tile or 1
     groups: Any = supernet.counts(archs) if tile is None else tile
@@ -104,7 +108,7 @@ def _from_worst(
     tolerance: float,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Checked landmarks from worst to best: codes, order float32 from 0 to 1, and the spread that was divided by."""
-    archs, levels = check(space, landmarks), np.asarray(order, np.float64)
+    archs, levels = check(space, landmarks), array("order", order, (None,), finite=False).astype(np.float64)
     if len(archs) < 2:
         raise ValueError(f"{space.name}: one landmark gives no pair to rank; give at least 2.")
     if levels.shape != (len(archs),) or not np.isfinite(levels).all():
@@ -125,11 +129,13 @@ def _from_worst(
 
 def all_pairs(num_landmarks: int, num_pairs: int | None = None) -> PairDraw:
     """Every pair in every step; or so many, drawn uniformly and with replacement."""
+    _check_draw(num_landmarks, num_pairs)
     return _draw_from(np.stack(np.triu_indices(num_landmarks, k=1), axis=1), num_pairs)
 
 
 def adjacent_pairs(num_landmarks: int, num_pairs: int | None = None) -> PairDraw:
     """Every pair of neighbours in rank in every step; or so many, drawn uniformly and with replacement."""
+    _check_draw(num_landmarks, num_pairs)
     return _draw_from(np.arange(num_landmarks - 1)[:, None] + np.arange(2), num_pairs)
 
 
@@ -154,17 +160,15 @@ PAIR_DRAWS = {"all": all_pairs, "adjacent": adjacent_pairs, "biased": biased_pai
 
 
 def _draw_from(pairs: np.ndarray, num_pairs: int | None) -> PairDraw:
-    _check_draw(2 if len(pairs) else 1, num_pairs)
     if num_pairs is None:
         return lambda key: jnp.asarray(pairs)
     return lambda key: jnp.asarray(pairs)[jax.random.randint(key, (num_pairs,), 0, len(pairs))]
 
 
 def _check_draw(num_landmarks: int, num_pairs: int | None) -> None:
-    if num_landmarks < 2:
-        raise ValueError(f"a pair needs at least 2 landmarks, got {num_landmarks}.")
-    if num_pairs is not None and num_pairs < 1:
-        raise ValueError(f"num_pairs must be at least 1, got {num_pairs}.")
+    whole("num_landmarks", num_landmarks, 2)
+    if num_pairs is not None:
+        whole("num_pairs", num_pairs, 1)
 
 
 def random_landmarks(key: chex.PRNGKey, num_archs: int, num_landmarks: int) -> np.ndarray:
@@ -175,7 +179,7 @@ def random_landmarks(key: chex.PRNGKey, num_archs: int, num_landmarks: int) -> n
 
 def ranked_landmarks(order: chex.ArrayNumpy, num_landmarks: int) -> np.ndarray:
     """Equally spaced in rank over a pool, from its worst to its best: int [num_landmarks], indices into `order`."""
-    levels = np.asarray(order)
+    levels = array("order", order, (None,))
     _check_number(num_landmarks, len(levels))
     return np.argsort(levels, kind="stable")[np.rint(np.linspace(0, len(levels) - 1, num_landmarks)).astype(int)]
 
@@ -188,7 +192,9 @@ def distant_landmarks(
     Goes through the pool, int [num_archs, num_choices], in a random order and takes whatever keeps the distance to
     those taken before. Raises a ValueError if the pool ends before there are enough.
     """
+    archs = array("archs", archs, (None, None), "integer")
     _check_number(num_landmarks, len(archs))
+    min_distance = whole("min_distance", min_distance, 1, archs.shape[1])
     shuffled = np.asarray(jax.random.permutation(key, len(archs)))
     taken = _spread_out(np.asarray(archs)[shuffled], num_landmarks, min_distance)
     if len(taken) < num_landmarks:
@@ -238,5 +244,4 @@ def _spread_out(codes: np.ndarray, number: int, min_distance: int) -> np.ndarray
 
 
 def _check_number(num_landmarks: int, num_archs: int) -> None:
-    if not 2 <= num_landmarks <= num_archs:
-        raise ValueError(f"num_landmarks must be within [2, {num_archs}], the size of the pool, got {num_landmarks}.")
+    whole("num_landmarks, of the pool,", num_landmarks, 2, whole("num_archs", num_archs, 2))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnas.checks import number, shown, whole
 from jaxnas.evaluation import cross_entropy, is_correct
 from jaxnas.supernets import Params, Stats, Supernet
 from jaxnas.supernets.choice import Groups
@@ -66,6 +67,8 @@ def make_cross_entropy_loss(
       dropout_steps: path dropout reaches its strength after so many steps, growing linearly (NAO, arXiv 1808.07233);
         None: at once.
     """
+    label_smoothing = number("label_smoothing", label_smoothing, 0, below=1)
+    dropout_steps = None if dropout_steps is None else whole("dropout_steps", dropout_steps, 1)
 
     def loss_fn(params, archs, batch, key, step, groups=4):
         images = preprocess(key, batch[split]["images"])
@@ -106,8 +109,13 @@ def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> Lo
     Raises:
       ValueError: there is no term.
     """
-    if not terms:
+    if not isinstance(terms, Mapping) or not terms:
         raise ValueError("add_losses: there is no term; give at least one {name: (weight, loss_fn)}.")
+    for name, term in terms.items():
+        if not (isinstance(term, tuple) and len(term) == 2 and callable(term[1])):
+            raise ValueError(f"add_losses: the term {name!r} is {shown(term)}, expected (weight, loss_fn).")
+        if not callable(term[0]):
+            number(f"add_losses: the weight of {name!r}", term[0])
 
     def loss_fn(params, archs, batch, key, step, groups=4):
         values, reports = {}, []
@@ -156,6 +164,8 @@ def ranking_loss(
     Raises:
       ValueError: fewer than two items, or arrays that do not fit each other.
     """
+    margin, tolerance = number("margin", margin, 0), number("tolerance", tolerance, 0)
+    beta = None if beta is None else number("beta", beta, above=0)
     losses, order = jnp.asarray(losses), jnp.asarray(order)
     if losses.ndim != 1 or losses.shape != order.shape or losses.size < 2:
         raise ValueError(

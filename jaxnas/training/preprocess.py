@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnas.checks import array, whole
+
 Preprocess = Callable[[chex.PRNGKey, chex.Array], chex.Array]
 
 
@@ -16,7 +18,15 @@ def make_preprocess(mean: chex.Array, std: chex.Array, *, crop: int = 0, flip: b
       mean, std: float [channels] in units of 0..1, as in `Dataset`.
       crop: pixels of zero padding around the image before a random crop of the original size; 0 for none.
       flip: mirror each image left-right with probability one half.
+
+    Raises:
+      ValueError: means or deviations that are none, or crop below 0.
     """
+    crop = whole("crop", crop)
+    mean = array("mean", mean, (None,))
+    std = array("std", std, mean.shape)
+    if not (std > 0).all():
+        raise ValueError(f"std is {std.tolist()}, expected numbers above 0.")
 
     def preprocess(key: chex.PRNGKey, images: chex.Array) -> chex.Array:
         images = standardise(images, mean, std)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxnas.checks import choice, number, whole
 from jaxnas.samplers import Sampler
 from jaxnas.supernets import Params, Stats, Supernet
 from jaxnas.training.losses import Aux, Batch, LossFn
@@ -39,8 +40,13 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Global-norm clip, coupled weight decay, SGD with momentum, cosine decay: the setting of all papers reimplemented
     here. Any other optax transformation does as well."""
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be above 0, got {learning_rate}.")
+    learning_rate = number("learning_rate", learning_rate, above=0)
+    num_steps, momentum = whole("num_steps", num_steps, 1), number("momentum", momentum, 0, below=1)
+    weight_decay, final_learning_rate = (
+        number(name, value, 0)
+        for name, value in (("weight_decay", weight_decay), ("final_learning_rate", final_learning_rate))
+    )
+    clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
     schedule = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=final_learning_rate / learning_rate)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
@@ -89,8 +95,9 @@ def make_train_step(
       `loss` and, where it is reported, `accuracy` (means over the population), `grad_norm`, and for a sum of losses
       `term_NAME` of each term.
     """
-    if idle not in ("move", "rest"):
-        raise ValueError(f"idle must be 'move' or 'rest', got {idle!r}.")
+    choice("idle", idle, ("move", "rest"))
+    if stats_momentum is not None:
+        number("stats_momentum", stats_momentum, 0, below=1)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
         sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
