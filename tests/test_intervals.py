@@ -1,6 +1,9 @@
 """Intervals of rank statistics: textbook formulas, variances by hand, and how often they hold what they are of."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +11,14 @@ import scipy.stats
 
 from benchmarks import coverage
 from jaxnas import ranking
+from jaxnas.ranking import intervals
 
 pytestmark = pytest.mark.filterwarnings("error")
 RNG = np.random.default_rng(0)
 SCORES = RNG.normal(size=(4, 30)) + np.array([[0.0], [1.0], [0.5], [3.0]]) + 2 * RNG.normal(size=30)
 ARCHS = np.arange(30)
 TWENTY = np.arange(20.0)
+RESULTS = Path(__file__).parents[1] / "results/coverage.json"
 
 
 def mean(scores, *_):
@@ -152,6 +157,40 @@ def test_three_seeds_cover_as_they_should(function):
     for errors in ("own",) if function == "estimate_difference" else ("mixed",):
         found = [coverage.simulate(rng, turn, function, 3, errors, "differing") for turn in small]
         assert 0.91 <= np.mean([low <= 0 <= high for _, low, high in found]) <= 0.99
+
+
+def test_the_stored_coverage_is_what_the_docstrings_say():
+    records = json.loads(RESULTS.read_text())
+    settings = list(coverage.settings())
+    assert [{name: record[name] for name in settings[0]} for record in records] == settings
+
+    def covered(function, num_seeds, kind=""):
+        return [
+            record["coverage"]
+            for record in records
+            if (record["function"], record["num_seeds"]) == (function, num_seeds) and record["errors"].startswith(kind)
+        ]
+
+    for function in ("estimate", "estimate_difference"):
+        words = [f"{covered(function, 1)[0]:.3f}"]
+        for num_seeds in (3, 5, 10):
+            found = covered(function, num_seeds)
+            assert len(found) == 6 and min(found) >= 0.93 and max(found) <= 0.975 and 0.94 <= np.mean(found) <= 0.96
+            words.append(f"{min(found):.3f} to {max(found):.3f}")
+        (line,) = [line for line in intervals.__doc__.splitlines() if line.split()[:1] == [function]]
+        assert line.split(maxsplit=1)[1].split() == " ".join(words).split()
+    skewed = ", ".join(f"{covered('estimate_mean', number, 'exponential')[0]:.3f}" for number in (3, 5, 10))
+    assert f"{skewed} with 3, 5, 10 seeds" in ranking.estimate_mean.__doc__
+    assert all(0.93 <= covered("estimate_mean", number, "normal")[0] <= 0.97 for number in (3, 5, 10))
+
+
+def test_the_kept_scores_have_the_intervals_that_are_reported(monkeypatch, capsys):
+    monkeypatch.chdir(RESULTS.parents[1])
+    (example,) = re.findall(r"```python\n(.*?)```", Path("results/README.md").read_text(), re.DOTALL)
+    exec(example, {})
+    value, low, high = re.findall(r"=([\d.]+)", capsys.readouterr().out)
+    row = f"**{float(value):.3f}** [{float(low):.3f}, {float(high):.3f}]"
+    assert row == "**0.592** [0.519, 0.665]" and row in Path("experiments/README.md").read_text()
 
 
 @pytest.mark.parametrize(

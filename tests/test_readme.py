@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 LIBRARY_EXAMPLE, OWN_SPACE_EXAMPLE, OTHER_FORMS_EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md"]
-FOLDERS = "|".join(("benchmarks", "constraints", "docs", "experiments", "jaxnas", "notebooks", "tests"))
+FOLDERS = "|".join(("benchmarks", "constraints", "docs", "experiments", "jaxnas", "notebooks", "results", "tests"))
 
 
 @pytest.fixture(autouse=True)

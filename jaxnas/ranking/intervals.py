@@ -12,6 +12,18 @@ The interval is Student's. Its degrees of freedom are the mean of both parts', h
 Satterthwaite's formula has squares of these weights, which covers 0.91 to 0.96 with three seeds: weights that were
 estimated from three seeds are off themselves.
 
+Coverage at 95 %, in simulations with a known Kendall's tau (`python -m benchmarks.coverage`, results/coverage.json; 50
+to 200 architectures; super-nets that rank equally well or not, and err on the same architectures, on others, or half
+and half; each figure to 0.007):
+
+    seeds                   1       3               5               10
+    estimate                0.961   0.940 to 0.963  0.944 to 0.973  0.936 to 0.957
+    estimate_difference     0.973   0.936 to 0.968  0.948 to 0.966  0.952 to 0.955
+
+It is conservative where both sides of a difference, and all seeds, err on the same architectures, 0.955 to 0.973 with
+lengths 1.15 to 1.2 times the necessary: the jackknife counts twice what pairs of architectures do (Efron and Stein,
+"The jackknife estimate of variance", Annals of Statistics 9, 1981).
+
 An interval of few seeds is wide, and has to be: with three of them its half length is 4.3 standard errors where seeds
 are all that varies. The jackknife suits smooth statistics, such as correlations, means and agreements, and not extremes
 (best rank, regret). Ends may lie beyond a statistic's range. Groups of architectures without which the statistic is nan
@@ -97,7 +109,8 @@ def estimate_difference(
 def estimate_mean(values: ArrayLike, *, level: float = 0.95) -> Estimate:
     """The mean of `values` [num_seeds], one a seed, with Student's t interval; nan where there are too few.
 
-    Exact where seeds are normal.
+    Exact where seeds are normal. Of a skewed figure it covers less: 0.883, 0.885, 0.912 with 3, 5, 10 seeds of an
+    exponential one, for 0.95 (`python -m benchmarks.coverage`).
     """
     values = array("values", values, (None,), finite=False).astype(np.float64)
     level = number("level", level, above=0, below=1)
