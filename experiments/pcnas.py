@@ -192,7 +192,7 @@ def limited(config: Config, task: Task, code: np.ndarray) -> dict[str, Any]:
         return result
     value = float(limit.costs(code[None])[0])
     result |= {"limit": f"{limit.name}:{limits.number(limit.value)}", "limited_value": value}
-    if limit.name == LATENCY_MS and config.latency_table is not None:
+    if limit.name == LATENCY_MS and limit.table is not None and config.latency_table is not None:
         setting = setting_of(read_operations_table(config.latency_table, task.published))
         result["predicted_latency_ms"] = value
         if setting.device == jax.devices()[0].device_kind:

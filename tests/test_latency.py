@@ -247,3 +247,23 @@ class TestMeasuredNetworks:
         for wrong in (b"", data[:-1], data[:700] + bytes([data[700] ^ 1]) + data[701:]):
             (tmp_path / "nasbench201_latency.npz").write_bytes(wrong)
             refuses("not the published file", latency.read_nasbench201_latency, tmp_path, SPACES["nasbench201"])
+
+
+def test_a_file_of_latencies_is_of_operations_or_of_whole_networks(tmp_path, path):
+    """Under any name; what it states is what a limit may be of."""
+    archs = enumerate_archs(SPACE)
+    rounds = np.arange(12.0).reshape(6, 2)
+    columns = {"latency_ms_phone": rounds, "latency_ms": rounds[:, 0], "params": np.arange(6)}
+    units = {"latency_ms_phone": "ms", "latency_ms": "ms", "params": "count"}
+    for name in ("mine.npz", latency.NASBENCH201_FILE):
+        tables.write_table(tmp_path / name, tables.make_table(SPACE, archs, columns, units=units, provenance={}))
+        found = latency.read_latencies(tmp_path / name, SPACE)
+        assert sorted(found) == ["latency_ms", "latency_ms_phone"]
+        limit = parse("latency_ms_phone:4.5", SPACE, found)
+        assert limit.costs(archs).tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5] and limit.table is None
+    of_operations = latency.read_latencies(path, SPACE)
+    assert table_costs(of_operations["latency_ms"], archs).tolist() == [11, 14, 13, 16, 16, 19]
+    path.write_bytes(path.read_bytes()[:-9])
+    refuses("truncated, damaged or no table", latency.read_latencies, path, SPACE)
+    tables.write_table(path, table()._replace(space="other operations"))
+    refuses("a table of space 'other operations', expected 'toy operations'", latency.read_latencies, path, SPACE)

@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import chex
 import jax
@@ -39,7 +39,7 @@ class SearchConfig(SupernetConfig):
     num_archs: Count = 1  # architectures per training step; one in the paper
     # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
     limit: Annotated[str, Text("a limit such as macs:50e6")] | None = None
-    # file of operations for latency_ms, or nasbench201_latency.npz for its columns
+    # file of operations for latency_ms; or of whole networks for its columns, as nasbench201_latency.npz
     latency_table: Annotated[str, Text("a file")] | None = None
     pool_size: Count = 5  # prefixes kept, P in the paper
     num_completions: Count = 20  # scored for each candidate, S in the paper
@@ -130,13 +130,8 @@ def prepare(config: SearchConfig) -> Task:
 
 def read_limit(config: SearchConfig, space: SearchSpace) -> limits.Limit | None:
     """The limit that the config states; a latency comes from its `latency_table`."""
-    others: dict[str, Any] = {}
-    if config.latency_table is not None and Path(config.latency_table).name == latency.NASBENCH201_FILE:
-        table = latency.read_nasbench201_latency(Path(config.latency_table).parent, space)
-        others = {column: latency.measured_costs(space, table, column) for column in table.columns}
-    elif config.latency_table is not None:
-        table = latency.read_operations_table(config.latency_table, space)
-        others = {latency.LATENCY_MS: latency.operation_costs(space, table)}
+    table = config.latency_table
+    others = {} if table is None else latency.read_latencies(table, space)
     return None if config.limit is None else limits.parse(config.limit, space, others)
 
 

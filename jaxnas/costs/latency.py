@@ -16,11 +16,12 @@ import numpy as np
 
 from jaxnas.checks import array, choice, number, shown, whole
 from jaxnas.codes import check, to_index, to_text
-from jaxnas.costs.limits import CostTable, cost_table
-from jaxnas.files import decode_arrays
+from jaxnas.costs.limits import CostFn, CostTable, cost_table
+from jaxnas.files import decode_arrays, open_arrays, read_file
 from jaxnas.ranking import kendall_tau, mean_truth, spearman
 from jaxnas.space import SearchSpace
 from jaxnas.tables import Table, load_truth, make_table, read_table
+from jaxnas.tables.format import is_table
 from jaxnas.tables.published import read_as_published
 
 LATENCY_MS = "latency_ms"
@@ -196,6 +197,26 @@ def agreement(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> Agreemen
     return Agreement(spearman(predicted, measured), kendall_tau(predicted, measured), error)
 
 
+def read_latencies(path: str | os.PathLike[str], space: SearchSpace) -> dict[str, CostTable | CostFn]:
+    """The costs by name that a file of latencies states, for `limits.parse`.
+
+    Of `nasbench201_latency.npz` as published, and of a table of whole networks of your own (`make_table` and
+    `write_table`, under any name), each column in ms; of a table of operations their sum, `latency_ms`.
+
+    Raises:
+      ValueError: none of these, damaged, or of another space.
+      OSError: the file cannot be read.
+    """
+    path = Path(path)
+    if path.name == NASBENCH201_FILE and not is_table(path):
+        table = read_nasbench201_latency(path.parent, space)
+    elif _space_of(path) == space.name:
+        table = read_table(path, space)
+    else:
+        return {LATENCY_MS: operation_costs(space, read_operations_table(path, space))}
+    return {name: measured_costs(space, table, name) for name, unit in table.units.items() if unit == "ms"}
+
+
 def read_nasbench201_latency(folder: str | os.PathLike[str], space: SearchSpace) -> Table:
     """Latencies of all 15,625 cells of NAS-Bench-201 as others measured them, in ms of whole networks.
 
@@ -244,6 +265,14 @@ def measured_costs(space: SearchSpace, table: Table, column: str) -> Callable[[n
         return figures[rows]
 
     return costs
+
+
+def _space_of(path: Path) -> Any:
+    """What a table says that it is of; None where it says nothing."""
+    try:
+        return open_arrays(read_file(path))[0].get("space")
+    except ValueError:
+        return None
 
 
 def _rows(space: SearchSpace) -> SearchSpace:
