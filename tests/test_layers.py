@@ -44,7 +44,7 @@ HIGHER = {"jaxnas/costs/measuring.py": {"training"}, "jaxnas/export.py": {"train
 MAY_TOUCH_FILES = {"files", "datasets", "tables", "costs", "export", "runs", "plotting"}
 MAY_IMPORT_FLAX = {"ops", "supernets", "export"}
 MAY_APPLY_CANDIDATES = {"ops", "supernets"}
-MAY_READ_FLAGS = {"jaxnas/runs/command.py"}
+MAY_READ_FLAGS = {"jaxnas/interrupted.py", "jaxnas/runs/command.py"}
 # Where a space's table or its experiments' flags are chosen; all else calls a function that it was given.
 MAY_ASK_FOR_LAYOUT = {
     "jaxnas/tables/nasbench101.py",

@@ -19,7 +19,7 @@ SHOWN = "\n".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROO
 
 def test_rooms_are_attributes_and_are_all_there_are():
     rooms = [path for path in (ROOT / "jaxnas").iterdir() if path.suffix == ".py" or any(path.glob("*.py"))]
-    assert {path.stem for path in rooms} == {*jaxnas.ROOMS, "__init__"}
+    assert {path.stem for path in rooms} == {*jaxnas.ROOMS, "__init__", "interrupted"}
     for name in jaxnas.ROOMS:
         assert getattr(jaxnas, name).__name__ == f"jaxnas.{name}"
     with pytest.raises(AttributeError, match="no attribute 'arch'"):
