@@ -341,6 +341,24 @@ def test_a_killed_conversion_goes_on(official, tmp_path, monkeypatch):
     assert seen == [sum(len(content) + 16 for content in RECORDS[:6])]
 
 
+def test_a_part_in_the_place_of_another_is_read_again(official, tmp_path, monkeypatch):
+    expected = convert(official, tmp_path / "whole").read_bytes()
+    for out, spoil in ((tmp_path / "swapped", swap), (tmp_path / "copied", copy)):
+        interrupted(monkeypatch, 2, convert, official, out, batch_size=3)
+        spoil(*sorted((out / "nasbench101_cifar10.parts").glob("*.npz"))[:2])
+        assert convert(official, out, batch_size=3).read_bytes() == expected
+
+
+def copy(first, second):
+    second.write_bytes(first.read_bytes())
+
+
+def swap(first, second):
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
 def test_parts_of_another_source_are_dropped(official, tmp_path, monkeypatch):
     interrupted(monkeypatch, 1, convert, official, tmp_path / "out", batch_size=3)
     official.write_bytes(framed(RECORDS[::-1]))  # the other order of repeats

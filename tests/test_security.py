@@ -121,7 +121,7 @@ PROGRAMS = {
     "nothing": b"",
     "no end": b"}" * 100,
     "nothing on the stack": b".",
-    "a list a million deep": b"]" * 10**6 + b"a" * (10**6 - 1) + b".",
+    "a list a hundred thousand deep": b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
     "a number": b"K\x01.",
 }  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Long conversions in parts: each is written whole as soon as it is read, so that a killed one goes on from there."""
 
 import contextlib
-import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from jaxnas.files import decode_arrays, read_file, replace_file
+from jaxnas.files import open_arrays, read_file, replace_file, seal_arrays
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,14 +32,13 @@ def collect(
     replace_file(label, source.encode())
     parts: list[Arrays] = []
     position = 0
-    while (part := _load(folder, position)) is not None:
-        position = int(part.pop("next_position"))
-        parts.append(part)
+    while (part := _load(folder, source, position)) is not None:
+        position, arrays = part
+        parts.append(arrays)
     with tqdm(total=end, initial=position, unit_scale=True, disable=not progress) as bar:
         for next_position, arrays in read_from(position) if position < end else ():
-            content = io.BytesIO()
-            np.savez(content, allow_pickle=False, next_position=np.int64(next_position), **arrays)
-            replace_file(_path(folder, position), content.getvalue())
+            meta = {"source": source, "position": position, "next_position": next_position}
+            replace_file(_path(folder, position), seal_arrays(meta, arrays))
             bar.update(next_position - position)
             position = next_position
             parts.append(arrays)
@@ -56,10 +54,14 @@ def _path(folder: Path, position: int) -> Path:
     return folder / f"{position:015d}.npz"
 
 
-def _load(folder: Path, position: int) -> Arrays | None:
-    """None where there is no such part, or a damaged one, which is then read again."""
+def _load(folder: Path, source: str, position: int) -> tuple[int, Arrays] | None:
+    """The position after the part and its arrays; None where there is no such part, a damaged one or one of another
+    place or source, which is then read again."""
     with contextlib.suppress(OSError, ValueError):
-        return decode_arrays(read_file(_path(folder, position)))
+        meta, arrays = open_arrays(read_file(_path(folder, position)))
+        next_position = meta.pop("next_position", None)
+        if meta == {"source": source, "position": position} and isinstance(next_position, int):
+            return next_position, arrays
     return None
 
 
