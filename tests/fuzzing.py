@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[1]
-OURS = tuple(str(ROOT / top) for top in ("jaxnas", "experiments", "benchmarks"))
+OURS = (__file__, *(str(ROOT / top) for top in ("jaxnas", "experiments", "benchmarks")))
 COUNTS: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
 
 
@@ -58,6 +58,11 @@ def judge(category: str, call: Callable[[], Any], is_right: Callable[[Any], bool
         if not os.environ.get("JAXNAS_FUZZ_COUNT"):
             raise AssertionError(f"{category}: {outcome}")
         print(f"WRONG {category}: {outcome}")
+
+
+def refused(line: str) -> None:
+    """Raise what a command said in one line before its exit, for `judge`."""
+    raise ValueError(line)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -1,12 +1,14 @@
 """Whatever is wrong with files, arguments and arrays: the right result or one line of our own, and nothing else."""
 
+import contextlib
 import json
 import shutil
 
 import numpy as np
 import pytest
 from conftest import SMALL_SPACES
-from fuzzing import fuzz, judge, same, some_word, spoil_array, spoil_bytes, spoil_folder, spoil_json
+from experiment_runs import result_of, start, untimed
+from fuzzing import fuzz, judge, refused, same, some_word, spoil_array, spoil_bytes, spoil_folder, spoil_json
 
 from experiments import (
     build_table,
@@ -152,6 +154,80 @@ def test_checkpoints(saved, folder, rng):
     judge("checkpoints", restore, is_right)
 
 
+# Results folders
+
+
+def once(function):
+    """What it gave when it was first called: one compilation serves all runs."""
+    results = []
+
+    def call(*args, **kwargs):
+        if not results:
+            results.append(function(*args, **kwargs))
+        return results[0]
+
+    return call
+
+
+RUN = [
+    "rank_correlation",
+    "tiny",
+    "--space",
+    "small",
+    "--archs-per-save",
+    "3",
+    "--checkpoint-every",
+    "2",
+    "--no-progress",
+]
+BUILT = ("load_problem", "build", "make_score", "make_setup")
+
+
+@pytest.fixture(scope="module")
+def finished(folder, truth):
+    """A finished run, and how it is started again on another folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in BUILT:
+            patch.setattr(rank_correlation, name, once(getattr(rank_correlation, name)))
+        for name in ("draw_scatter", "draw_training"):
+            patch.setattr(rank_correlation, name, lambda *args: None)
+        argv = [*RUN, "--data-dir", truth, "--workdir"]
+        start(*argv, folder / "finished")
+        yield folder / "finished", lambda workdir: start(*argv, workdir)
+
+
+@fuzz(4)
+def test_results_folders(finished, folder, capfd, rng):
+    """A spoilt file of a finished run, or of one that has still to end: the same result, or one line."""
+    whole, start_again = finished
+    workdir = folder / "again"
+    shutil.rmtree(workdir, ignore_errors=True)
+    shutil.copytree(whole, workdir)
+    if rng.random() < 0.8:
+        (workdir / "result.json").unlink()
+    spoil_folder(rng, workdir)
+
+    def call():
+        with one_line(capfd):
+            start_again(workdir)
+        return untimed(result_of(workdir))
+
+    judge("results folders", call, lambda result: result in (None, untimed(result_of(whole))))
+
+
+@contextlib.contextmanager
+def one_line(capfd):
+    """Have a command's exit 2 with one line be a ValueError of that line; any other exit fails."""
+    capfd.readouterr()
+    try:
+        yield
+    except SystemExit as stop:
+        lines = capfd.readouterr().err.strip().splitlines()
+        if stop.code != 2 or len(lines) != 1:
+            raise AssertionError(f"exit {stop.code}: {lines}") from None
+        refused(lines[0])
+
+
 # Arrays
 
 
@@ -249,15 +325,11 @@ def test_values_of_the_command_line(up_to_the_border, folder, capfd, name, rng):
     shutil.rmtree(folder / "run", ignore_errors=True)
 
     def call():
-        capfd.readouterr()
         try:
-            command.main(f"experiments.{name}", module.__doc__, module.run, module.PRESETS, argv)
+            with one_line(capfd):
+                command.main(f"experiments.{name}", module.__doc__, module.run, module.PRESETS, argv)
         except Reached:
-            return "reached"
-        except SystemExit as stop:
-            lines = capfd.readouterr().err.strip().splitlines()
-            if stop.code != 2 or len(lines) != 1 or len(lines[0]) > 1100:
-                raise AssertionError(f"exit {stop.code}: {lines}") from None
-            return "refused"
+            return True
+        return False
 
-    judge(f"values of {name}", call, lambda outcome: outcome in ("reached", "refused"))
+    judge(f"values of {name}", call, bool)
