@@ -126,7 +126,7 @@ def write_result(
         "num_devices": len(devices),
         "num_cores": os.cpu_count(),
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "config": _plain(flat(config)),
         "run": identity(name, config),
     }
@@ -185,7 +185,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The clone's commit, with -dirty if tracked files were changed; None outside a clone."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
