@@ -5,7 +5,7 @@
 
 Each population draws its space, batch-norm mode, affine or not, route, size (1 to 300, small ones as often as large
 ones), repetitions and the settings that cut it into calls; number i of a seed is always the same one. Spaces of many
-candidates, whose programs take minutes to compile, are drawn a sixteenth as often. The reference is
+candidates, whose programs take minutes to compile, are drawn a fortieth as often. The reference is
 `Supernet.apply` on one code at a time in a plain loop, losses and pooled statistics by NumPy and SciPy. Whatever comes
 out is compared image by image, as two networks hardly ever agree on all of them: an architecture that is dropped,
 doubled, moved or given another's score is counted, and named on stderr. On tiny networks, kernels in large spaces 3 x 3
@@ -41,7 +41,8 @@ from jaxnas.supernets import Supernet, make_supernet, select_stats
 
 MODES, ROUTES = get_args(BNMode), get_args(Strategy)
 LARGE = {name for name in SPACES if name.startswith("mobile")} | {"darts", "nasbench101", "nasbench101_v6"}
-FIXED = {"mask": (True, "batch"), "serial": (False, "tracked"), "dispatch": (True, "calibrated")}  # of large spaces
+ALL_PROGRAMS = {"digits_chain", "nasbench201"}  # elsewhere these routes are compiled for one mode each, or few fit
+FIXED = {"mask": (True, "batch"), "serial": (False, "tracked"), "dispatch": (True, "calibrated")}
 MOST_ARCHS = 300
 PER_CALL = 5  # architectures of a call of these
 CUTS = (  # settings that cut a graph into programs: by architectures, and by what they hold at once
@@ -124,7 +125,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 def draw(config: Config, number: int) -> tuple[Setting, np.ndarray]:
     """Setting and rows int [num_archs] among the space's codes, of population `number`."""
     rng = np.random.default_rng([config.seed, number])
-    weights = np.array([1 / 16 if name in LARGE else 1.0 for name in config.spaces])
+    weights = np.array([1 / 40 if name in LARGE else 1.0 for name in config.spaces])
     space = config.spaces[rng.choice(len(weights), p=weights / weights.sum())]
     affine, bn_mode, route = bool(rng.integers(2)), MODES[rng.integers(len(MODES))], ROUTES[rng.integers(len(ROUTES))]
     num_archs = int(math.exp(rng.uniform(0, math.log(MOST_ARCHS + 1))))
@@ -132,14 +133,16 @@ def draw(config: Config, number: int) -> tuple[Setting, np.ndarray]:
         options = CUTS[rng.integers(len(CUTS))]
     else:  # compiled programs have the size of a call
         options = {"archs_per_call": PER_CALL, "groups": 2, "workers": 2}
-        if space in LARGE:
-            num_archs, (affine, bn_mode) = max(2, num_archs), FIXED[route]
+        num_archs = max(num_archs, 2)
+        if space not in ALL_PROGRAMS:
+            affine, bn_mode = FIXED[route]
     span = int(rng.integers(1, NUM_CODES + 1)) if rng.random() < 0.5 else NUM_CODES
+    affine |= space in LARGE
     setting = Setting(space, affine, bn_mode, route, tuple(options.items()))
     if route not in ("auto", "graph"):
         plan = make_reference(space, affine).evaluator(setting).plan
-        while num_archs > 1 and plan(num_archs, Reference.num_images).archs_per_call < PER_CALL:
-            num_archs += 1  # so that two sizes are compiled, 1 and PER_CALL
+        while plan(num_archs, 1).archs_per_call < PER_CALL:
+            num_archs += 1  # so that one size is compiled
     return setting, rng.integers(span, size=min(num_archs, MOST_ARCHS))
 
 
@@ -163,10 +166,11 @@ def judge(setting: Setting, rows: np.ndarray) -> tuple[str, float]:
 class Reference:
     """Scores of single codes on one tiny super-net, and what they are computed from."""
 
-    num_images, images_per_call = 12, 8
+    images_per_call = 8
 
     def __init__(self, space: SearchSpace, affine: bool):
         self.supernet = make_supernet(space, affine=affine)
+        self.num_images = 16 if space.name in LARGE else 12  # the second batch is padded, or one program less
         rng = np.random.default_rng(0)
         self.archs = np.asarray(Region(space).sample(rng, NUM_CODES), np.int32)
         self.params = random_params(self.supernet, rng)
