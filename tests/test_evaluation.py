@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from jaxnas import codes
-from jaxnas.evaluation import make_evaluator
+from jaxnas.evaluation import cross_entropy, is_correct, make_evaluator
+from jaxnas.samplers import uniform
 from jaxnas.supernets import select_stats
+from jaxnas.training import init_train_state, sgd
 
 pytestmark = pytest.mark.codegen
 
@@ -139,6 +141,48 @@ def test_tracked_statistics(net, apply, archs, tracked, route):
     assert_scored(evaluate(params, archs, IMAGES, LABELS, stats=tracked), *expected)
 
 
+def test_statistics_that_were_never_tracked(net):
+    """Those of a fresh state; of what was trained all but one candidate, which only those that take it may not have."""
+    supernet, params = net
+    sampler = uniform(supernet.space, num_archs=1)
+    fresh = init_train_state(supernet, sampler, sgd(0.1, num_steps=1), jax.random.key(0)).stats
+    evaluate = make_evaluator(supernet, bn_mode="tracked").evaluate
+    with pytest.raises(
+        ValueError, match=r"^tiny: statistics of 'stem' in stem, .* were never tracked; .* 'calibrated'"
+    ):
+        evaluate(params, [[0, 1, 2]], IMAGES, LABELS, stats=fresh)
+    tracked = {name: 0.9 * leaf + 0.1 for name, leaf in fresh.items()}  # mean 0.1, variance 1
+    tracked["layer1"] = tracked["layer1"].at[1].set(fresh["layer1"][1])
+    with pytest.raises(ValueError, match=r"statistics of 'nor_conv_1x1' in layer1, which architecture .* takes, were"):
+        evaluate(params, [[0, 2, 2], [0, 1, 2]], IMAGES, LABELS, stats=tracked)
+    assert np.isfinite(evaluate(params, [[0, 2, 2], [1, 0, 2]], IMAGES, LABELS, stats=tracked).loss).all()
+    short = tracked | {"head": tracked["head"][:, :1]}
+    with pytest.raises(ValueError, match=r"^stats of head: shape \(1, 1, 5\), expected \(1, 2, 5\)"):
+        evaluate(params, [[0, 2, 2]], IMAGES, LABELS, stats=short)
+
+
+def test_labels_of_a_loss_are_whole_numbers_of_its_classes():
+    """Float labels gave a loss and an accuracy of 0; while tracing their range can't be seen."""
+    logits = np.zeros((2, 3, 4), np.float32)
+    for score in (cross_entropy, is_correct):
+        with pytest.raises(ValueError, match="^labels: dtype float64, expected integer"):
+            score(logits, np.array([0.0, 1.0, 2.0]))
+        with pytest.raises(ValueError, match=r"^labels: 4 at index \(1,\), expected at least 0 and at most 3"):
+            score(logits, np.array([0, 4, 1]))
+        with pytest.raises(ValueError, match=r"^labels are float32 \(3,\), expected integers \(3,\)"):
+            jax.jit(score)(logits, np.zeros(3, np.float32))
+        with pytest.raises(ValueError, match=r"^labels are int32 \(2,\), expected integers \(3,\)"):
+            jax.jit(score)(logits, np.zeros(2, np.int32))
+
+
+def test_apply_takes_no_pixels_and_no_other_sizes(net):
+    supernet, params = net
+    with pytest.raises(ValueError, match="^tiny: images are uint8, expected floats that are standardised; `jaxnas"):
+        supernet.apply(params, np.array([0, 1, 2]), np.zeros((2, 4, 4, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"^tiny: images have shape \(2, 8, 8, 1\), expected \[num_images, 4, 4, 1\]"):
+        jax.eval_shape(supernet.apply, params, np.array([0, 1, 2]), np.zeros((2, 8, 8, 1), np.float32))
+
+
 @pytest.mark.parametrize("route", ["serial", "dispatch", "graph"])
 def test_any_population(net, archs, by_batch, route, caplog):
     """Nothing dropped, doubled or reordered: sizes 1, prime and above a call's; codes may repeat; threads or not."""
@@ -226,10 +270,15 @@ def test_progress(net, archs, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"strategy": "tree"}, "unknown strategy 'tree'; choose one of auto, mask, serial, dispatch, graph."),
-        ({"bn_mode": "running"}, "unknown bn_mode 'running'; choose one of batch, calibrated, tracked."),
-        ({"archs_per_call": 0}, "archs_per_call must be at least 1, got 0."),
-        ({"images_per_call": 0}, "images_per_call must be at least 1, got 0."),
+        ({"strategy": "tree"}, "strategy is 'tree', expected one of auto, mask, serial, dispatch, graph."),
+        ({"bn_mode": "running"}, "bn_mode is 'running', expected one of batch, calibrated, tracked."),
+        ({"archs_per_call": 0}, "archs_per_call is 0, expected 1 to 2147483647."),
+        ({"images_per_call": 0}, "images_per_call is 0, expected 1 to 2147483647."),
+        ({"images_per_call": None}, "images_per_call is None, expected a whole number, at least 1."),
+        ({"workers": 1.5}, "workers is 1.5, expected a whole number, at least 1."),
+        ({"memory_budget": "1 GiB"}, "memory_budget is '1 GiB', expected a number, at least 1."),
+        ({"memory_budget": float("nan")}, "memory_budget is nan, expected a number, at least 1."),
+        ({"groups": True}, "groups must be a tile size of at least 1, 'auto' or 'balanced', got True."),
         ({"groups": 0}, "groups must be a tile size of at least 1, 'auto' or 'balanced', got 0."),
     ],
 )
@@ -249,24 +298,28 @@ def test_settings_are_refused_at_once(net, options, message):
             {"archs": [[0, 1]]},
             "tiny: archs have shape (1, 2), expected [num_archs, 3] (one architecture is archs[None]).",
         ),
-        (
-            {"images": IMAGES[:0], "labels": []},
-            "images have shape (0, 4, 4, 1), expected [num_images, 4, 4, 1], at least one image.",
-        ),
-        (
-            {"images": IMAGES[:, :3]},
-            "images have shape (10, 3, 4, 1), expected [num_images, 4, 4, 1], at least one image.",
-        ),
-        ({"labels": LABELS[:9]}, "labels have shape (9,), expected (10,), one for each image."),
-        ({"labels": np.arange(10) + 3}, "labels are 3..12, expected within [0, 10)."),
+        ({"images": IMAGES[:0], "labels": []}, "tiny: there are no images, expected at least one."),
+        ({"images": IMAGES[:, :3]}, "tiny: images have shape (10, 3, 4, 1), expected [num_images, 4, 4, 1];"),
+        ({"images": (IMAGES * 50).astype(np.uint8)}, "tiny: images are uint8, expected floats that are standardised;"),
+        ({"images": abs(IMAGES * 50).round()}, "images are whole numbers from 0 to "),
+        ({"images": IMAGES * 1e20}, "images hold values from -"),
+        ({"images": np.where(IMAGES > 2, np.nan, IMAGES)}, "images hold values from nan to nan, expected standardised"),
+        ({"labels": LABELS[:9]}, "labels: shape (9,), expected (10)."),
+        ({"labels": np.arange(10) + 3}, "labels: 10 at index (7,), expected at least 0 and at most 9."),
+        ({"labels": LABELS.astype(np.float32)}, "labels: dtype float32, expected integer."),
         ({"stats": {}}, "bn_mode 'batch' does not take stats."),
         ({"calibration_images": IMAGES}, "bn_mode 'batch' does not take calibration_images."),
         ({"bn_mode": "tracked"}, "bn_mode 'tracked' needs stats."),
         ({"bn_mode": "calibrated"}, "bn_mode 'calibrated' needs calibration_images."),
         (
             {"bn_mode": "calibrated", "calibration_images": IMAGES[:0]},
-            "calibration_images have shape (0, 4, 4, 1), expected [num_images, 4, 4, 1], at least one image.",
+            "tiny: there are no calibration_images, expected at least one.",
         ),
+        (
+            {"bn_mode": "calibrated", "calibration_images": IMAGES[..., :0]},
+            "tiny: calibration_images have shape (10, 4, 4, 0), expected [num_images, 4, 4, 1];",
+        ),
+        ({"bn_mode": "tracked", "stats": {"stem": IMAGES}}, "tiny: stats don't have the super-net's layers"),
         (
             {"memory_budget": 1000},
             "memory_budget of 1000 bytes is too small for one architecture on 10 images, which takes about",

@@ -215,7 +215,7 @@ def test_memory_is_what_xla_allocates_at_most(small_supernet, name):
 
 def test_refusals(macro):
     for name in ("archs_per_call", "images_per_call", "workers"):
-        with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0"):
+        with pytest.raises(ValueError, match=f"^{name} is 0, expected 1 to"):
             planner(macro, **{name: 0})
     for groups in (0, "fair", None):
         with pytest.raises(ValueError, match=r"^groups must be a tile size of at least 1, 'auto' or 'balanced', got"):

@@ -3,7 +3,13 @@
 import chex
 import numpy as np
 
+from jaxnas import checks, supernets
+from jaxnas.codes import to_text
 from jaxnas.supernets import Stats, Supernet
+from jaxnas.supernets.layer import outline
+
+LOOKED_AT = 256  # images whose values are looked at
+LARGEST = 1e4  # standardised pixels stay below 20 or so; batch-norm variances lose their digits where means are larger
 
 
 def check_given(bn_mode: str, stats: Stats | None, calibration_images: chex.Array | None) -> None:
@@ -15,22 +21,47 @@ def check_given(bn_mode: str, stats: Stats | None, calibration_images: chex.Arra
 
 
 def check_images(supernet: Supernet, name: str, images: chex.Array) -> None:
-    """Raise a ValueError where images are none that the network takes, or none at all."""
-    layout = supernet.space.layout
-    expected = (layout.image_size, layout.image_size, layout.in_channels)
-    if images.shape[1:] != expected or len(images) == 0:
+    """Raise a ValueError where images are none that the network takes, or none at all; or the first `LOOKED_AT` are
+    pixels that were not standardised: whole numbers, NaN, or too large. Fractions of 0 to 1 can't be told."""
+    supernets.check_images(supernet.space, images, name)
+    if not len(images):
+        raise ValueError(f"{supernet.space.name}: there are no {name}, expected at least one.")
+    few = np.asarray(images[:LOOKED_AT], np.float32)
+    low, high = float(few.min()), float(few.max())
+    if not -LARGEST <= low <= high <= LARGEST:  # or NaN
+        raise ValueError(f"{name} hold values from {low:g} to {high:g}, expected standardised ones, about -5 to 5.")
+    if low >= 0 and high > 1 and (few == np.round(few)).all():
         raise ValueError(
-            f"{name} have shape {images.shape}, expected [num_images, {str(expected)[1:-1]}], at least one image."
+            f"{name} are whole numbers from {low:g} to {high:g}, raw pixels it seems; standardise them first"
+            " (`jaxnas.training.standardise`)."
         )
 
 
 def check_labels(supernet: Supernet, labels: chex.Array, num_images: int) -> None:
     """Raise a ValueError where labels are none of the images' classes."""
-    labels, num_classes = np.asarray(labels), supernet.space.layout.num_classes
-    if labels.shape != (num_images,):
-        raise ValueError(f"labels have shape {labels.shape}, expected ({num_images},), one for each image.")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"labels are {labels.min()}..{labels.max()}, expected within [0, {num_classes}).")
+    checks.array("labels", labels, (num_images,), "integer", least=0, most=supernet.space.layout.num_classes - 1)
+
+
+def check_stats(supernet: Supernet, stats: Stats, archs: np.ndarray) -> None:
+    """Raise a ValueError where tracked statistics are none of this super-net's, or where a candidate that archs int
+    [num_archs, num_choices] take was never tracked: mean 0 and variance 1, as `init_train_state` begins."""
+    name, layers = supernet.space.name, supernet.layers
+    if not isinstance(stats, dict) or stats.keys() != layers.keys():
+        came = sorted(set(stats) ^ set(layers))[:3] if isinstance(stats, dict) else type(stats).__name__
+        raise ValueError(f"{name}: stats don't have the super-net's layers ({came}); give `TrainState.stats`.")
+    for layer_name, taken in supernet.taken(archs).items():
+        layer = layers[layer_name]
+        expected = (len(layer.candidates), 2, layer.stats_size)
+        of_layer = checks.array(f"stats of {layer_name}", stats[layer_name], expected, "floating", finite=False)
+        for index, (op, operation) in enumerate(layer.candidates.items()):
+            used = of_layer[index, :, : outline(operation, layer.in_shape)[2]].astype(np.float32)
+            rows = np.flatnonzero(taken == index)
+            if rows.size and used.size and (used[0] == 0).all() and (used[1] == 1).all():
+                raise ValueError(
+                    f"{name}: statistics of {op!r} in {layer_name}, which architecture"
+                    f" {to_text(supernet.space, archs[rows[0]])} takes, were never tracked; train with stats_momentum,"
+                    " or score with bn_mode 'calibrated'."
+                )
 
 
 def check_balanced(supernet: Supernet, archs: np.ndarray) -> None:

@@ -9,9 +9,9 @@ import chex
 import jax
 from tqdm import tqdm
 
-from jaxnas import codes
+from jaxnas import checks, codes
 from jaxnas.evaluation.batches import DeviceRow, load_row, rows_of
-from jaxnas.evaluation.border import check_balanced, check_given, check_images, check_labels
+from jaxnas.evaluation.border import check_balanced, check_given, check_images, check_labels, check_stats
 from jaxnas.evaluation.calls import make_calls
 from jaxnas.evaluation.graph import make_graph_route
 from jaxnas.evaluation.planning import Planner, make_planner
@@ -44,13 +44,13 @@ class EvaluateFn(Protocol):
         Args:
           archs: or what `Evaluator.prepare` made of them.
           images: float [num_images, height, width, channels] as the network takes them (standardised); plain arrays.
-          labels: int [num_images].
-          stats: tracked statistics (`TrainState.stats`), for bn_mode "tracked".
+          labels: int [num_images], in [0, num_classes).
+          stats: tracked statistics (`TrainState.stats`), for bn_mode "tracked"; of all that archs take.
           calibration_images: for bn_mode "calibrated".
           bar: of a caller that scores in several calls.
 
         Raises:
-          ValueError: codes, shapes or counts that don't fit.
+          ValueError: codes, shapes, number types or counts that don't fit; raw pixels; statistics never tracked.
         """
         ...
 
@@ -123,9 +123,8 @@ def make_evaluator(
     Raises:
       ValueError: at once for unusable settings; from evaluate for codes, shapes or counts that don't fit.
     """
-    for name, value, known in (("strategy", strategy, STRATEGIES), ("bn_mode", bn_mode, BN_MODES)):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(known)}.")
+    checks.choice("strategy", strategy, STRATEGIES)
+    checks.choice("bn_mode", bn_mode, BN_MODES)
     rows = rows_of(mesh)
     plan = make_planner(
         supernet,
@@ -173,7 +172,7 @@ class _Engine(NamedTuple):
 
 def _prepare(engine: _Engine, archs: chex.ArrayNumpy, num_images: int) -> Population:
     checked = codes.check(engine.supernet.space, archs)
-    plan = engine.plan(len(checked), num_images)
+    plan = engine.plan(len(checked), checks.whole("num_images", num_images, 1))
     if plan.strategy == "dispatch" and engine.groups == "balanced":
         check_balanced(engine.supernet, checked)
     route = engine.graph if plan.strategy == "graph" else engine.calls
@@ -194,6 +193,8 @@ def _evaluate(
     check_images(engine.supernet, "images", images)
     check_labels(engine.supernet, labels, len(images))
     check_given(engine.bn_mode, stats, calibration_images)
+    if calibration_images is not None:
+        check_images(engine.supernet, "calibration_images", calibration_images)
     population = archs if isinstance(archs, Population) else _prepare(engine, archs, len(images))
     plan = population.plan
     if population.num_images != len(images):
@@ -202,8 +203,8 @@ def _evaluate(
         )
     if plan != engine.plan(len(population.archs), len(images)):
         raise ValueError("the population was prepared by an evaluator of other settings; prepare it with this one.")
-    if calibration_images is not None:
-        check_images(engine.supernet, "calibration_images", calibration_images)
+    if stats is not None:
+        check_stats(engine.supernet, stats, population.archs)
     if plan.strategy == "graph":
         params = engine.view(params)
     given = params, images, labels, stats, calibration_images, engine.images_per_call

@@ -4,6 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnas import checks
+
 
 def cross_entropy(logits: chex.Array, labels: chex.Array, *, label_smoothing: float = 0.0) -> chex.Array:
     """Cross-entropy of each image in nats.
@@ -16,9 +18,13 @@ def cross_entropy(logits: chex.Array, labels: chex.Array, *, label_smoothing: fl
     Returns:
       float [..., num_images].
 
+    Raises:
+      ValueError: labels that are no integers, one for each image, or where they are no tracers outside their range.
+
     >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3])).tolist()  # log 4
     [1.386294..., 1.386294...]
     """
+    _check_labels(logits, labels)
     log_probs = jax.nn.log_softmax(logits)
     hit = jax.nn.one_hot(labels, logits.shape[-1], dtype=log_probs.dtype)
     target = hit * (1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
@@ -28,4 +34,14 @@ def cross_entropy(logits: chex.Array, labels: chex.Array, *, label_smoothing: fl
 
 def is_correct(logits: chex.Array, labels: chex.Array) -> chex.Array:
     """Whether the largest logit is the label's: bool [..., num_images]."""
+    _check_labels(logits, labels)
     return jnp.argmax(logits, axis=-1) == jnp.expand_dims(labels, tuple(range(logits.ndim - 2)))
+
+
+def _check_labels(logits: chex.Array, labels: chex.Array) -> None:
+    """Float labels would give losses and accuracies of 0, and so would classes that the network does not have."""
+    if isinstance(labels, jax.core.Tracer):  # has no values to look at
+        if labels.shape != logits.shape[-2:-1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected integers {logits.shape[-2:-1]}.")
+    else:
+        checks.array("labels", labels, logits.shape[-2:-1], "integer", least=0, most=logits.shape[-1] - 1)

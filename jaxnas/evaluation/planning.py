@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
+from jaxnas import checks
 from jaxnas.supernets import Supernet
 from jaxnas.supernets.choice import Groups
 
@@ -52,15 +53,19 @@ def make_planner(
       ValueError: a count below 1, other groups; from plan for a budget that one architecture exceeds, or a population
         that groups="balanced" cannot run in one call.
     """
-    counts = {"archs_per_call": archs_per_call, "images_per_call": images_per_call, "workers": workers}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}.")
-    if groups not in ("auto", "balanced") and not (isinstance(groups, int) and groups >= 1):
-        raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
+    checks.whole("images_per_call", images_per_call, 1)
+    for name, count in (("archs_per_call", archs_per_call), ("workers", workers)):
+        if count is not None:
+            checks.whole(name, count, 1)
+    if groups not in ("auto", "balanced"):
+        is_count = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
+        if not is_count:
+            raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
 
     on_cpu = jax.default_backend() == "cpu"
-    budget = (2**30 if on_cpu else 2**33) if memory_budget is None else memory_budget
+    budget = 2**30 if on_cpu else 2**33
+    if memory_budget is not None:
+        budget = int(checks.number("memory_budget", memory_budget, 1))
 
     def tile(num_archs: int) -> Groups:
         return _tile_size(supernet, num_archs) if groups == "auto" else groups

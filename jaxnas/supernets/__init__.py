@@ -13,7 +13,7 @@ from jaxnas.supernets.dag import dag_supernet
 from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
 from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
 from jaxnas.supernets.size import size_supernet
-from jaxnas.supernets.supernet import Supernet, only, select_stats
+from jaxnas.supernets.supernet import Supernet, check_images, only, select_stats
 from jaxnas.supernets.two_cell import two_cell_supernet
 
 # Type of layout -> (space, its layout, settings) -> super-net.
@@ -104,6 +104,7 @@ __all__ = [
     "Stats",
     "Supernet",
     "build_supernet",
+    "check_images",
     "make_supernet",
     "only",
     "run_operation",

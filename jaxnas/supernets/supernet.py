@@ -120,6 +120,7 @@ def assemble(
 
     def apply(params, arch, images, *, stats=None, mask=None, key=None, ramp=1.0, groups=4):
         used: Stats = {}
+        check_images(space, images)
         params, arch = sharing.view(params), decode(arch)
         keep = {} if dropout is None or key is None else draw_keep(dropout, key, ramp, len(images))
 
@@ -130,6 +131,23 @@ def assemble(
         return wire(run, images), used
 
     return Supernet(space, make_init(layers, sharing.store), apply, layers, wire, sharing.view, dropout, decode)
+
+
+def check_images(space: SearchSpace, images: Any, name: str = "images") -> None:
+    """Raise a ValueError where a network of the space takes no such images, by shape and number type alone: no value
+    is looked at, so that it holds while a function is traced as well."""
+    layout = space.layout
+    expected, shape, dtype = (layout.image_size, layout.image_size, layout.in_channels), images.shape, images.dtype
+    if len(shape) != 4 or shape[1:] != expected:
+        raise ValueError(
+            f"{space.name}: {name} have shape {shape}, expected [num_images, {str(expected)[1:-1]}];"
+            " `space.resized` makes a space for others."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"{space.name}: {name} are {dtype}, expected floats that are standardised;"
+            " `jaxnas.training.standardise` makes them of pixels."
+        )
 
 
 def decode_by_columns(
