@@ -165,7 +165,7 @@ def test_labels_of_a_loss_are_whole_numbers_of_its_classes():
     """Float labels gave a loss and an accuracy of 0; while tracing their range can't be seen."""
     logits = np.zeros((2, 3, 4), np.float32)
     for score in (cross_entropy, is_correct):
-        with pytest.raises(ValueError, match="^labels: dtype float64, expected integer"):
+        with pytest.raises(ValueError, match=r"^labels: dtype float64, expected integer"):
             score(logits, np.array([0.0, 1.0, 2.0]))
         with pytest.raises(ValueError, match=r"^labels: 4 at index \(1,\), expected at least 0 and at most 3"):
             score(logits, np.array([0, 4, 1]))
@@ -177,7 +177,7 @@ def test_labels_of_a_loss_are_whole_numbers_of_its_classes():
 
 def test_apply_takes_no_pixels_and_no_other_sizes(net):
     supernet, params = net
-    with pytest.raises(ValueError, match="^tiny: images are uint8, expected floats that are standardised; `jaxnas"):
+    with pytest.raises(ValueError, match=r"^tiny: images are uint8, expected floats that are standardised; `jaxnas"):
         supernet.apply(params, np.array([0, 1, 2]), np.zeros((2, 4, 4, 1), np.uint8))
     with pytest.raises(ValueError, match=r"^tiny: images have shape \(2, 8, 8, 1\), expected \[num_images, 4, 4, 1\]"):
         jax.eval_shape(supernet.apply, params, np.array([0, 1, 2]), np.zeros((2, 8, 8, 1), np.float32))
