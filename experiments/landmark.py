@@ -133,11 +133,12 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     everything, number = np.concatenate([chosen.archs, archs]), len(chosen.archs)
     supernets, warmup_seconds = train_all(config, problem, chosen, everything, workdir, identity)
     losses = {name: np.stack([one.loss for one in kind]) for name, kind in supernets.items()}
-    scores = {name: -rows[:, number:] for name, rows in losses.items()}  # [num_seeds, num_archs]
+    of_all = {name: ranking.as_scores(rows) for name, rows in losses.items()}  # [num_seeds, num_landmarks + num_archs]
+    scores = {name: rows[:, number:] for name, rows in of_all.items()}
     all_macs = np.concatenate([chosen.macs, macs])
     predictions = [
-        ranking.predict(everything, np.arange(number), chosen.accuracy, scores=-loss, macs=all_macs)
-        for loss in losses["baseline"]
+        ranking.predict(everything, np.arange(number), chosen.accuracy, scores=row, macs=all_macs)
+        for row in of_all["baseline"]
     ]
     scores["equal_budget"] = np.stack([prediction.ranks[number:] for prediction in predictions])
     figures = compare(scores, test, macs)
@@ -150,7 +151,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     )
     on_landmarks, seconds = {}, {}
     for name, kind in supernets.items():
-        taus = [ranking.kendall_tau(-one.loss[:number], chosen.accuracy) for one in kind]
+        taus = [ranking.kendall_tau(row[:number], chosen.accuracy) for row in of_all[name]]
         on_landmarks[f"kendall_tau_{name}_on_landmarks"] = float(np.mean(taus))
         seconds[f"{name}_step_seconds"] = float(np.median([_step_seconds(one.rows) for one in kind]))
         seconds[f"{name}_seconds"] = sum(one.rows[-1]["seconds"] for one in kind)

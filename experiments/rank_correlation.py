@@ -92,18 +92,18 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     ]
 
     losses = np.stack([one.losses.mean(axis=0) for one in scored])
-    accuracies = np.stack([one.accuracies.mean(axis=0) for one in scored])
-    last = np.stack([one.losses[-1] for one in scored])
-    report = ranking_report(config, -losses, accuracies, truth, archs, macs)
+    accuracies = ranking.as_scores(losses, np.stack([one.accuracies.mean(axis=0) for one in scored]))
+    scores, last = ranking.as_scores(losses), ranking.as_scores(np.stack([one.losses[-1] for one in scored]))
+    report = ranking_report(config, scores, accuracies, truth, archs, macs)
     columns = {f"loss_{number}": row for number, row in enumerate(losses)}
     columns |= {f"accuracy_{number}": row for number, row in enumerate(accuracies)}
     columns |= {"test_accuracy": mean_test, "macs": macs}
     runs.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
     name = f"{space.name} on {config.problem.dataset}"
-    draw_scatter(config, workdir, name, -losses, mean_test, macs, report)
+    draw_scatter(config, workdir, name, scores, mean_test, macs, report)
     curves = [dict(read_curve(config, workdir / f"seed{seed}", space, archs, origins[seed])) for seed in seeds]
     draw_training(workdir, name, [one.rows for one in scored])
-    draw_curve(config, workdir, name, curves, -last, mean_test, report, truth)
+    draw_curve(config, workdir, name, curves, last, mean_test, report, truth)
     scoring = config.scoring
     num_images = scoring.num_eval_images or len(data.valid_images)
     num_calibration = f" ({scoring.num_calibration_images})" if scoring.bn_mode == "calibrated" else ""
@@ -118,7 +118,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_snapshots": config.num_snapshots,
         **report.figures(),
         "kendall_tau_loss": report.kendall_tau.value,
-        "last_snapshot_kendall_tau": float(np.mean([ranking.kendall_tau(-row, mean_test) for row in last])),
+        "last_snapshot_kendall_tau": float(np.mean([ranking.kendall_tau(row, mean_test) for row in last])),
         "supernet_accuracy": float(np.mean(accuracies)),
         "final_train_loss": scored[0].rows[-1]["loss"],
         "evaluate_image_archs_per_s": num_scored * num_images / evaluate_seconds,
@@ -242,7 +242,7 @@ def draw_curve(
     for step, first in curves[0].items():
         if all(step in curve for curve in curves):
             alone = ranking.mean_truth(tables.lookup(truth, first.archs, "test_accuracy"))
-            scored[step] = (-np.stack([curve[step].columns["loss"] for curve in curves]), alone)
+            scored[step] = (ranking.as_scores(np.stack([curve[step].columns["loss"] for curve in curves])), alone)
     few = f"\nbefore the last point {len(alone):,} of them" if scored and len(alone) < len(test) else ""
     scored[config.training.num_steps] = (last, test)
     points = [(step, *ranking.estimate(ranking.kendall_tau, scores, alone)) for step, (scores, alone) in scored.items()]

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxnas import plotting, runs
+from jaxnas import plotting, ranking, runs
 from jaxnas.checks import Count, Seeds, Text
 from jaxnas.costs import latency, limits
 from jaxnas.runs import sealed
@@ -277,7 +277,7 @@ def scores_in_pool(
 
 def values(config: SearchConfig, scores: Mapping[str, np.ndarray]) -> np.ndarray:
     """Of columns `loss` and `accuracy`, the score that the search goes by, float64 [num_archs], higher is better."""
-    return scores["accuracy"] if config.potential == "accuracy" else -scores["loss"]
+    return ranking.as_scores(scores["loss"], scores["accuracy"] if config.potential == "accuracy" else None)
 
 
 def top(scores: np.ndarray, number: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 import chex
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from jaxnas import checks, codes
@@ -215,7 +216,7 @@ def _evaluate(
     return Scores(
         archs=population.archs,
         loss=loss,
-        accuracy=accuracy,
+        accuracy=np.where(np.isfinite(loss), accuracy, np.nan),
         num_images=len(images),
         bn_mode=engine.bn_mode,
         images_per_call=plan.images_per_call,

@@ -15,8 +15,8 @@ class Scores(NamedTuple):
     """What a population scored, and under which rule."""
 
     archs: np.ndarray  # int32 [num_archs, num_choices]
-    loss: np.ndarray  # float64 [num_archs], mean cross-entropy in nats
-    accuracy: np.ndarray  # float64 [num_archs], fraction of images
+    loss: np.ndarray  # float64 [num_archs], mean cross-entropy in nats; `ranking.as_scores` orders by either
+    accuracy: np.ndarray  # float64 [num_archs], fraction of images; NaN where the loss is NaN or infinite
     num_images: int
     bn_mode: str
     images_per_call: int  # in "batch" mode so many images are normalised together

@@ -1,5 +1,6 @@
 """How well a ranking agrees with the truth, and how sure one can be of it: NumPy and SciPy, on the host."""
 
+from jaxnas.ranking._as_scores import as_scores
 from jaxnas.ranking._report import Report, report
 from jaxnas.ranking.intervals import Estimate, estimate, estimate_difference, estimate_mean
 from jaxnas.ranking.metrics import (
@@ -24,6 +25,7 @@ __all__ = [
     "Estimate",
     "Prediction",
     "Report",
+    "as_scores",
     "best_rank_at_k",
     "estimate",
     "estimate_difference",

@@ -238,5 +238,6 @@ def _check_finite(rows: np.ndarray) -> None:
     if not finite.all():
         row = int(np.argmin(finite))
         raise ValueError(
-            f"architecture {row} has {rows[row].tolist()}, expected finite numbers; leave such architectures out."
+            f"architecture {row} has {rows[row].tolist()}, expected finite numbers; `ranking.as_scores`"
+            " ranks networks that diverged last, or leave them out."
         )

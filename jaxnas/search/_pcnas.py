@@ -170,7 +170,8 @@ def pcnas(
         if figures.shape != extension.owner.shape or not np.isfinite(figures).all():
             raise ValueError(
                 f"pcnas: scores of shape {figures.shape}, {np.isfinite(figures).sum()} of them finite,"
-                f" expected a finite score for each of {len(extension.owner)} architectures."
+                f" expected a finite score for each of {len(extension.owner)} architectures;"
+                " `ranking.as_scores` ranks networks that diverged last."
             )
         potentials = extension.potentials(figures)
         kept = np.argsort(-potentials, kind="stable")[:pool_size]

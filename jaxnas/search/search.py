@@ -129,7 +129,8 @@ def make_search(
         if figures.shape != (len(codes),) or not np.isfinite(figures).all():
             raise ValueError(
                 f"{name}: scores of shape {figures.shape}, {np.isfinite(figures).sum()} of them finite,"
-                f" expected a finite score for each of {len(codes)} architectures."
+                f" expected a finite score for each of {len(codes)} architectures;"
+                " `ranking.as_scores` ranks networks that diverged last."
             )
         feasible = region.contains(codes)
         if not feasible.all():
