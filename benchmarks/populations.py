@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from benchmarks import command
 from jaxnas.evaluation import BNMode, Evaluator, Scores, Strategy, make_evaluator
+from jaxnas.evaluation.planning import COMPILED
 from jaxnas.ops import OPS
 from jaxnas.runs import workdir
 from jaxnas.search.regions import Region
@@ -48,7 +49,7 @@ PER_CALL = 5  # architectures of a call of these
 CUTS = (  # settings that cut a graph into programs: by architectures, and by what they hold at once
     {"archs_per_call": 64, "workers": 2},
     {"archs_per_call": 7, "workers": 3},
-    {"archs_per_call": 64, "workers": 1, "memory_budget": 2**23},
+    {"archs_per_call": 64, "workers": 1, "memory_budget": COMPILED + 2**23},
 )
 NUM_CODES = 200  # of a space, from which populations are drawn
 TOLERANCE = 2e-3  # nats of an image; float32 sums in another order, through many normalisations of few images

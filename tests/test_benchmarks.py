@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import evaluator, scaling, standalone, train_step
+from benchmarks import evaluator, memory, populations, scaling, standalone, train_step
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
@@ -181,3 +182,39 @@ def test_comparison_with_pytorch(capsys, monkeypatch):
     assert serial["ours_speedup"] == pytest.approx(serial["ms"] / ours["ms"])
     assert ours["speedup_over_serial"] == pytest.approx(serial["ms"] / ours["ms"])
     assert "cells_1000" in compare.table([ours, serial, eager])
+
+
+def test_random_populations_equal_the_reference():
+    """A small sample of what is run by hand; on four codes, so that most come more than once."""
+    total, *records = populations.run(populations.Config(spaces=("toy",), count=12))
+    assert total["populations"] == total["equal"] == 12 == sum(record["populations"] for record in records)
+    assert total["dropped"] == total["different"] == 0 < total["largest_difference"] < populations.TOLERANCE
+    assert total["repeated"] > 0 < total["affine"] < 12 and {record["space"] for record in records} == {"toy"}
+
+
+def test_random_populations_notice_what_is_wrong(monkeypatch):
+    setting = populations.Setting("toy", True, "batch", "graph", (("archs_per_call", 2),))
+    reference = populations.make_reference("toy", True)
+    rows = np.array([int(np.unique(reference.archs, axis=0, return_index=True)[1][place]) for place in (0, 1, 2)])
+    assert populations.judge(setting, rows)[0] == "equal"
+    honest = reference.score
+    for change, verdict in (
+        (lambda scores: scores._replace(image_loss=scores.image_loss[[1, 0, 2]]), "different"),
+        (lambda scores: scores._replace(image_loss=scores.image_loss * np.array([[0.0], [1], [1]])), "different"),
+        (lambda scores: scores._replace(loss=scores.loss[[1, 0, 2]]), "different"),
+        (lambda scores: scores._replace(archs=scores.archs[[1, 0, 2]]), "dropped"),
+    ):
+        monkeypatch.setattr(reference, "score", lambda *given, change=change: change(honest(*given)))
+        assert populations.judge(setting, rows)[0] == verdict
+    monkeypatch.setattr(reference, "score", lambda setting, rows, bar: honest(setting, rows[:2], bar))
+    assert populations.judge(setting, rows)[0] == "dropped"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_beside_the_budget():
+    """Of a network that takes next to nothing: more than nothing is resident, and the floor is told."""
+    config = memory.Config(width=2, image_size=4, num_archs=2, num_images=4, num_calibration_images=4)
+    high, low = (memory.measure(config, "toy", "calibrated", budget) for budget in (300, 100))
+    assert high["above_floor"] and not low["above_floor"] and 0 <= high["peak_mib"] < 300
+    assert high["ratio"] == pytest.approx(high["peak_mib"] / 300, abs=0.01)
+    assert memory.table([high, low]).splitlines()[-1].endswith("below, with a warning")

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from jaxnas import codes
 from jaxnas.costs import op_costs
 from jaxnas.evaluation import make_evaluator, work
 from jaxnas.evaluation.graph.programs import plan_programs
-from jaxnas.evaluation.planning import _activation_bytes, make_planner
+from jaxnas.evaluation.planning import COMPILED, _activation_bytes, make_planner
 from jaxnas.ops import OPS
 from jaxnas.samplers import fair
 from jaxnas.spaces import SPACES
@@ -196,6 +197,30 @@ def test_calls_fit_the_budget(macro, num_archs, exponent, images):
         assert made.images_per_call == min(images, 256)
         needed = made.images_per_call * _activation_bytes(macro, strategy, made.archs_per_call, made.groups)
         assert needed <= budget
+
+
+def test_calibration_is_counted(macro):
+    """32 images are scored, 256 in a call of calibration: as much has room as with 256 of both; and compiled programs."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("elsewhere the device's allocator keeps the budget")
+    options = {"strategy": "graph", "memory_budget": 2**29, "workers": 2}
+    calibrated = planner(macro, bn_mode="calibrated", **options)
+    assert calibrated(10, 32).images_per_call == 32
+    assert calibrated(10, 32).bytes_per_image == calibrated(10, 256).bytes_per_image
+    assert calibrated(10, 32).bytes_per_image * 256 * 2 <= 2**29 - 2 * COMPILED
+    assert planner(macro, **options)(10, 32).bytes_per_image * 32 * 2 <= 2**29 - COMPILED
+
+
+def test_a_budget_below_the_floor_is_told(macro):
+    one = 256 * _activation_bytes(macro, "graph", 1, None)
+    make = functools.partial(planner, macro, strategy="graph", workers=None)
+    with pytest.warns(
+        UserWarning, match=r"^memory_budget of 127 MiB is below the \d+ MiB that graph takes for compiled"
+    ):
+        assert make(memory_budget=127 * 2**20)(10, 5000).workers == 1
+    assert make(memory_budget=COMPILED + one)(10, 5000).workers == 1  # warnings are errors
+    with pytest.raises(ValueError, match="too small for one architecture on 256 images"):
+        make(memory_budget=one - 1)(10, 5000)
 
 
 @pytest.mark.parametrize("name", ["digits_chain", "nasbench201"])

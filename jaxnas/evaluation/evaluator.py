@@ -108,7 +108,9 @@ def make_evaluator(
         allows, at most 256 (16 for serial, where they share nothing). The population is cut into calls of one size
         that repeats few.
       images_per_call: images in one compiled call.
-      memory_budget: bytes that activations may take, by estimate; None: 1 GiB on CPU, 8 GiB elsewhere.
+      memory_budget: bytes that scoring may take beside images and parameters, by estimate, calibration included; None:
+        1 GiB on CPU, 8 GiB elsewhere. On CPU 128 MiB of it, calibrated 256, are for compiled programs; a warning says
+        where it is below the sum of these and one architecture's activations, the floor from which on it is kept.
       groups: how the dispatch route runs a call, see `supernets.choose`. A tile size; "auto": the largest power of
         two that pads an expected sixteenth at most; "balanced": the population is one call, in which each operation
         of a choice occurs equally often.

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -11,6 +12,9 @@ from jaxnas import checks
 from jaxnas.supernets import Supernet
 from jaxnas.supernets.choice import Groups
 
+# On CPU, measured (`python -m benchmarks.memory`): how much more is resident than a program of the graph holds, since the
+# C library keeps what is given back; and what compiled programs take, of which calibration has as many again.
+KEPT, COMPILED = 1.25, 2**27
 FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an accelerator idle (by estimate, not measured)
 
 
@@ -24,7 +28,7 @@ class Plan(NamedTuple):
     images_per_call: int  # in "batch" mode normalised together
     batches_per_call: int  # batches of images_per_call side by side
     workers: int  # host threads that call compiled programs
-    memory_budget: int  # bytes, for all workers together
+    bytes_per_image: int  # that the values of one program of the graph may take at once
 
 
 Planner = Callable[[int, int], Plan]  # (num_archs, num_images) -> Plan
@@ -50,8 +54,8 @@ def make_planner(
       rows: groups of so many devices, each with calls of its own.
 
     Raises:
-      ValueError: a count below 1, other groups; from plan for a budget that one architecture exceeds, or a population
-        that groups="balanced" cannot run in one call.
+      ValueError: a count below 1, a budget that is no number, other groups; from plan for a budget that the activations
+        of one architecture exceed, or a population that groups="balanced" cannot run in one call.
     """
     checks.whole("images_per_call", images_per_call, 1)
     for name, count in (("archs_per_call", archs_per_call), ("workers", workers)):
@@ -66,6 +70,8 @@ def make_planner(
     budget = 2**30 if on_cpu else 2**33
     if memory_budget is not None:
         budget = int(checks.number("memory_budget", memory_budget, 1))
+
+    beside = (2 if bn_mode == "calibrated" else 1) * COMPILED if on_cpu else 0  # the activations
 
     def tile(num_archs: int) -> Groups:
         return _tile_size(supernet, num_archs) if groups == "auto" else groups
@@ -93,7 +99,14 @@ def make_planner(
         wide, threads = devices, workers or rows
         if route in ("serial", "graph") and on_cpu and devices * rows == 1 and workers is None:
             alone = at_once * _activation_bytes(supernet, route, 1, None)
-            threads = max(1, min(os.cpu_count() or 1, budget // alone))
+            threads = max(1, min(os.cpu_count() or 1, (budget - beside) // alone))
+            if budget < beside + alone:
+                warnings.warn(
+                    f"memory_budget of {budget / 2**20:.0f} MiB is below the {(beside + alone) / 2**20:.0f} MiB that"
+                    f" {route} takes for compiled programs and one architecture on {at_once} images, and will be"
+                    " exceeded; raise it or lower images_per_call.",
+                    stacklevel=2,
+                )
         if route == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
             sizes = range(min(most, num_archs), min(most, num_archs) // 2, -1)
             size = min(sizes, key=lambda each: -num_archs % each)
@@ -113,7 +126,9 @@ def make_planner(
             size = math.ceil(num_archs / math.ceil(num_archs / most))
             step = 2 ** max(0, size.bit_length() - 4)
             size = min(most, math.ceil(size / step) * step)
-        return Plan(route, bn_mode, tile(size), size, per_call, wide, threads, budget)
+        kept = KEPT if on_cpu else 1.0
+        bytes_per_image = max(0, int((budget - beside) / (kept * threads * at_once * wide)))
+        return Plan(route, bn_mode, tile(size), size, per_call, wide, threads, bytes_per_image)
 
     return plan
 

@@ -30,8 +30,7 @@ def plan_programs(supernet: Supernet, archs: np.ndarray, plan: Plan) -> tuple[Gr
     """The distinct work of a population, in programs that fit the plan's memory; `leaves` in the order of archs."""
     order = np.lexsort(archs.T[::-1])  # architectures that begin alike side by side
     graph = make_graph(supernet, archs[order], given_stats=plan.bn_mode == "tracked")
-    most_bytes = plan.memory_budget / (plan.workers * plan.images_per_call * plan.batches_per_call)
-    programs = make_programs(supernet, graph, leaves_per_program=plan.archs_per_call, most_bytes=most_bytes)
+    programs = make_programs(supernet, graph, leaves_per_program=plan.archs_per_call, most_bytes=plan.bytes_per_image)
     leaves = np.empty_like(graph.leaves)
     leaves[order] = graph.leaves
     return Graph(graph.nodes, leaves), programs
