@@ -200,7 +200,7 @@ def test_calls_fit_the_budget(macro, num_archs, exponent, images):
 
 
 def test_calibration_is_counted(macro):
-    """32 images are scored, 256 in a call of calibration: as much has room as with 256 of both; and compiled programs."""
+    """32 images are scored, 256 in a call of calibration: no more has room than with 256 of both."""
     if jax.default_backend() != "cpu":
         pytest.skip("elsewhere the device's allocator keeps the budget")
     options = {"strategy": "graph", "memory_budget": 2**29, "workers": 2}

@@ -12,8 +12,8 @@ from jaxnas import checks
 from jaxnas.supernets import Supernet
 from jaxnas.supernets.choice import Groups
 
-# On CPU, measured (`python -m benchmarks.memory`): how much more is resident than a program of the graph holds, since the
-# C library keeps what is given back; and what compiled programs take, of which calibration has as many again.
+# On CPU, measured by `benchmarks.memory`: how much more is resident than a program of the graph holds, as the C library
+# keeps what is given back; and what compiled programs take, of which calibration has as many again.
 KEPT, COMPILED = 1.25, 2**27
 FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an accelerator idle (by estimate, not measured)
 
