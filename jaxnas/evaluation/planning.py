@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -57,20 +57,11 @@ def make_planner(
       ValueError: a count below 1, a budget that is no number, other groups; from plan for a budget that the activations
         of one architecture exceed, or a population that groups="balanced" cannot run in one call.
     """
-    checks.whole("images_per_call", images_per_call, 1)
-    for name, count in (("archs_per_call", archs_per_call), ("workers", workers)):
-        if count is not None:
-            checks.whole(name, count, 1)
-    if groups not in ("auto", "balanced"):
-        is_count = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
-        if not is_count:
-            raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
-
+    _check_settings(archs_per_call, images_per_call, workers, groups)
     on_cpu = jax.default_backend() == "cpu"
     budget = 2**30 if on_cpu else 2**33
     if memory_budget is not None:
         budget = int(checks.number("memory_budget", memory_budget, 1))
-
     beside = (2 if bn_mode == "calibrated" else 1) * COMPILED if on_cpu else 0  # the activations
 
     def tile(num_archs: int) -> Groups:
@@ -100,13 +91,7 @@ def make_planner(
         if route in ("serial", "graph") and on_cpu and devices * rows == 1 and workers is None:
             alone = at_once * _activation_bytes(supernet, route, 1, None)
             threads = max(1, min(os.cpu_count() or 1, (budget - beside) // alone))
-            if budget < beside + alone:
-                warnings.warn(
-                    f"memory_budget of {budget / 2**20:.0f} MiB is below the {(beside + alone) / 2**20:.0f} MiB that"
-                    f" {route} takes for compiled programs and one architecture on {at_once} images, and will be"
-                    " exceeded; raise it or lower images_per_call.",
-                    stacklevel=2,
-                )
+            _tell_floor(route, budget, beside + alone, at_once)
         if route == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
             sizes = range(min(most, num_archs), min(most, num_archs) // 2, -1)
             size = min(sizes, key=lambda each: -num_archs % each)
@@ -131,6 +116,28 @@ def make_planner(
         return Plan(route, bn_mode, tile(size), size, per_call, wide, threads, bytes_per_image)
 
     return plan
+
+
+def _check_settings(archs_per_call: Any, images_per_call: Any, workers: Any, groups: Any) -> None:
+    checks.whole("images_per_call", images_per_call, 1)
+    for name, count in (("archs_per_call", archs_per_call), ("workers", workers)):
+        if count is not None:
+            checks.whole(name, count, 1)
+    if groups not in ("auto", "balanced"):
+        is_count = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
+        if not is_count:
+            raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
+
+
+def _tell_floor(route: str, budget: int, floor: int, num_images: int) -> None:
+    """Warn of a budget that cannot be kept."""
+    if budget < floor:
+        warnings.warn(
+            f"memory_budget of {budget / 2**20:.0f} MiB is below the {floor / 2**20:.0f} MiB that {route} takes for"
+            f" compiled programs and one architecture on {num_images} images, and will be exceeded; raise it or lower"
+            " images_per_call.",
+            stacklevel=2,
+        )
 
 
 def _tile_size(supernet: Supernet, num_archs: int) -> int:
