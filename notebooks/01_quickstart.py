@@ -39,14 +39,26 @@ BATCH_SIZE = 64  # training images a step
 NUM_VALID = 300  # images held out of training, on which sub-networks are scored
 
 # %% [markdown]
+# The stored outputs are those of the machine that the first line below names. On another number of cores, or another
+# device, sums are rounded in another order, and training makes much of small differences: what is printed of a trained
+# super-net then differs, a τ by some hundredths. What needs no training is the same everywhere.
+
+# %%
+# %matplotlib inline
+import jax
+
+from jaxnas import runs
+
+print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {runs.num_cores()} cores")
+
+# %% [markdown]
 # ## A space, and its codes
 #
 # `digits_chain` is a chain of five layers. At each, an architecture takes one of three operations: `identity`, or an
 # inverted bottleneck that expands its input two or six times (`mb2_k3`, `mb6_k3`). That makes 3⁵ = 243 networks. Each
 # is a **code**, five integers that say which operation is taken where, and a population is an array of codes.
 
-# %%
-# %matplotlib inline
+# %% tags=["exact"]
 import jax
 
 from jaxnas import codes, costs, datasets, make_evaluator, make_supernet, plotting, ranking, samplers, tables, training
@@ -65,7 +77,7 @@ print(" -> ".join(names[op] for names, op in zip(digits_chain.op_names, archs[10
 # trained equally often. `training.batches` makes a batch out of the step's number, so that a training that is
 # interrupted can go on as if it had not been (`jaxnas.runs.resumable` does that, with checkpoints in a folder).
 
-# %%
+# %% tags=["exact"]
 supernet = make_supernet(digits_chain)
 sampler = samplers.fair(digits_chain)
 tx = training.sgd(0.1, num_steps=NUM_STEPS, weight_decay=5e-4)  # any optax transformation will do
@@ -76,6 +88,7 @@ print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} weights; a 
 print(sampler.sample(jax.random.key(1), state.sampler_state))
 
 
+# %%
 def show(steps: int, figures: dict[str, float], state: training.TrainState) -> None:
     print(f"{steps} steps: loss {figures['loss']:.3f} nats, accuracy {figures['accuracy']:.3f}")
 
@@ -118,10 +131,14 @@ for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[None, :100
 # has noise of its own: **one training seed with another** says how well two rankings by stand-alone training agree.
 # `ranking.report` gives these and whatever else belongs beside a τ; higher has to be better, hence minus the loss.
 
-# %%
-scores = make_evaluator(supernet).evaluate(state.params, archs, images, labels)
+# %% tags=["exact"]
 truth = tables.lookup(tables.load_truth(digits_chain, "digits"), archs, "test_accuracy")  # [num_archs, num_seeds]
 macs = costs.arch_costs(digits_chain, archs).macs
+print(f"counting FLOPs: τ {ranking.kendall_tau(macs, ranking.mean_truth(truth)):.3f}")
+print(f"one training seed with another: τ {ranking.seed_kendall_tau(truth):.3f}")
+
+# %%
+scores = make_evaluator(supernet).evaluate(state.params, archs, images, labels)
 report = ranking.report(-scores.loss, truth, accuracies=scores.accuracy, macs=macs)
 print(report)
 

@@ -1,6 +1,8 @@
 """Every notebook: its two files agree, it opens in Colab, and it runs from top to bottom with small settings."""
 
 import ast
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -29,6 +31,11 @@ def read(name: str, suffix: str):
 
 def is_parameters(cell) -> bool:
     return "parameters" in cell.metadata.get("tags", [])
+
+
+def texts(cell) -> str:
+    """What a cell printed."""
+    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
 
 
 def outputs(notebook) -> list:
@@ -72,6 +79,28 @@ def test_the_stored_notebook_is_small_and_whole(name):
     check_outputs(notebook)
     without_pictures = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
     assert re.findall(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|usr|opt|content)/\S*", without_pictures) == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_stored_outputs_say_on_how_many_cores_they_were_made(name):
+    stated = [cell for cell in read(name, ".ipynb").cells if cell.cell_type == "code" and "num_cores()" in cell.source]
+    assert len(stated) == 1 and re.fullmatch(r"jax [\d.]+ on cpu, 2 cores\n", texts(stated[0]))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_stored_outputs_that_no_thread_changes_are_those_of_this_code(name):
+    """Cells tagged `exact`, which train nothing, print the same on every number of threads: they are run here in a row,
+    with the settings that the readers see."""
+    namespace: dict = {}
+    compared = 0
+    for cell in read(name, ".ipynb").cells:
+        if is_parameters(cell) or "exact" in cell.metadata.get("tags", []):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(cell.source, name, "exec"), namespace)
+            assert printed.getvalue() == texts(cell), cell.source
+            compared += printed.getvalue() != ""
+    assert compared >= 2
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

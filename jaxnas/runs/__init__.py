@@ -6,6 +6,7 @@ from jaxnas.runs.blocks import block_paths, in_blocks, scores_table
 from jaxnas.runs.compiling import compile_clock, keep_compilations
 from jaxnas.runs.config import check, fields, flat, read_value, replace
 from jaxnas.runs.rows import csv_metrics, read_rows, write_rows
+from jaxnas.runs.workdir import num_cores
 
 __all__ = [
     "Progress",
@@ -18,6 +19,7 @@ __all__ = [
     "flat",
     "in_blocks",
     "keep_compilations",
+    "num_cores",
     "progress",
     "read_rows",
     "read_value",

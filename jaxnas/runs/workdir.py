@@ -124,13 +124,20 @@ def write_result(
         "seconds": round(seconds, 3),
         "device": devices[0].device_kind,
         "num_devices": len(devices),
-        "num_cores": os.cpu_count(),
+        "num_cores": num_cores(),
         "versions": versions(),
         "commit": commit(),
         "config": _plain(flat(config)),
         "run": identity(name, config),
     }
     _write_json(workdir / "result.json", result | {"checksum": checksum(result)})
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which XLA's threads on a CPU are as many as: the order of sums depends on it."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str | None]:
