@@ -14,6 +14,7 @@ from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, Norma
 from jaxnas.ops.nnx import NNXOperation
 from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, Operation, as_operation, conv_cost
+from jaxnas.ops.partial import PartialChannels
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
 from jaxnas.ops.separable import DilatedConv, FactorisedReduction, SeparableConv
 
@@ -79,6 +80,7 @@ __all__ = [
     "NormRelu",
     "OpFactory",
     "Operation",
+    "PartialChannels",
     "PlaceChannels",
     "Policy",
     "PooledProjection",

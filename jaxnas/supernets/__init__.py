@@ -9,6 +9,7 @@ from jaxnas.spaces._darts import TwoCellLayout
 from jaxnas.spaces._nats_size import SizeLayout
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
+from jaxnas.supernets.choice import Drawn
 from jaxnas.supernets.dag import dag_supernet
 from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
 from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
@@ -37,6 +38,7 @@ def make_supernet(
     batch_norm: BatchNorm = "shared",
     path_dropout: float = 0.0,
     global_dropout: float = 0.0,
+    partial_channels: int = 1,
 ) -> Supernet:
     """Build the super-net of a space. The settings from `kernels` on are factors of "How to Train Your Super-Net" (Yu,
     Ranftl and Salzmann, arXiv 2003.04276); whatever they are, a code stands for the same network of the same shape.
@@ -67,12 +69,17 @@ def make_supernet(
         first.
       global_dropout: chance, in [0, 1), of each input of the classifier to be dropped. Both kinds are for training:
         `apply` drops where it gets a key.
+      partial_channels: for cells. One in so many channels goes through the candidate, the others pass by and are
+        interleaved with what comes out (PC-DARTS, arXiv 1907.05737, which takes 4); 1: all. A code then stands for
+        another network than that of the tables.
 
     Raises:
       ValueError: a candidate that neither has, candidates of one choice that disagree in shape, or a setting
         that the space has no place for.
     """
-    factors = Factors(affine, policy, kernels, op_on, channels, batch_norm, path_dropout, global_dropout)
+    factors = Factors(
+        affine, policy, kernels, op_on, channels, batch_norm, path_dropout, global_dropout, partial_channels
+    )
     supernet = build_supernet(space, factors)
     for layer in supernet.layers.values():
         check_layer(layer)
@@ -95,6 +102,7 @@ __all__ = [
     "BUILDERS",
     "BatchNorm",
     "Costs",
+    "Drawn",
     "Factors",
     "Kernels",
     "Layer",

@@ -71,7 +71,8 @@ def cell_supernet(space: SearchSpace, layout: CellLayout, factors: Factors) -> S
             x = nodes[max(nodes)]
         return run("head", x)
 
-    return assemble(space, layers, wire, sharing=sharing, dropout=dropout)
+    joins = tuple(target for _, target in layout.edges)
+    return assemble(space, layers, wire, sharing=sharing, dropout=dropout, joins=joins)
 
 
 def _check_nodes(space: SearchSpace, layout: CellLayout) -> None:

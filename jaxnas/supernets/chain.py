@@ -17,6 +17,7 @@ def chain_supernet(space: SearchSpace, layout: ChainLayout, factors: Factors) ->
         space, "is for cells, whose nodes have several inputs; each layer of a chain has one", "op_on", "batch_norm"
     )
     factors.refuse(space, "is for cells whose wiring is searched", "channels")
+    factors.refuse(space, "is for cells, whose candidates keep the number of channels", "partial_channels")
     affine, policy = factors.affine, factors.policy
     build = functools.partial(make_layer, stats_dtype=policy.stats)
     image_shape = (layout.image_size, layout.image_size, layout.in_channels)

@@ -8,7 +8,7 @@ branch only on the architectures that chose it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -18,6 +18,22 @@ from jax.custom_batching import custom_vmap
 
 Branch = Callable[..., chex.ArrayTree]
 Groups = int | Literal["balanced"] | tuple[int, ...] | None
+
+
+class Drawn(NamedTuple):
+    """Weights of candidates of which one each is run, in place of a decoded code: GDAS (arXiv 1910.04465) as released.
+
+    Attributes:
+      weights: float [num_places, max(num_candidates)], 0 where a place has fewer candidates.
+      taken: int32 [num_places], the candidate that runs.
+    """
+
+    weights: chex.Array
+    taken: chex.Array
+
+    def at(self, place: int) -> "Drawn":
+        """Of one place: weights [max(num_candidates)] and the candidate that runs."""
+        return Drawn(self.weights[place], self.taken[place])
 
 
 def choose(
@@ -104,6 +120,19 @@ def mix(branches: Sequence[Branch], weights: chex.Array, shared: chex.ArrayTree,
         lambda *leaves: sum(weight.astype(leaf.dtype) * leaf for weight, leaf in zip(weights, leaves, strict=True)),
         *results,
     )
+
+
+def draw(branches: Sequence[Branch], here: Drawn, shared: chex.ArrayTree, *inputs: chex.ArrayTree) -> Any:
+    """Return the output of the branch taken times its weight, plus the sum of the other weights.
+
+    With weights that are 1 for the branch taken and 0 for the others in value, though not in derivative, this is that
+    branch's output, and each of the other weights has the gradient of a branch that returns ones. `mix` would give
+    them those of their own outputs, and run every branch for it. For one architecture: it is a plain switch.
+    """
+    outputs = jax.lax.switch(here.taken, branches, shared, *inputs)
+    weight = here.weights[here.taken]
+    rest = here.weights.sum() - weight
+    return jax.tree.map(lambda leaf: weight.astype(leaf.dtype) * leaf + rest.astype(leaf.dtype), outputs)
 
 
 def branch_runs(choices: np.ndarray, num_branches: int, groups: Groups) -> np.ndarray:

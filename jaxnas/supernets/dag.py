@@ -208,7 +208,8 @@ def _check(space: SearchSpace, layout: DagLayout, factors: Factors) -> None:
         raise ValueError(
             f"{space.name}: its operations have several widths, those in `operations` one; leave them out."
         )
-    factors.refuse(space, "is for cells with operations on edges; here they are on vertices", "op_on")
+    reason = "is for cells with operations on edges; here they are on vertices"
+    factors.refuse(space, reason, "op_on", "partial_channels")
     halved = 2 ** (layout.num_stages - 1)
     if layout.image_size % halved:
         raise ValueError(

@@ -2,8 +2,8 @@
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from jaxnas.checks import choice
-from jaxnas.ops import OPS, Channels, Policy
+from jaxnas.checks import choice, whole
+from jaxnas.ops import OPS, Channels, OpFactory, PartialChannels, Policy, as_operation
 from jaxnas.space import SearchSpace
 
 Kernels = Literal["separate", "centre", "transform"]
@@ -22,12 +22,14 @@ class Factors(NamedTuple):
     batch_norm: BatchNorm = "shared"
     path_dropout: float = 0.0
     global_dropout: float = 0.0
+    partial_channels: int = 1
 
     def check(self) -> None:
         """Raise a ValueError where a setting has a value that none knows."""
         for name, known in (("kernels", Kernels), ("op_on", OpOn), ("channels", Channels), ("batch_norm", BatchNorm)):
             choice(name, getattr(self, name), get_args(known))
         choice("affine", self.affine, (False, True))
+        whole("partial_channels", self.partial_channels, 1)
 
     def refuse(self, space: SearchSpace, reason: str, *names: str) -> None:
         """Raise a ValueError where one of these settings, for which the space has no place, isn't the default."""
@@ -45,4 +47,15 @@ def candidates_at(space: SearchSpace, choice: int, width: int, stride: int, fact
             f"{space.name}: no operation named {', '.join(unknown)}; enter it in the space's `operations`, or take one"
             f" of {', '.join(ops)}."
         )
-    return {name: ops[name](width, stride, factors.affine, factors.policy) for name in space.op_names[choice]}
+    return {name: candidate(ops[name], width, stride, factors) for name in space.op_names[choice]}
+
+
+def candidate(factory: OpFactory, width: int, stride: int, factors: Factors) -> Any:
+    """A candidate for so many output channels, or for a part of them within `PartialChannels`."""
+    parts = factors.partial_channels
+    if parts == 1:
+        return factory(width, stride, factors.affine, factors.policy)
+    if width % parts:
+        raise ValueError(f"partial_channels: {width} channels don't divide into {parts} parts; choose another width.")
+    inside = factory(width // parts, stride, factors.affine, factors.policy)
+    return PartialChannels(as_operation(inside), parts, stride)

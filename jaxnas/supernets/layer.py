@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.ops import Operation, Tape, as_operation
-from jaxnas.supernets.choice import Branch, Groups, choose, mix
+from jaxnas.supernets.choice import Branch, Drawn, Groups, choose, draw, mix
 
 Params = dict[str, dict[str, Any]]  # layer name -> candidate name -> that operation's parameters
 Stats = dict[str, chex.Array]  # layer name -> float [2, size], rows mean and variance, of the candidate taken
@@ -95,6 +95,10 @@ class Layer(NamedTuple):
         stats_here = None if stats is None else stats[self.name]
         if self.choice is None:
             return self.branches[0](shared, x, stats_here, keep)
+        if isinstance(arch, Drawn):
+            drawn = arch.at(self.choice)
+            drawn = drawn._replace(weights=drawn.weights[: len(self.candidates)])
+            return draw(self.branches, drawn, shared, x, stats_here, keep)
         here = arch[self.choice]
         if jnp.ndim(here) == 1:  # weights of the candidates instead of a code
             return mix(self.branches, here[: len(self.candidates)], shared, x, stats_here, keep)

@@ -24,7 +24,13 @@ from jaxnas.supernets.supernet import Supernet, assemble, decode_by_columns
 def size_supernet(space: SearchSpace, layout: SizeLayout, factors: Factors) -> Supernet:
     """A super-net over `layout`; see `make_supernet`."""
     factors.refuse(
-        space, "is of no use where all widths share everything", "kernels", "op_on", "channels", "batch_norm"
+        space,
+        "is of no use where all widths share everything",
+        "kernels",
+        "op_on",
+        "channels",
+        "batch_norm",
+        "partial_channels",
     )
     if layout.image_size % 4:
         raise ValueError(

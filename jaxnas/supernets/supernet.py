@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnas.ops import Tape
 from jaxnas.space import SearchSpace
-from jaxnas.supernets.choice import count_ops
+from jaxnas.supernets.choice import Drawn, count_ops
 from jaxnas.supernets.dropout import Dropout, draw_keep
 from jaxnas.supernets.layer import Layer, Params, Stats, outline
 from jaxnas.supernets.sharing import NO_SHARING, Sharing, as_it_is
@@ -45,7 +45,7 @@ class Supernet(NamedTuple):
       apply: (params, arch, images, *, stats=None, mask=None, key=None, ramp=1.0, groups=4) -> (logits, stats), for ONE
         architecture; `jax.vmap` it over architectures.
         arch: int32 [num_choices]; or float [num_places, max(num_candidates)], weights that mix the candidates of each
-          place of the decoded code.
+          place of the decoded code; or `Drawn`, such weights of which one candidate each runs.
         images: float [num_images, height, width, channels], already normalised. logits: float32 [num_images, classes].
         stats None: normalise by these images (those where `mask` is True) and return what was used.
         stats given (calibrated, tracked): normalise by them and return them.
@@ -61,6 +61,9 @@ class Supernet(NamedTuple):
       dropout: what is dropped in training, or None.
       decode: codes int32 [..., num_choices] -> int32 [..., num_places], the candidate taken wherever there are several:
         a layer's `choice` is a position in it. The code itself, but for cells whose wiring is searched.
+      encode: weights of candidates, float [num_places, max(num_candidates)] on the host -> the code int32 [num_choices]
+        that they stand for; of equal weights the first. None: no code stands for a mixture.
+      joins: of each place, the number of the node whose inputs are summed that it leads into.
     """
 
     space: SearchSpace
@@ -71,6 +74,8 @@ class Supernet(NamedTuple):
     view: Callable[[Params], Params] = as_it_is
     dropout: Dropout | None = None
     decode: Callable[[Any], Any] = as_it_is
+    encode: Callable[[np.ndarray], np.ndarray] | None = None
+    joins: tuple[int, ...] = ()
 
     @property
     def num_candidates(self) -> tuple[int, ...]:
@@ -115,13 +120,16 @@ def assemble(
     sharing: Sharing = NO_SHARING,
     dropout: Dropout | None = None,
     decode: Callable[[Any], Any] = as_it_is,
+    encode: Callable[[np.ndarray], np.ndarray] | None = None,
+    joins: tuple[int, ...] | None = None,
 ) -> Supernet:
-    """The super-net of these layers, wired so; arguments as `Supernet` has them."""
+    """The super-net of these layers, wired so; arguments as `Supernet` has them. Where a place is a choice, weights
+    stand for the code with the largest at each; without `joins`, each place is the only one into its node."""
 
     def apply(params, arch, images, *, stats=None, mask=None, key=None, ramp=1.0, groups=4):
         used: Stats = {}
         check_images(space, images)
-        params, arch = sharing.view(params), decode(arch)
+        params, arch = sharing.view(params), arch if isinstance(arch, Drawn) else decode(arch)
         keep = {} if dropout is None or key is None else draw_keep(dropout, key, ramp, len(images))
 
         def run(name, x):
@@ -130,7 +138,16 @@ def assemble(
 
         return wire(run, images), used
 
-    return Supernet(space, make_init(layers, sharing.store), apply, layers, wire, sharing.view, dropout, decode)
+    def largest(weights: np.ndarray) -> np.ndarray:
+        exists = np.arange(weights.shape[1]) < np.array(space.num_ops)[:, None]
+        return np.where(exists, weights, -np.inf).argmax(axis=1).astype(np.int32)
+
+    if encode is None and decode is as_it_is and space.has_all_codes:
+        encode = largest
+    places = {layer.choice for layer in layers.values()} - {None}
+    joins = tuple(range(len(places))) if joins is None else joins
+    init = make_init(layers, sharing.store)
+    return Supernet(space, init, apply, layers, wire, sharing.view, dropout, decode, encode, joins)
 
 
 def check_images(space: SearchSpace, images: Any, name: str = "images") -> None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxnas.ops import OPS, Classifier, ConvBN, FactorisedReduction, PlaceChannels, Stem
 from jaxnas.space import SearchSpace
-from jaxnas.spaces._darts import CELLS, OP_NAMES, TwoCellLayout, edges_of
+from jaxnas.spaces._darts import CELLS, NONE, OP_NAMES, TwoCellLayout, edges_of
 from jaxnas.supernets.dropout import make_dropout
-from jaxnas.supernets.factors import Factors
+from jaxnas.supernets.factors import Factors, candidate
 from jaxnas.supernets.layer import Layer, make_layer
 from jaxnas.supernets.supernet import Supernet, assemble, decode_by_columns
 
@@ -49,7 +49,7 @@ def two_cell_supernet(space: SearchSpace, layout: TwoCellLayout, factors: Factor
         of_node = inputs[0]
         for place, (source, node) in enumerate(edges, start=kind * len(edges)):
             stride = 2 if CELLS[kind] == "reduction" and source < 2 else 1
-            candidates = {op: OPS[op](width, stride, affine, policy) for op in OP_NAMES}
+            candidates = {op: candidate(OPS[op], width, stride, factors) for op in OP_NAMES}
             in_shape = inputs[source] if source < 2 else of_node
             shared = source < 2 and from_stem[source]
             of_node = add(f"{name}_edge{source}{node}", candidates, in_shape, place, shared_input=shared, is_edge=True)
@@ -88,6 +88,18 @@ def two_cell_supernet(space: SearchSpace, layout: TwoCellLayout, factors: Factor
             for kind, node, source in here
         ]
 
+    def encode(weights: np.ndarray) -> np.ndarray:
+        """The rule of DARTS: of each node the two edges with the largest weight of an operation that isn't "none", and
+        these operations, the earlier source first."""
+        best = np.where(np.arange(len(OP_NAMES)) == NONE, -np.inf, weights)
+        ops, code = best.argmax(axis=1), list[int]()
+        for kind in range(len(CELLS)):
+            for node in nodes:
+                places = [kind * len(edges) + place for place, edge in enumerate(edges) if edge[1] == node]
+                kept = sorted(np.argsort(-best[places].max(axis=1), kind="stable")[:2])
+                code += [number for source in kept for number in (ops[places[source]], source)]
+        return np.array(code, np.int32)
+
     groups = [[f"{cell}_edge{source}{node}" for source, node in edges] for cell in cells]
     return assemble(
         space,
@@ -95,4 +107,6 @@ def two_cell_supernet(space: SearchSpace, layout: TwoCellLayout, factors: Factor
         wire,
         dropout=make_dropout(groups, factors.path_dropout, factors.global_dropout, shapes[1][-1]),
         decode=decode_by_columns(space, (len(CELLS) * len(edges), len(OP_NAMES)), columns),
+        encode=encode,
+        joins=tuple(kind * len(nodes) + node - 2 for kind in range(len(CELLS)) for _, node in edges),
     )

@@ -60,7 +60,8 @@ def make_cross_entropy_loss(
     split: str = "train",
     dropout_steps: int | None = None,
 ) -> LossFn:
-    """Cross-entropy of a population on one batch, summed over architectures. Each draws its own dropout.
+    """Cross-entropy of a population on one batch, summed over architectures. Each draws its own dropout. Weights of
+    candidates, float [num_archs, num_places, max(num_candidates)], are a population too (see `Supernet.apply`).
 
     Args:
       preprocess: (key, images) -> float images; all architectures of a step see the same ones.
@@ -71,19 +72,19 @@ def make_cross_entropy_loss(
     dropout_steps = None if dropout_steps is None else whole("dropout_steps", dropout_steps, 1)
 
     def loss_fn(params, archs, batch, key, step, groups=4):
-        images = preprocess(key, batch[split]["images"])
+        images, num_archs = preprocess(key, batch[split]["images"]), len(jax.tree.leaves(archs)[0])
         if supernet.dropout is None:
             keys, drops = None, {}
         else:
-            keys = jax.random.split(jax.random.fold_in(key, DROPOUT), len(archs))
+            keys = jax.random.split(jax.random.fold_in(key, DROPOUT), num_archs)
             drops = {"ramp": 1.0 if dropout_steps is None else jnp.minimum(1.0, (step + 1) / dropout_steps)}
 
         def apply(arch, key, groups):
             drawn = {} if key is None else {"key": key, **drops}
             return supernet.apply(params, arch, images, groups=groups, **drawn)
 
-        if len(archs) == 1:  # without the axis, which costs a quarter more on CPU
-            alone = apply(archs[0], None if keys is None else keys[0], None)
+        if num_archs == 1:  # without the axis, which costs a quarter more on CPU
+            alone = apply(jax.tree.map(lambda leaf: leaf[0], archs), None if keys is None else keys[0], None)
             logits, stats = jax.tree.map(lambda leaf: leaf[None], alone)
         else:
             logits, stats = jax.vmap(lambda arch, key: apply(arch, key, groups))(archs, keys)
