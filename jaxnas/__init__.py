@@ -33,8 +33,8 @@ from jaxnas.training import (
 __version__ = "0.1.0"  # the one place: pyproject.toml reads it here
 
 ROOMS = (
-    "checks", "codes", "costs", "datasets", "evaluation", "export", "files", "ops", "plotting", "ranking", "runs",
-    "samplers", "search", "space", "spaces", "supernets", "tables", "training",
+    "checks", "codes", "costs", "datasets", "evaluation", "export", "files", "ops", "plotting", "policies", "ranking",
+    "runs", "samplers", "search", "space", "spaces", "supernets", "tables", "training",
 )  # fmt: skip
 
 __all__ = [

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "evaluation": COSTS,
     "training": COSTS | {"evaluation", "samplers"},
     "search": COSTS | {"evaluation", "samplers"},
+    "policies": COSTS | {"evaluation", "samplers", "search", "training"},
     "runs": COSTS | {"datasets", "evaluation", "files", "samplers", "search", "training"},
     "export": COSTS | {"evaluation", "files"},
     "plotting": {"checks", "files"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
 # Files that stand higher than their rooms.
 HIGHER = {"jaxnas/costs/measuring.py": {"training"}, "jaxnas/export.py": {"training"}}
 MAY_TOUCH_FILES = {"files", "datasets", "tables", "costs", "export", "runs", "plotting"}
-MAY_IMPORT_FLAX = {"ops", "supernets", "export"}
+MAY_IMPORT_FLAX = {"ops", "supernets", "export", "policies"}
 MAY_APPLY_CANDIDATES = {"ops", "supernets"}
 MAY_READ_FLAGS = {"jaxnas/interrupted.py", "jaxnas/runs/command.py"}
 # Where a space's table or its experiments' flags are chosen; all else calls a function that it was given.

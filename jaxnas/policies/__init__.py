@@ -5,7 +5,7 @@ from jaxnas.policies._darts import darts
 from jaxnas.policies._enas import enas
 from jaxnas.policies._fbnet import fbnet
 from jaxnas.policies._gdas import gdas
-from jaxnas.policies._nao import Training, nao
+from jaxnas.policies._nao import Pool, Training, nao
 from jaxnas.policies._pc_darts import pc_darts
 from jaxnas.policies._random import random_policy
 from jaxnas.policies._reinforce import reinforce
@@ -31,6 +31,7 @@ __all__ = [
     "Gradients",
     "Policy",
     "PolicyFactory",
+    "Pool",
     "Rewards",
     "SearchTraining",
     "Searcher",

@@ -11,8 +11,9 @@ import optax
 from jaxnas.checks import number, whole
 from jaxnas.costs import Limit, arch_costs
 from jaxnas.policies.nao_networks import EncoderPredictorDecoder, unit
-from jaxnas.policies.policy import Gradients, Policy, Rewards, ScoreFn, Terms, Timetable, best_of, feasible_region
+from jaxnas.policies.policy import Gradients, Policy, Rewards, Terms, Timetable, best_of, feasible_region
 from jaxnas.search import SearchState, host_rng
+from jaxnas.search.regions import Region
 from jaxnas.search.search import Proposals
 from jaxnas.supernets import Supernet
 
@@ -27,6 +28,26 @@ class NaoState(NamedTuple):
     scores: chex.Array  # float32 [capacity], NaN where unknown
     size: chex.Array  # int32
     num_updates: chex.Array  # int32
+
+    @property
+    def pool(self) -> tuple[np.ndarray, np.ndarray]:
+        """The architectures int32 [size, num_choices] and their scores [size]."""
+        return np.asarray(self.archs)[: int(self.size)], np.asarray(self.scores)[: int(self.size)]
+
+
+class Pool(NamedTuple):
+    """How many architectures the pool has: in the beginning, and in each round those that stay, those that are decoded,
+    and those that are drawn. The defaults are eval-nas's on NAS-Bench-101 (which keeps all); landmark regularisation has
+    100 seeds, keeps 100, and takes 300 new and 400 random ones."""
+
+    num_seeds: int = 600
+    num_kept: int = 600
+    num_new: int = 300
+    num_random: int = 100
+
+    @property
+    def capacity(self) -> int:
+        return max(self.num_seeds, self.num_kept + self.num_new + self.num_random)
 
 
 class Training(NamedTuple):
@@ -48,10 +69,7 @@ def nao(
     supernet: Supernet,
     limit: Limit | None = None,
     *,
-    num_seeds: int = 600,
-    num_new: int = 300,
-    num_random: int = 100,
-    num_kept: int = 600,
+    pool: Pool = Pool(),  # noqa: B008 (an immutable tuple)
     num_ascended: int = 100,
     num_rounds: int = 4,
     hidden_size: int = 96,
@@ -65,14 +83,13 @@ def nao(
 ) -> Policy:
     """Keep a pool of architectures; learn to predict their scores; move the best uphill and decode them into new ones.
 
-    In each round the pool is scored, the networks learn it, and the pool becomes its best `num_kept`, `num_new` decoded
-    ones and `num_random` random ones, all different. New codes come from the best `num_ascended`: the encoder's outputs
-    go one step along the gradient of the prediction, brought back to length one and decoded greedily, with the step 1,
-    2, ... to `max_step` until there are enough. Codes that exist already or miss the limit are dropped.
+    In each round the pool is scored, the networks learn it, and the pool becomes its best ones, decoded ones and random
+    ones, all different. New codes come from the best `num_ascended`: the encoder's outputs go one step along the
+    gradient of the prediction, brought back to length one and decoded greedily, with the step 1, 2, ... to `max_step`
+    until there are enough. Codes that exist already or miss the limit are dropped.
 
-    The settings are those of eval-nas on NAS-Bench-101 (which keeps the whole pool and looks at a tenth that it doesn't
-    learn). Landmark regularisation has 100 seeds, keeps 100, takes 300 new and 400 random ones, every 40 epochs, with
-    predictor_sizes (64, 64) and hidden_size 16.
+    The settings are those of eval-nas on NAS-Bench-101 (which looks at a tenth that it doesn't learn). Landmark
+    regularisation has a round every 40 epochs, predictor_sizes (64, 64) and hidden_size 16.
 
     Args:
       num_rounds: equally spaced over the training, the last at its end.
@@ -85,94 +102,94 @@ def nao(
     Raises:
       ValueError: a bad setting, or no architecture meets the limit.
     """
-    counts = {"num_seeds": num_seeds, "num_kept": num_kept, "num_ascended": num_ascended, "num_rounds": num_rounds}
-    counts |= {"hidden_size": hidden_size, "max_step": max_step, "num_archs": num_archs}
-    for name, count in (counts | {"num_steps": training.num_steps, "batch_size": training.batch_size}).items():
-        whole(f"nao: {name}", count, 1)
-    whole("nao: num_new", num_new)
-    whole("nao: num_random", num_random)
-    number("nao: dropout", dropout, 0, below=1)
-    number("nao: learning_rate", training.learning_rate, above=0)
-    number("nao: prediction_weight", training.prediction_weight, 0, 1)
-    space, region = supernet.space, feasible_region(supernet, limit)
-    if num_seeds < 2:
-        raise ValueError(f"nao: num_seeds is {num_seeds}, expected at least 2: one score predicts nothing.")
-    capacity = max(num_seeds, num_kept + num_new + num_random)
+    counts = {"num_ascended": num_ascended, "num_rounds": num_rounds, "max_step": max_step, "num_archs": num_archs}
+    _check(counts | {"hidden_size": hidden_size}, pool, dropout, training)
+    space, region, capacity = supernet.space, feasible_region(supernet, limit), pool.capacity
     module = EncoderPredictorDecoder(space, hidden_size, tuple(predictor_sizes), dropout)
     learn, ascend = make_learn(module, training), make_ascend(module)
-
-    def pool_of(state: NaoState) -> tuple[np.ndarray, np.ndarray]:
-        size = int(state.size)
-        return np.asarray(state.archs)[:size], np.asarray(state.scores)[:size]
-
-    def filled(archs: np.ndarray, scores: np.ndarray, **others: Any) -> NaoState:
-        room = capacity - len(archs)
-        archs = np.pad(archs, ((0, room), (0, 0)))
-        scores = np.pad(scores.astype(np.float32), (0, room), constant_values=np.nan)
-        return NaoState(
-            archs=jnp.asarray(archs, jnp.int32),
-            scores=jnp.asarray(scores),
-            size=jnp.asarray(capacity - room, jnp.int32),
-            **others,
-        )
-
-    def proposals(archs: np.ndarray) -> Proposals:
-        return Proposals(region, SearchState(np.zeros(0, np.uint32), archs, np.zeros(len(archs))))
-
     start = jax.jit(lambda key: module.init(key, jnp.zeros(space.num_choices, jnp.int32), False))
 
     def init(key: chex.PRNGKey) -> NaoState:
         params_key, pool_key = jax.random.split(key)
-        seeds = proposals(np.zeros((0, space.num_choices), np.int32))
-        seeds.add_random(host_rng(pool_key), num_seeds)
+        seeds = _beside(region, np.zeros((0, space.num_choices), np.int32))
+        seeds.add_random(host_rng(pool_key), pool.num_seeds)
         archs = seeds.stacked()
-        return filled(
-            archs, np.full(len(archs), np.nan), params=start(params_key), num_updates=jnp.zeros((), jnp.int32)
-        )
+        return _pool(capacity, archs, np.full(len(archs), np.nan), start(params_key), 0)
 
     def propose(key: chex.PRNGKey, state: NaoState) -> np.ndarray:
-        archs, _ = pool_of(state)
+        archs, _ = state.pool
         chances = arch_costs(space, archs).params if by_params else np.ones(len(archs))
         return archs[host_rng(key).choice(len(archs), num_archs, p=chances / chances.sum())]
 
     def ask(key: chex.PRNGKey, state: NaoState) -> np.ndarray:
-        archs, scores = pool_of(state)
+        archs, scores = state.pool
         return archs if rescore else archs[np.isnan(scores)]
 
     def update(key: chex.PRNGKey, state: NaoState, feedback: Rewards | Gradients) -> tuple[NaoState, Terms]:
         if not isinstance(feedback, Rewards):
             raise ValueError(f"nao learns from rewards of codes, got {type(feedback).__name__}.")
-        archs, scores = pool_of(state)
+        archs, scores = state.pool
         told = dict(zip((code.tobytes() for code in feedback.archs), np.asarray(feedback.rewards), strict=True))
         scores = np.array([told.get(code.tobytes(), score) for code, score in zip(archs, scores)], np.float32)
-        known = filled(archs, scores, params=state.params, num_updates=state.num_updates)
         learn_key, random_key = jax.random.split(key)
-        params, terms = learn(learn_key, known)
+        params, terms = learn(learn_key, _pool(capacity, archs, scores, state.params, int(state.num_updates)))
         best = np.argsort(-scores, kind="stable")  # NaN last
-        fresh = proposals(archs)
+        fresh = _beside(region, archs)
         for step in range(1, max_step + 1):
-            if len(fresh.archs) < num_new:
-                codes = np.asarray(ascend(params, jnp.asarray(archs[best[:num_ascended]]), jnp.float32(step)))
-                fresh.add(codes, at_most=num_new - len(fresh.archs))
+            if (missing := pool.num_new - len(fresh.archs)) > 0:
+                codes = ascend(params, jnp.asarray(archs[best[:num_ascended]]), jnp.float32(step))
+                fresh.add(np.asarray(codes), at_most=missing)
         found = len(fresh.archs)
-        fresh.add_random(host_rng(random_key), num_random)
-        new, kept = fresh.stacked(), best[:num_kept]
-        state = filled(
-            np.concatenate([archs[kept], new]),
-            np.concatenate([scores[kept], np.full(len(new), np.nan)]),
-            params=params,
-            num_updates=state.num_updates + 1,
-        )
+        fresh.add_random(host_rng(random_key), pool.num_random)
+        new, kept = fresh.stacked(), best[: pool.num_kept]
+        archs, scores = np.concatenate([archs[kept], new]), np.append(scores[kept], np.full(len(new), np.nan))
         values = [np.mean(feedback.rewards), *(float(term) for term in jax.device_get(terms)), found]
+        state = _pool(capacity, archs, scores, params, int(state.num_updates) + 1)
         return state, dict(zip(TERMS, map(float, values), strict=True))
 
-    def decide(key: chex.PRNGKey, state: NaoState, score: ScoreFn) -> np.ndarray:
-        return best_of(pool_of(state)[0], score)
+    return Policy(
+        "nao",
+        supernet,
+        init,
+        propose,
+        ask,
+        update,
+        decide=lambda key, state, score: best_of(state.pool[0], score),
+        timetable=lambda num_steps, _: Timetable(num_steps % num_rounds, max(1, num_steps // num_rounds)),
+        terms=TERMS,
+    )
 
-    def timetable(num_steps: int, steps_per_epoch: int) -> Timetable:
-        return Timetable(num_steps % num_rounds, max(1, num_steps // num_rounds))
 
-    return Policy("nao", supernet, init, propose, ask, update, decide, timetable, TERMS)
+def _check(counts: dict[str, int], pool: Pool, dropout: float, training: Training) -> None:
+    """Raise a ValueError for settings out of range."""
+    counts = counts | {"num_steps": training.num_steps, "batch_size": training.batch_size}
+    for name, count in (counts | {"num_kept": pool.num_kept}).items():
+        whole(f"nao: {name}", count, 1)
+    whole("nao: num_seeds", pool.num_seeds, 2)  # one score predicts nothing
+    whole("nao: num_new", pool.num_new)
+    whole("nao: num_random", pool.num_random)
+    number("nao: dropout", dropout, 0, below=1)
+    number("nao: weight_decay", training.weight_decay, 0)
+    number("nao: learning_rate", training.learning_rate, above=0)
+    number("nao: clip_norm", training.clip_norm, above=0)
+    number("nao: prediction_weight", training.prediction_weight, 0, 1)
+
+
+def _pool(capacity: int, archs: np.ndarray, scores: np.ndarray, params: Any, num_updates: int) -> NaoState:
+    """The state that holds these architectures."""
+    room = capacity - len(archs)
+    return NaoState(
+        params,
+        jnp.asarray(np.pad(archs, ((0, room), (0, 0))), jnp.int32),
+        jnp.asarray(np.pad(scores, (0, room), constant_values=np.nan), jnp.float32),
+        jnp.asarray(len(archs), jnp.int32),
+        jnp.asarray(num_updates, jnp.int32),
+    )
+
+
+def _beside(region: Region, archs: np.ndarray) -> Proposals:
+    """An empty list of architectures that are feasible and none of these."""
+    return Proposals(region, SearchState(np.zeros(0, np.uint32), archs, np.zeros(len(archs))))
 
 
 def make_learn(module: EncoderPredictorDecoder, training: Training) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxnas.costs import Limit
-from jaxnas.policies.drawing import make_drawer
+from jaxnas.policies.drawing import Drawer, make_drawer
 from jaxnas.policies.policy import Gradients, Policy, Rewards, ScoreFn, Terms, Timetable, feasible_region
 from jaxnas.search import host_rng
 from jaxnas.search.regions import MAX_MEMBERS, Region
@@ -79,7 +79,7 @@ def make_mixture(
     region, encode = feasible_region(supernet, limit), _encode(name, supernet)
     drawer = None if supernet.is_decoded else make_drawer(region)
     exists = np.arange(max(supernet.num_candidates)) < np.array(supernet.num_candidates)[:, None]
-    finish = mixture.finish
+    finish, reward_gradient = mixture.finish, _reward_gradient(mixture, drawer)
 
     def init(key: chex.PRNGKey) -> MixtureState:
         alphas, extra = mixture.init(key)
@@ -98,11 +98,6 @@ def make_mixture(
         archs = np.stack([encode(np.asarray(logits) + each) for each in noise])
         return archs[region.contains(archs)][:num_archs]
 
-    def expected_loss(alphas: Any, archs: chex.Array, advantages: chex.Array) -> chex.Array:
-        assert drawer is not None
-        logs, _ = jax.vmap(drawer.log_prob, in_axes=(None, 0))(mixture.logits(alphas), archs)
-        return (-logs * advantages).mean()
-
     @jax.jit
     def learn(state: MixtureState, grads: Any, aid: Any) -> tuple[MixtureState, chex.Array, chex.Array]:
         grads = jax.tree.map(jnp.add, grads, jax.grad(mixture.penalty)(state.alphas, aid))
@@ -115,16 +110,9 @@ def make_mixture(
         )
         return state, entropy, optax.tree.norm(grads)
 
-    @jax.jit
-    def reward_gradient(state: MixtureState, archs: chex.Array, rewards: chex.Array) -> tuple[chex.Array, Any]:
-        mean = rewards.mean()
-        baseline = BASELINE_DECAY * state.baseline + (1 - BASELINE_DECAY) * mean
-        baseline = jnp.where(state.num_updates == 0, mean, baseline)
-        return baseline, jax.grad(expected_loss)(state.alphas, archs, rewards - baseline)
-
     def update(key: chex.PRNGKey, state: MixtureState, feedback: Rewards | Gradients) -> tuple[MixtureState, Terms]:
         if isinstance(feedback, Rewards):
-            if drawer is None:
+            if reward_gradient is None:
                 raise ValueError(
                     f"{name}: codes drawn from a mixture of the edges of {supernet.space.name} have no known"
                     " probability, so that rewards teach nothing; let it learn from shared weights."
@@ -144,10 +132,29 @@ def make_mixture(
         if region.contains(likeliest[None])[0]:
             return likeliest
         archs = _within(region, ask, key, state, supernet)
-        taken = merits[np.arange(len(merits)), supernet.decode(archs)].sum(axis=1)
-        return archs[np.argmax(taken)]
+        return archs[np.argmax(merits[np.arange(len(merits)), supernet.decode(archs)].sum(axis=1))]
 
     return Policy(name, supernet, init, compiled, ask, update, decide, timetable, TERMS, relax, **options)
+
+
+def _reward_gradient(mixture: Mixture, drawer: Drawer | None) -> Any:
+    """(state, archs, rewards) -> (baseline, gradient of what is expected to be lost); None where codes have no known
+    probability."""
+    if drawer is None:
+        return None
+
+    def expected_loss(alphas: Any, archs: chex.Array, advantages: chex.Array) -> chex.Array:
+        logs, _ = jax.vmap(drawer.log_prob, in_axes=(None, 0))(mixture.logits(alphas), archs)
+        return (-logs * advantages).mean()
+
+    @jax.jit
+    def gradient(state: MixtureState, archs: chex.Array, rewards: chex.Array) -> tuple[chex.Array, Any]:
+        mean = rewards.mean()
+        baseline = BASELINE_DECAY * state.baseline + (1 - BASELINE_DECAY) * mean
+        baseline = jnp.where(state.num_updates == 0, mean, baseline)
+        return baseline, jax.grad(expected_loss)(state.alphas, archs, rewards - baseline)
+
+    return gradient
 
 
 def _encode(name: str, supernet: Supernet) -> Callable[[np.ndarray], np.ndarray]:
