@@ -55,7 +55,8 @@ SETTINGS = {
     "fbnet": {"learning_rate": 0.1},
     "bayesnas": {"learning_rate": 0.05, "warmup": 0.5, "curvature_every": 2},
     "nao": {
-        "pool": Pool(24, 24, 4, 1), "num_ascended": 6, "hidden_size": 16, "predictor_sizes": (16,), "dropout": 0.0, "rescore": False, "num_rounds": 2, "by_params": False,
+        "pool": Pool(24, 24, 4, 1), "num_ascended": 6, "hidden_size": 16, "predictor_sizes": (16,), "dropout": 0.0,
+        "rescore": False, "num_rounds": 2, "by_params": False,
         "training": Training(num_steps=800, batch_size=24, learning_rate=1e-2),
     },
 }  # fmt: skip

@@ -37,8 +37,8 @@ class NaoState(NamedTuple):
 
 class Pool(NamedTuple):
     """How many architectures the pool has: in the beginning, and in each round those that stay, those that are decoded,
-    and those that are drawn. The defaults are eval-nas's on NAS-Bench-101 (which keeps all); landmark regularisation has
-    100 seeds, keeps 100, and takes 300 new and 400 random ones."""
+    and those that are drawn. The defaults are eval-nas's on NAS-Bench-101 (which keeps all); landmark regularisation
+    has 100 seeds, keeps 100, and takes 300 new and 400 random ones."""
 
     num_seeds: int = 600
     num_kept: int = 600
@@ -95,8 +95,7 @@ def nao(
       num_rounds: equally spaced over the training, the last at its end.
       training: of the networks, in each round.
       by_params: weight steps draw from the pool in proportion to an architecture's parameters, else uniformly.
-      rescore: ask for the whole pool in each round, since shared weights change; False: only for what is not scored
-        yet.
+      rescore: ask for the whole pool in each round, since shared weights change; False: for what has no score yet.
       num_archs: architectures of a weight step.
 
     Raises:
@@ -117,7 +116,7 @@ def nao(
         return _pool(capacity, archs, np.full(len(archs), np.nan), start(params_key), 0)
 
     def propose(key: chex.PRNGKey, state: NaoState) -> np.ndarray:
-        archs, _ = state.pool
+        archs = state.pool[0]
         chances = arch_costs(space, archs).params if by_params else np.ones(len(archs))
         return archs[host_rng(key).choice(len(archs), num_archs, p=chances / chances.sum())]
 
@@ -128,9 +127,7 @@ def nao(
     def update(key: chex.PRNGKey, state: NaoState, feedback: Rewards | Gradients) -> tuple[NaoState, Terms]:
         if not isinstance(feedback, Rewards):
             raise ValueError(f"nao learns from rewards of codes, got {type(feedback).__name__}.")
-        archs, scores = state.pool
-        told = dict(zip((code.tobytes() for code in feedback.archs), np.asarray(feedback.rewards), strict=True))
-        scores = np.array([told.get(code.tobytes(), score) for code, score in zip(archs, scores)], np.float32)
+        archs, scores = state.pool[0], _told(state, feedback)
         learn_key, random_key = jax.random.split(key)
         params, terms = learn(learn_key, _pool(capacity, archs, scores, state.params, int(state.num_updates)))
         best = np.argsort(-scores, kind="stable")  # NaN last
@@ -143,7 +140,7 @@ def nao(
         fresh.add_random(host_rng(random_key), pool.num_random)
         new, kept = fresh.stacked(), best[: pool.num_kept]
         archs, scores = np.concatenate([archs[kept], new]), np.append(scores[kept], np.full(len(new), np.nan))
-        values = [np.mean(feedback.rewards), *(float(term) for term in jax.device_get(terms)), found]
+        values = [np.mean(feedback.rewards), *jax.device_get(terms), found]
         state = _pool(capacity, archs, scores, params, int(state.num_updates) + 1)
         return state, dict(zip(TERMS, map(float, values), strict=True))
 
@@ -173,6 +170,12 @@ def _check(counts: dict[str, int], pool: Pool, dropout: float, training: Trainin
     number("nao: learning_rate", training.learning_rate, above=0)
     number("nao: clip_norm", training.clip_norm, above=0)
     number("nao: prediction_weight", training.prediction_weight, 0, 1)
+
+
+def _told(state: NaoState, feedback: Rewards) -> np.ndarray:
+    """The scores of the pool, with what was told now: float32 [size]."""
+    told = dict(zip((code.tobytes() for code in feedback.archs), np.asarray(feedback.rewards), strict=True))
+    return np.array([told.get(code.tobytes(), score) for code, score in zip(*state.pool)], np.float32)
 
 
 def _pool(capacity: int, archs: np.ndarray, scores: np.ndarray, params: Any, num_updates: int) -> NaoState:
