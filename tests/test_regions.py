@@ -244,3 +244,8 @@ class TestRefusals:
             with pytest.raises(ValueError, match="toy: no architecture"):
                 Region(empty, limit).sample(np.random.default_rng(0), 1)
             assert Region(empty, limit).count() == 0
+
+
+def test_a_limit_is_read_from_text_first(small_space):
+    with pytest.raises(ValueError, match=r"^limit is 'macs:50e6', expected a Limit; `costs.limits.parse` reads one"):
+        Region(small_space("tiny"), "macs:50e6")

@@ -21,6 +21,7 @@ import functools
 import chex
 import numpy as np
 
+from jaxnas.checks import shown
 from jaxnas.costs import Limit, number
 from jaxnas.search.sums import Completions, in_quanta, list_completions, make_sums, walk
 from jaxnas.space import SearchSpace
@@ -50,6 +51,8 @@ class Region:
         max_sums: int = MAX_SUMS,
         max_members: int = MAX_MEMBERS,
     ):
+        if limit is not None and not isinstance(limit, Limit):
+            raise ValueError(f"limit is {shown(limit)}, expected a Limit; `costs.limits.parse` reads one from text.")
         self.space, self.limit, self.max_members = space, limit, max_members
         self._units, self._budget = in_quanta(space, limit)
         self._sums = make_sums(self._units, self._budget, max_sums)
