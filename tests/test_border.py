@@ -10,7 +10,7 @@ import pytest
 from conftest import SMALL_SPACES
 from fuzzing import judge
 
-from jaxnas import codes, datasets, ranking, samplers, search, spaces, training
+from jaxnas import codes, datasets, evaluation, ranking, samplers, search, spaces, training
 from jaxnas.costs import latency, limits, make_limit
 from jaxnas.ops import Policy
 from jaxnas.ops.convolution import Unfold
@@ -186,6 +186,17 @@ CASES = {
         {"num_landmarks": NO_COUNT, "min_distance": NO_COUNT, "archs": (None, "x", [0, 1], [[0.5, 1.0]])},
         archs=ARCHS, num_landmarks=2, min_distance=1,
     ),
+    "make_evaluator": case(
+        lambda **given: evaluation.make_evaluator(supernet(), **given),
+        {
+            "strategy": NO_NAME, "bn_mode": NO_NAME, "archs_per_call": NO_COUNT, "images_per_call": NO_COUNT,
+            "memory_budget": (-1, NAN, "3", [1], 0, INF), "groups": (*NO_COUNT, "x"), "workers": NO_COUNT,
+        },
+    ),
+    "plan": case(
+        lambda num_archs, num_images: evaluation.make_evaluator(supernet()).plan(num_archs, num_images),
+        {"num_archs": NO_COUNT[:-2], "num_images": NO_COUNT[:-2]}, num_archs=2, num_images=2,
+    ),
     "kendall_tau": case(ranking.kendall_tau, {"scores": NO_SCORES, "truth": NO_SCORES}, **TRUTH),
     "spearman": case(ranking.spearman, {"scores": NO_SCORES, "truth": NO_SCORES}, **TRUTH),
     "sparse_kendall_tau": case(
@@ -281,6 +292,7 @@ OPTIONAL = {
     *((draw, "num_pairs") for draw in ("all_pairs", "adjacent_pairs", "biased_pairs")),
     *(("make_ranking_loss_fn", name) for name in ("beta", "num_per_step", "tile")),
     *(("resized", name) for name in ("width", "image_size", "in_channels", "num_classes")),
+    *(("make_evaluator", name) for name in ("archs_per_call", "memory_budget", "workers", "groups")),
     ("datasets.load", "num_train"), ("datasets.load", "image_size"), ("pcnas", "order"),
 }  # fmt: skip
 

@@ -251,7 +251,7 @@ def test_what_an_evaluator_is_given(small_supernet, rng):
         "images": np.random.default_rng(0).normal(size=(4, 4, 4, 1)).astype(np.float32),
         "labels": np.arange(4, dtype=np.int32),
     }
-    name = "archs"
+    name = rng.choice(sorted(given))
     changed = given | {name: spoil_array(rng, given[name])}
 
     def is_right(scores):

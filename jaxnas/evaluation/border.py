@@ -37,9 +37,10 @@ def check_images(supernet: Supernet, name: str, images: chex.Array) -> None:
         )
 
 
-def check_labels(supernet: Supernet, labels: chex.Array, num_images: int) -> None:
-    """Raise a ValueError where labels are none of the images' classes."""
-    checks.array("labels", labels, (num_images,), "integer", least=0, most=supernet.space.layout.num_classes - 1)
+def check_labels(supernet: Supernet, labels: chex.Array, num_images: int) -> np.ndarray:
+    """The labels as int32; a ValueError where they are none of the images' classes."""
+    most = supernet.space.layout.num_classes - 1
+    return checks.array("labels", labels, (num_images,), "integer", least=0, most=most).astype(np.int32)
 
 
 def check_stats(supernet: Supernet, stats: Stats, archs: np.ndarray) -> None:

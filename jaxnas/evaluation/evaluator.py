@@ -175,7 +175,7 @@ class _Engine(NamedTuple):
 
 def _prepare(engine: _Engine, archs: chex.ArrayNumpy, num_images: int) -> Population:
     checked = codes.check(engine.supernet.space, archs)
-    plan = engine.plan(len(checked), checks.whole("num_images", num_images, 1))
+    plan = engine.plan(len(checked), num_images)
     if plan.strategy == "dispatch" and engine.groups == "balanced":
         check_balanced(engine.supernet, checked)
     route = engine.graph if plan.strategy == "graph" else engine.calls
@@ -194,7 +194,7 @@ def _evaluate(
     bar: tqdm | None = None,
 ) -> Scores:
     check_images(engine.supernet, "images", images)
-    check_labels(engine.supernet, labels, len(images))
+    labels = check_labels(engine.supernet, labels, len(images))
     check_given(engine.bn_mode, stats, calibration_images)
     if calibration_images is not None:
         check_images(engine.supernet, "calibration_images", calibration_images)

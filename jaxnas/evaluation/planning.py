@@ -81,6 +81,7 @@ def make_planner(
         )
 
     def plan(num_archs: int, num_images: int) -> Plan:
+        num_archs, num_images = checks.whole("num_archs", num_archs, 1), checks.whole("num_images", num_images, 1)
         route = strategy
         if route == "auto":
             route = "graph" if on_cpu or num_images >= FILLS_ACCELERATOR else "dispatch"
@@ -124,7 +125,7 @@ def _check_settings(archs_per_call: Any, images_per_call: Any, workers: Any, gro
         if count is not None:
             checks.whole(name, count, 1)
     if groups not in ("auto", "balanced"):
-        is_count = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
+        is_count = isinstance(groups, int) and not isinstance(groups, bool) and 1 <= groups <= checks.MOST
         if not is_count:
             raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
 

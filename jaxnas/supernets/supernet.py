@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.checks import shown
 from jaxnas.ops import Tape
 from jaxnas.space import SearchSpace
 from jaxnas.supernets.choice import Drawn, count_ops
@@ -154,6 +155,8 @@ def check_images(space: SearchSpace, images: Any, name: str = "images") -> None:
     """Raise a ValueError where a network of the space takes no such images, by shape and number type alone: no value
     is looked at, so that it holds while a function is traced as well."""
     layout = space.layout
+    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
+        raise ValueError(f"{space.name}: {name} are {shown(images)}, expected an array of floats.")
     expected, shape, dtype = (layout.image_size, layout.image_size, layout.in_channels), images.shape, images.dtype
     if len(shape) != 4 or shape[1:] != expected:
         raise ValueError(
