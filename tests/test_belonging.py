@@ -105,24 +105,17 @@ def test_a_block_of_another_run(run, again):
     assert f"{path}: says that its run is 0000000000000000, expected " in again()
 
 
-@pytest.mark.parametrize("what", ["a digit", "an empty row", "a short row", "no last row", "no rows", "no text"])
+@pytest.mark.parametrize("what", ["a digit", "no last row"])  # the others in test_checkpoint, without a run
 def test_training_csv(what, run, again):
     path = run / "seed1/training.csv"
     row, whole = last_row(path), path.read_text()
     if what == "a digit":
         edit(path, row, row.replace("6,", "6,1", 1))
-    elif what == "an empty row":
-        edit(path, row, "\n" + row)
-    elif what == "a short row":
-        edit(path, row, row.rpartition(",")[0])
-    elif what == "no last row":
-        edit(path, row + "\n", "")
     else:
-        path.write_bytes(b"" if what == "no rows" else b"\xff\xfe")
-    if what != "no rows":  # an empty file says nothing wrong
-        line = again()
-        assert f"{path}: line " in line and "delete this file, and the same command writes it again" in line
-        path.unlink()
+        edit(path, row + "\n", "")
+    line = again()
+    assert f"{path}: line " in line and "delete this file, and the same command writes it again" in line
+    path.unlink()
     assert again() is None and path.read_text() == whole
 
 

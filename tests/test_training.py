@@ -2,6 +2,7 @@
 
 import re
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -277,23 +278,20 @@ def test_clip_weight_decay_and_cosine():
 
 @pytest.mark.codegen
 def test_resumed_training_equals_uninterrupted(tmp_path):
-    """Bit for bit: weights, momentum, tracked statistics, the sampler's state; through plain arrays in between."""
+    """Bit for bit: weights, momentum, tracked statistics, the sampler's state; through Flax's bytes in between."""
     step, fresh = make(sgd(0.1, num_steps=6), uniform(SPACE, num_archs=2), stats_momentum=0.9)
 
-    def saved(state):
-        return jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+    kept, template = flax.serialization.to_bytes(fresh), jax.tree.map(np.zeros_like, fresh)
 
-    def restored(state):
-        return jax.tree.map(jnp.asarray, state)._replace(key=jax.random.wrap_key_data(state.key))
-
-    kept = saved(fresh)
+    def restored(saved):
+        return jax.tree.map(jnp.asarray, flax.serialization.from_bytes(template, saved))
 
     seen = []
     whole = fit(step, fresh, batch, 6, callbacks=[lambda n, metrics, state: seen.append((n, metrics))])
-    half = saved(fit(step, restored(kept), batch, 3))
-    assert half.step == 3
+    half = flax.serialization.to_bytes(fit(step, restored(kept), batch, 3))
+    assert restored(half).step == 3
     resumed = fit(step, restored(half), batch, 6)
-    jax.tree.map(np.testing.assert_array_equal, saved(resumed), saved(whole))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     assert [n for n, _ in seen] == [6] and set(seen[0][1]) == {"loss", "accuracy", "grad_norm"}
     assert int(fit(step, resumed, batch, 6).step) == 6  # nothing is left to do
 
@@ -340,6 +338,18 @@ def test_the_first_step_that_is_not_finite_is_named(value):
     with pytest.raises(FloatingPointError) as error:
         fit(losses_step([1.0, 1.0, value, np.nan]), Counting(0), lambda number: number, 4)
     assert str(error.value) == f"training stopped: loss is {value} at step 2; lower the learning rate or clip_norm."
+
+
+def test_kinds_of_keys():
+    """The default kind is kept as numbers, typed or not; another one as it was given, and the step takes all."""
+    tx, loss_fn = optax.sgd(0.1), make_cross_entropy_loss(SUPERNET)
+    step = make_train_step(SUPERNET, loss_fn, scripted(), tx)
+    keys = jax.random.key(3), jax.random.PRNGKey(3), jax.random.key(3, impl="rbg")
+    states = [jax.eval_shape(lambda key: init_train_state(SUPERNET, scripted(), tx, key), key) for key in keys]
+    assert [str(state.key.dtype) for state in states] == ["uint32", "uint32", "key<rbg>"]
+    for state in states:
+        after, _ = jax.eval_shape(step, state, batch())
+        assert (after.key.shape, after.key.dtype) == (state.key.shape, state.key.dtype)
 
 
 def test_unknown_idle():

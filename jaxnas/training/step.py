@@ -22,7 +22,9 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     sampler_state: Any
     stats: Stats  # tracked statistics, layer -> [num_candidates, 2, size]; see `make_train_step`
-    key: chex.PRNGKey  # never changes: step keys are fold_in(key, step)
+    # Never changes: step keys are fold_in(key, step). Plain uint32, which every library can store, where the key is of
+    # JAX's default kind; else as it was given.
+    key: chex.Array
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, chex.Array]]]  # -> state, metrics
@@ -67,7 +69,18 @@ def init_train_state(
         )
         for name, layer in supernet.layers.items()
     }
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler.init(sampler_key), stats, run_key)
+    sampler_state = sampler.init(sampler_key)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler_state, stats, _plain(run_key))
+
+
+def _plain(key: chex.PRNGKey) -> chex.Array:
+    if _typed(key) is key and jax.random.key_impl(key) == jax.config.jax_default_prng_impl:  # type: ignore[attr-defined]
+        return jax.random.key_data(key)
+    return key
+
+
+def _typed(key: chex.PRNGKey) -> chex.PRNGKey:
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
 def make_train_step(
@@ -100,7 +113,7 @@ def make_train_step(
         number("stats_momentum", stats_momentum, 0, below=1)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
-        sample_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        sample_key, loss_key = jax.random.split(jax.random.fold_in(_typed(state.key), state.step))
         archs = sampler.sample(sample_key, state.sampler_state)
 
         def reported(params: Params) -> tuple[chex.Array, Aux]:
