@@ -73,7 +73,7 @@ def test_conv_and_unfold_are_convolutions(kernel, stride, size):
 @pytest.mark.parametrize("large", [0, 2**17])
 def test_depthwise_is_a_grouped_convolution(kernel, stride, size, large, monkeypatch):
     """Values and both gradients, also where the kernel is larger than the image; at once and image by image."""
-    monkeypatch.setattr("jaxnas.ops.convolution.LARGE", large)
+    monkeypatch.setattr("jaxnas.ops.reduction.LARGE", large)
     x, weights = images(size=size), RNG.normal(size=(kernel, kernel, 4)).astype(np.float32)
 
     def ours(x, weights):
@@ -336,7 +336,7 @@ def test_half_precision_changes_little():
 @pytest.mark.parametrize("large", [0, 2**17])
 def test_gradient_of_a_convolution_is_autodiffs(kernel, stride, size, relu_first, large, monkeypatch):
     """In a loop, which it is written out for, image by image or all at once; the plain convolution is the oracle."""
-    monkeypatch.setattr("jaxnas.ops.convolution.LARGE", large)
+    monkeypatch.setattr("jaxnas.ops.reduction.LARGE", large)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, size, size, 4)).astype(np.float32)
     weights = rng.normal(size=(kernel, kernel, 4, 6)).astype(np.float32)

@@ -4,6 +4,7 @@ All take x [num_images, height, width, channels] and pad so that stride 1 keeps 
 """
 
 import functools
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -11,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.ops.derivative import derivative_by
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
-from jaxnas.ops.reduction import LARGE, sum_over_images
+from jaxnas.ops.reduction import is_large, sum_over_images
 
 _init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
@@ -37,47 +39,18 @@ class Conv(nn.Module):
         return convolve(x, weights, self.stride, self.relu_first)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def project(x: chex.Array, weights: chex.Array, relu_first: bool) -> chex.Array:
+def _project_backward(relu_first, kept, cotangent):
+    return jax.vjp(lambda x, weights: (relu(x) if relu_first else x) @ weights, *kept)[1](cotangent)
+
+
+@derivative_by(_project_backward, num_linear=2, static=(2,))
+def project(x: chex.Array, weights: chex.Array, relu_first: bool) -> Any:
     """x [num_images, height, width, in_channels], after a ReLU if relu_first, by weights [in_channels, channels]."""
-    return (relu(x) if relu_first else x) @ weights
+    return (relu(x) if relu_first else x) @ weights, (x, weights)  # not relu(x), which is soon made again
 
 
-def _project_forward(x, weights, relu_first):
-    return project(x, weights, relu_first), (x, weights)  # autodiff would keep relu(x), which is soon made again
-
-
-def _project_backward(relu_first, residuals, cotangent):
-    return jax.vjp(lambda x, weights: (relu(x) if relu_first else x) @ weights, *residuals)[1](cotangent)
-
-
-project.defvjp(_project_forward, _project_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: chex.Array, weights: chex.Array, stride: int, relu_first: bool) -> chex.Array:
-    """x [num_images, height, width, in_channels], after a ReLU if relu_first, by weights [kernel, kernel, in_channels,
-    channels], zero-padded.
-
-    The gradient on CPU is written out: inside loops and conditionals XLA leaves the transposed convolutions that
-    autodiff makes in a form that is twenty to sixty times slower there. Like `project` it remembers x, not relu(x).
-    """
-    return _convolve(x, weights, stride, relu_first)
-
-
-def _convolve(x, weights, stride, relu_first):
-    pad = len(weights) // 2
-    numbers = ("NHWC", "HWIO", "NHWC")
-    x = relu(x) if relu_first else x
-    return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, [(pad, pad)] * 2, dimension_numbers=numbers)
-
-
-def _convolve_forward(x, weights, stride, relu_first):
-    return convolve(x, weights, stride, relu_first), (x, weights)
-
-
-def _convolve_backward(stride, relu_first, residuals, cotangent):
-    x, weights = residuals
+def _convolve_backward(stride, relu_first, kept, cotangent):
+    x, weights = kept
     if jax.default_backend() != "cpu":
         return jax.vjp(lambda x, weights: _convolve(x, weights, stride, relu_first), x, weights)[1](cotangent)
     turned = weights[::-1, ::-1].swapaxes(2, 3)
@@ -90,22 +63,41 @@ def _convolve_backward(stride, relu_first, residuals, cotangent):
         columns = jnp.concatenate([patches.get((i, j), nothing) for i in kernel for j in kernel], axis=-1)
         return columns.reshape(-1, columns.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
 
-    if x.size < LARGE:
-        total = products(x, cotangent)
-    else:  # the patches of one image stay in the cache
+    if is_large(x):  # the patches of one image stay in the cache
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def of_image(x, cotangent):
+            return products(x[None], cotangent[None])
 
         def add_image(total, image):
-            return total + products(image[0][None], image[1][None]), None
+            return total + of_image(*image), None
 
         zeros = jnp.zeros((weights.size // weights.shape[-1], weights.shape[-1]), x.dtype)
         total, _ = jax.lax.scan(add_image, zeros, (x, cotangent))
-    x_cotangent = convolve(_spread(cotangent, x.shape, stride), turned, 1, False)
+    else:
+        total = products(x, cotangent)
+    x_cotangent = _convolve(_spread(cotangent, x.shape, stride), turned, 1, False)
     if relu_first:
         x_cotangent = jnp.where(x <= 0, jnp.zeros_like(x), x_cotangent)
     return x_cotangent, total.reshape(weights.shape)
 
 
-convolve.defvjp(_convolve_forward, _convolve_backward)
+@derivative_by(_convolve_backward, num_linear=2, static=(2, 3))
+def convolve(x: chex.Array, weights: chex.Array, stride: int, relu_first: bool) -> Any:
+    """x [num_images, height, width, in_channels], after a ReLU if relu_first, by weights [kernel, kernel, in_channels,
+    channels], zero-padded.
+
+    The gradient on CPU is written out: inside loops and conditionals XLA leaves the transposed convolutions that
+    autodiff makes in a form that is twenty to sixty times slower there. Like `project` it remembers x, not relu(x).
+    """
+    return _convolve(x, weights, stride, relu_first), (x, weights)
+
+
+def _convolve(x, weights, stride, relu_first):
+    pad = len(weights) // 2
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = relu(x) if relu_first else x
+    return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, [(pad, pad)] * 2, dimension_numbers=numbers)
 
 
 def _spread(cotangent: chex.Array, shape: tuple[int, ...], stride: int) -> chex.Array:
@@ -149,29 +141,8 @@ class Depthwise(nn.Module):
         return depthwise(x, weights, self.stride, self.dilation)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def depthwise(x: chex.Array, weights: chex.Array, stride: int, dilation: int = 1) -> chex.Array:
-    """x [num_images, height, width, channels] by weights [kernel, kernel, channels], zero-padded.
-
-    On CPU image by image: one image stays in the cache, and the loop keeps XLA from computing what x is made of anew
-    for each place of the kernel. Gradients, of smaller batches, gain nothing from it.
-    """
-    if jax.default_backend() != "cpu" or x.size < LARGE:
-        return _depthwise(x, weights, stride, dilation)
-    return jax.lax.map(lambda image: _depthwise(image[None], weights, stride, dilation)[0], x)
-
-
-def _depthwise(x, weights, stride, dilation):
-    views = shifted(x, len(weights), stride, dilation)
-    return sum(part * along_channels(weights[place]) for place, part in views.items())
-
-
-def _depthwise_forward(x, weights, stride, dilation):
-    return depthwise(x, weights, stride, dilation), (x, weights)  # autodiff would keep every shifted view
-
-
-def _depthwise_backward(stride, dilation, residuals, cotangent):
-    x, weights = residuals
+def _depthwise_backward(stride, dilation, kept, cotangent):
+    x, weights = kept
 
     def products(x, cotangent):
         return {place: part * cotangent for place, part in shifted(x, len(weights), stride, dilation).items()}
@@ -183,7 +154,24 @@ def _depthwise_backward(stride, dilation, residuals, cotangent):
     return _depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1, dilation), weights_gradient
 
 
-depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+@derivative_by(_depthwise_backward, num_linear=2, static=(2, 3))
+def depthwise(x: chex.Array, weights: chex.Array, stride: int, dilation: int = 1) -> Any:
+    """x [num_images, height, width, channels] by weights [kernel, kernel, channels], zero-padded.
+
+    On CPU image by image: one image stays in the cache, and the loop keeps XLA from computing what x is made of anew
+    for each place of the kernel. Gradients, of smaller batches, gain nothing from it. Autodiff would remember every
+    shifted view.
+    """
+    if jax.default_backend() == "cpu" and is_large(x):
+        y = jax.lax.map(lambda image: _depthwise(image[None], weights, stride, dilation)[0], x)
+    else:
+        y = _depthwise(x, weights, stride, dilation)
+    return y, (x, weights)
+
+
+def _depthwise(x, weights, stride, dilation):
+    views = shifted(x, len(weights), stride, dilation)
+    return sum(part * along_channels(weights[place]) for place, part in views.items())
 
 
 def shifted(x: chex.Array, kernel: int, stride: int, dilation: int = 1) -> dict[tuple[int, int], chex.Array]:

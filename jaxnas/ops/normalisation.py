@@ -1,13 +1,13 @@
 """Batch normalisation whose statistics are plain arrays, passed in and out; and dropout whose draws are passed in."""
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxnas.ops.derivative import derivative_by
 from jaxnas.ops.reduction import sum_over_images
 
 EPSILON = 1e-5
@@ -100,23 +100,8 @@ def _standardise(x, stats):
     return y.astype(x.dtype), scale
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def batch_normalise(x: chex.Array, mask: chex.Array | None, dtype: str) -> tuple[chex.Array, chex.Array]:
-    """x [num_images, height, width, channels] normalised by its own moments under the mask, and these: [2, channels].
-
-    The gradient is written out because it needs sums of products only, which have a fast form (`sum_over_images`).
-    """
-    return _normalise_forward(x, mask, dtype)[0]
-
-
-def _normalise_forward(x, mask, dtype):
-    stats = moments(x.astype(dtype), mask)
-    y, scale = _standardise(x, stats)
-    return (y, stats), (y, mask, scale)
-
-
-def _normalise_backward(dtype, residuals, cotangents):
-    y, mask, scale = residuals
+def _normalise_backward(dtype, kept, cotangents):
+    y, mask, scale = kept
     y_cotangent, (mean_cotangent, variance_cotangent) = cotangents
 
     def terms(y, cotangent):
@@ -134,20 +119,25 @@ def _normalise_backward(dtype, residuals, cotangents):
     by_variance = 2.0 * variance_cotangent / scale - scale * total_by_y
     by_y = along_channels(by_variance) * y.astype(dtype)
     x_cotangent = along_channels(scale) * y_cotangent.astype(dtype) + weight * (along_channels(by_mean) + by_y)
-    return x_cotangent.astype(y.dtype), None
+    return (x_cotangent.astype(y.dtype),)
 
 
-batch_normalise.defvjp(_normalise_forward, _normalise_backward)
+@derivative_by(_normalise_backward, num_linear=1, static=(2,))
+def batch_normalise(x: chex.Array, mask: chex.Array | None, dtype: str) -> Any:
+    """x [num_images, height, width, channels] normalised by its own moments under the mask, and these: [2, channels].
+
+    The gradient is written out because it needs sums of products only, which have a fast form (`sum_over_images`).
+    """
+    stats = moments(x.astype(dtype), mask)
+    y, scale = _standardise(x, stats)
+    return (y, stats), (y, mask, scale)
 
 
-@jax.custom_vjp
-def relu(x: chex.Array) -> chex.Array:
+@derivative_by(lambda x, cotangent: (jnp.where(x <= 0, jnp.zeros_like(x), cotangent),), num_linear=1)
+def relu(x: chex.Array) -> Any:
     """max(x, 0) that keeps NaN: XLA's maximum on CPU turns NaN into 0 and so hides a diverged network. For the gradient
     x is kept, which is kept anyway, and no mask."""
-    return jnp.where(x <= 0, jnp.zeros_like(x), x)
-
-
-relu.defvjp(lambda x: (relu(x), x), lambda x, cotangent: (jnp.where(x <= 0, jnp.zeros_like(x), cotangent),))
+    return jnp.where(x <= 0, jnp.zeros_like(x), x), x
 
 
 class BatchNorm(nn.Module):

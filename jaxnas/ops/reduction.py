@@ -1,5 +1,6 @@
 """Sums over all images and pixels, in the form that is fast on the device at hand."""
 
+import functools
 from collections.abc import Callable
 
 import chex
@@ -9,6 +10,11 @@ import jax.numpy as jnp
 LARGE = 2**17  # numbers; 64 images of 8x8 pixels and 24 channels are still small
 
 
+def is_large(x: chex.Array) -> bool:
+    """Whether x is worth a loop over its images on CPU; never with a symbolic size, as `jax.export` has it."""
+    return isinstance(x.size, int) and x.size >= LARGE
+
+
 def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -> chex.ArrayTree:
     """Sum each of `terms(*arrays)`, [num_images, height, width, channels], over all axes but the channels.
 
@@ -16,9 +22,10 @@ def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -
     images at once is up to sixteen times slower there. Small ones gain nothing and compile longer that way; on an
     accelerator a loop over images would be the slow form.
     """
-    if jax.default_backend() != "cpu" or arrays[0].size < LARGE:
+    if jax.default_backend() != "cpu" or not is_large(arrays[0]):
         return jax.tree.map(lambda term: jnp.sum(term, axis=(0, 1, 2)), terms(*arrays))
 
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_one(images: chex.ArrayTree) -> chex.ArrayTree:
         return jax.tree.map(lambda term: term[0], terms(*(image[None] for image in images)))
 
