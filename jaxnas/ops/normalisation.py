@@ -70,17 +70,30 @@ class Tape:
 
 
 def moments(x: chex.Array, mask: chex.Array | None) -> chex.Array:
-    """Mean and (biased) variance per channel over the images under the mask: [2, channels]."""
-    if mask is None:
-        count = x.size // x.shape[-1]
-        weighted = x
-    else:
-        weight = mask.astype(x.dtype)[:, None, None, None]
-        count = jnp.sum(weight) * (x.shape[1] * x.shape[2])
-        weighted = x * weight
-    mean = jnp.sum(weighted, axis=(0, 1, 2)) / count
-    square = jnp.sum(weighted * x, axis=(0, 1, 2)) / count
-    return jnp.stack([mean, relu(square - mean * mean)])
+    """Mean and (biased) variance per channel over the images under the mask: [2, channels].
+
+    The mean of squares less the square of the mean would cancel: at a mean of 1,000 deviations nothing is left of the
+    variance. On CPU the deviations from the mean are squared, which takes no longer, since each sum is a pass of its own
+    there anyway. Accelerators take both sums in one pass over x, so there they are sums of deviations from one pixel of
+    the first image, which may be any number near the others; a kernel that makes x itself, and has no pixel yet, has to
+    merge the moments of its blocks instead. Against float64, means of 100, 1,000 and 10,000 deviations put normalised
+    values off by 1e-5, 8e-5 and 1.5e-3 at most, which is about what float32 loses of x.
+    """
+    height, width = x.shape[1:3]
+    weight: Any = None if mask is None else mask.astype(x.dtype)[:, None, None, None]
+    count = x.shape[0] * height * width if mask is None else jnp.sum(weight) * (height * width)
+
+    def average(terms: chex.Array) -> chex.Array:
+        return jnp.sum(terms if mask is None else terms * weight, axis=(0, 1, 2)) / count
+
+    if jax.default_backend() == "cpu":
+        mean = average(x)
+        deviations = x - along_channels(mean)
+        return jnp.stack([mean, average(deviations * deviations)])
+    pixel = x[0, height // 2, width // 2]
+    deviations = x - along_channels(pixel)
+    mean = average(deviations)
+    return jnp.stack([pixel + mean, relu(average(deviations * deviations) - mean * mean)])
 
 
 def along_channels(vector: chex.Array) -> chex.Array:
@@ -94,8 +107,10 @@ def scale_and_shift(x: chex.Array, scale: chex.Array, bias: chex.Array) -> chex.
 
 
 def _standardise(x, stats):
-    """x less its mean over its deviation, and one over the deviation, [channels]."""
-    scale = jax.lax.rsqrt(stats[1] + EPSILON)
+    """x less its mean over its deviation, and one over the deviation, [channels]. NaN where the variance overflowed, as
+    that of float32 images does from deviations of 1.8e19 on: all images would be the same zeros."""
+    variance = jnp.where(jnp.isfinite(stats[1]), stats[1], jnp.nan)
+    scale = jax.lax.rsqrt(variance + EPSILON)
     y = x.astype(stats.dtype) * along_channels(scale) + along_channels(-stats[0] * scale)
     return y.astype(x.dtype), scale
 

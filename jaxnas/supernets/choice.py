@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
+from jaxnas.ops.derivative import derivative_by
+
 Branch = Callable[..., chex.ArrayTree]
 Groups = int | Literal["balanced"] | tuple[int, ...] | None
 
@@ -197,21 +199,9 @@ def _over(branch: Branch, num_archs: int) -> Branch:
     return run
 
 
-@jax.custom_vjp
+@derivative_by(lambda inverse, cotangent: (cotangent[inverse],), num_linear=1)
 def _permute(array, order, inverse):
-    return array[order]
-
-
-def _permute_forward(array, order, inverse):
-    return array[order], (inverse,)
-
-
-def _permute_backward(residuals, cotangent):
-    (inverse,) = residuals
-    return cotangent[inverse], None, None  # a gather: autodiff of array[order] would scatter
-
-
-_permute.defvjp(_permute_forward, _permute_backward)
+    return array[order], inverse  # the derivative is a gather too: autodiff of array[order] would scatter
 
 
 def _dispatch_tiles(branches, choice, shared, inputs, tile):
