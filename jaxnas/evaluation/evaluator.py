@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -14,7 +15,7 @@ from jaxnas import checks, codes
 from jaxnas.evaluation.batches import DeviceRow, load_row, rows_of
 from jaxnas.evaluation.border import check_balanced, check_given, check_images, check_labels, check_stats
 from jaxnas.evaluation.calls import make_calls
-from jaxnas.evaluation.graph import make_graph_route
+from jaxnas.evaluation.graph import make_graph_route, why_untraceable
 from jaxnas.evaluation.planning import Planner, make_planner
 from jaxnas.evaluation.population import Population
 from jaxnas.evaluation.route import Route
@@ -100,7 +101,7 @@ def make_evaluator(
         common: `evaluation.graph`), "serial" (`lax.map` over a switch, one architecture after the other), "dispatch"
         (`vmap`, architectures grouped by operation), "mask" (`vmap`, every operation of every choice times its
         one-hot weight: the reference to compare with), or "auto": graph on CPU and where images alone fill an
-        accelerator, else dispatch.
+        accelerator, else dispatch; with a warning serial, where a wiring of one's own does more than add.
       bn_mode: normalise by the images of each call ("batch": scores depend on images_per_call), by statistics that
         each architecture takes from `calibration_images` first ("calibrated"), or by the training's own running
         statistics, mixed over all paths ("tracked").
@@ -128,6 +129,7 @@ def make_evaluator(
     """
     checks.choice("strategy", strategy, STRATEGIES)
     checks.choice("bn_mode", bn_mode, BN_MODES)
+    strategy = _followed(supernet, strategy)
     rows = rows_of(mesh)
     plan = make_planner(
         supernet,
@@ -155,6 +157,18 @@ def make_evaluator(
         progress=progress,
     )
     return Evaluator(functools.partial(_evaluate, engine), plan, functools.partial(_prepare, engine))
+
+
+def _followed(supernet: Supernet, strategy: Strategy) -> Strategy:
+    """The strategy, or "serial" in place of "auto" where a wiring of the user's own does more than add."""
+    why = why_untraceable(supernet) if strategy in ("auto", "graph") else None
+    if why is None:
+        return strategy
+    said = f"{supernet.space.name}: strategy 'graph' follows wirings that only add what layers return ({why})"
+    if strategy == "graph":
+        raise ValueError(f"{said}; take 'serial' or 'auto', or place channels by a layer, as PlaceChannels does.")
+    warnings.warn(f"{said}; 'auto' takes 'serial'.", stacklevel=3)
+    return "serial"
 
 
 class _Engine(NamedTuple):

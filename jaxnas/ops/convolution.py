@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas.ops.derivative import derivative_by
+from jaxnas.ops.derivative import derivative_by, vary_alike
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
 from jaxnas.ops.reduction import is_large, sum_over_images
@@ -73,7 +73,7 @@ def _convolve_backward(stride, relu_first, kept, cotangent):
             return total + of_image(*image), None
 
         zeros = jnp.zeros((weights.size // weights.shape[-1], weights.shape[-1]), x.dtype)
-        total, _ = jax.lax.scan(add_image, zeros, (x, cotangent))
+        total, _ = jax.lax.scan(add_image, vary_alike((zeros, x, cotangent))[0], (x, cotangent))
     else:
         total = products(x, cotangent)
     x_cotangent = _convolve(_spread(cotangent, x.shape, stride), turned, 1, False)

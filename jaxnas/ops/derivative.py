@@ -24,23 +24,55 @@ def derivative_by(backward: Callable[..., Any], *, num_linear: int, static: tupl
     def decorate(forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.partial(jax.custom_jvp, nondiff_argnums=static)
         @functools.wraps(forward)
-        def function(*args):
+        def function(*args: Any) -> Any:
             return forward(*args)[0]
 
+        @functools.wraps(forward)
+        def of_arrays(*args: Any) -> Any:
+            arrays = vary_alike([None if place in static else value for place, value in enumerate(args)])
+            return function(*(value if place in static else arrays[place] for place, value in enumerate(args)))
+
         @function.defjvp
-        def rule(*args):
+        def rule(*args: Any) -> Any:
             *fixed, primals, tangents = args
             ordered = list(primals)
             for position, value in zip(static, fixed, strict=True):
                 ordered.insert(position, value)
             outputs, kept = forward(*ordered)
 
-            def push(kept, tangents):
+            def push(kept: Any, tangents: Any) -> Any:
                 pull = jax.linear_transpose(lambda outputs: backward(*fixed, kept, outputs), outputs)
                 return pull(tangents)[0]
 
             return outputs, jax.checkpoint(push, prevent_cse=False)(kept, tuple(tangents[:num_linear]))
 
-        return function
+        return of_arrays
 
     return decorate
+
+
+def vary_alike(arrays: Any) -> Any:
+    """The arrays of a tree, each marked as varying over all axes of the mesh that one of them varies over: inside
+    `jax.shard_map` branches, carries and cotangents must agree in that. Elsewhere the tree itself."""
+    leaves, treedef = jax.tree.flatten(arrays)
+    axes = [_axes_of(leaf) for leaf in leaves]
+    everywhere = frozenset().union(*axes)
+    if not everywhere:
+        return arrays
+    varied = [_vary(leaf, tuple(everywhere - here)) for leaf, here in zip(leaves, axes, strict=True)]
+    return jax.tree.unflatten(treedef, varied)
+
+
+def _axes_of(array: Any) -> frozenset[Any]:
+    kind = jax.typeof(array)
+    if hasattr(kind, "manual_axis_type"):
+        return kind.manual_axis_type.varying
+    return getattr(kind, "vma", frozenset())  # before JAX 0.10
+
+
+def _vary(array: Any, axes: tuple[Any, ...]) -> Any:
+    if not axes:
+        return array
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, axes, to="varying")
+    return getattr(jax.lax, "pvary")(array, axes)  # noqa: B009 (JAX 0.7 and 0.8, which have no pcast)

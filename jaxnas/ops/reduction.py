@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxnas.ops.derivative import vary_alike
+
 LARGE = 2**17  # numbers; 64 images of 8x8 pixels and 24 channels are still small
 
 
@@ -31,5 +33,6 @@ def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -
 
     first = jax.eval_shape(of_one, tuple(jax.ShapeDtypeStruct(array.shape[1:], array.dtype) for array in arrays))
     zeros = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), first)
-    sums, _ = jax.lax.scan(lambda sums, images: (jax.tree.map(jnp.add, sums, of_one(images)), None), zeros, arrays)
+    start = vary_alike((zeros, arrays))[0]
+    sums, _ = jax.lax.scan(lambda sums, images: (jax.tree.map(jnp.add, sums, of_one(images)), None), start, arrays)
     return jax.tree.map(lambda term: jnp.sum(term, axis=(0, 1)), sums)

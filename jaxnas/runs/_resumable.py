@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from tqdm import tqdm
 
 from jaxnas.runs import checkpoint, sealed
@@ -89,7 +88,7 @@ def resumable(
     found = checkpoint.restore_latest(folder / "checkpoints", state, **named)
     if found is None and start is not None:
         found = checkpoint.restore_latest(Path(start) / "checkpoints", state, **named | {"origin": start_origin})
-    done, state = found if found is not None else (first, jax.tree.map(lambda leaf: leaf.copy(), state))
+    done, state = found if found is not None else (first, state)
     _check_not_past(folder if told else start, done, num_steps)
     if told is None and done == num_steps:
         return Trained(state, [])

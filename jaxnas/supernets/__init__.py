@@ -14,7 +14,7 @@ from jaxnas.supernets.dag import dag_supernet
 from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
 from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
 from jaxnas.supernets.size import size_supernet
-from jaxnas.supernets.supernet import Supernet, check_images, only, select_stats
+from jaxnas.supernets.supernet import Supernet, check_images, check_kept, only, select_stats
 from jaxnas.supernets.two_cell import two_cell_supernet
 
 # Type of layout -> (space, its layout, settings) -> super-net.
@@ -113,6 +113,7 @@ __all__ = [
     "Supernet",
     "build_supernet",
     "check_images",
+    "check_kept",
     "make_supernet",
     "only",
     "run_operation",

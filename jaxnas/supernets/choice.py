@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
-from jaxnas.ops.derivative import derivative_by
+from jaxnas.ops.derivative import derivative_by, vary_alike
 
 Branch = Callable[..., chex.ArrayTree]
 Groups = int | Literal["balanced"] | tuple[int, ...] | None
@@ -61,11 +61,13 @@ def choose(
         "balanced": the caller promises that each branch is chosen equally often (strict fairness): no switch, no
           loop, no padding. A broken promise gives NaN, never a silent wrong answer.
         tuple: the same promise with other counts, for a population known beforehand: how often each branch is chosen.
-        None: a plain switch, for `lax.map` and for gradients of an unbatched call (JAX cannot differentiate the rule's
-          unbatched form); under `vmap` it costs all branches.
+        None: a plain switch, for `lax.map` and for the gradient of each architecture by itself, `vmap(grad(...))`;
+          under `vmap` it costs all branches. An unbatched call is differentiated as this one whatever `groups` are;
+          what `jit` or `checkpoint` encloses inside the `vmap` counts as unbatched, so put them outside.
     """
     if isinstance(choice, int | np.integer):
         return branches[int(choice)](shared, *inputs)
+    branches = [_varying(branch) for branch in branches]
     if groups is None:
         return jax.lax.switch(choice, branches, shared, *inputs)
     if isinstance(groups, tuple):
@@ -73,8 +75,8 @@ def choose(
             raise ValueError(
                 f"groups must count the architectures of each of {len(branches)} branches, got {groups!r}."
             )
-    elif groups != "balanced" and groups < 1:
-        raise ValueError(f"groups must be a tile size of at least 1, 'balanced' or None, got {groups!r}.")
+    else:
+        check_groups(groups)
 
     @custom_vmap
     def select(choice, shared, inputs):
@@ -105,11 +107,52 @@ def choose(
                 inputs,
                 inputs_batched,
             )
-            dispatch = _dispatch_tiles if isinstance(groups, int) else _dispatch_counts
+            dispatch = _dispatch_counts if isinstance(groups, str | tuple) else _dispatch_tiles
             outputs = dispatch(branches, choice, shared, inputs, groups)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
-    return select(choice, shared, inputs)
+    if _is_batched(choice):
+        return select(choice, shared, inputs)
+
+    @jax.custom_jvp
+    def alone(choice, shared, inputs):
+        return select(choice, shared, inputs)
+
+    @alone.defjvp
+    def derivative(primals, tangents):  # JAX cannot differentiate the unbatched form of `select`
+        run = lambda shared, inputs: jax.lax.switch(primals[0], branches, shared, *inputs)  # noqa: E731
+        return jax.jvp(run, tuple(primals[1:]), tuple(tangents[1:]))
+
+    return alone(choice, shared, inputs)
+
+
+def _varying(branch: Branch) -> Branch:
+    """The branch, whose results vary over the same axes of a mesh as what it is given, as those of all others do."""
+    return lambda shared, *inputs: vary_alike((branch(shared, *inputs), shared, inputs))[0]
+
+
+def check_groups(groups: Any) -> None:
+    """Raise a ValueError where `groups`, no tuple, is none that `choose` takes."""
+    is_tile = isinstance(groups, int | np.integer) and not isinstance(groups, bool) and groups >= 1
+    if not (groups is None or is_tile or (isinstance(groups, str) and groups == "balanced")):
+        raise ValueError(f"groups must be a tile size of at least 1, 'balanced' or None, got {groups!r}.")
+
+
+def _is_batched(choice: chex.Array) -> bool:
+    """Whether a `vmap` makes many of this choice, nothing traced in between: its rule runs at once."""
+    seen = []
+
+    @custom_vmap
+    def look(choice):
+        return choice
+
+    @look.def_vmap
+    def rule(num_archs, in_batched, choice):
+        seen.append(num_archs)
+        return choice, in_batched[0]
+
+    look(choice)
+    return bool(seen)
 
 
 def mix(branches: Sequence[Branch], weights: chex.Array, shared: chex.ArrayTree, *inputs: chex.ArrayTree) -> Any:
@@ -224,7 +267,10 @@ def _dispatch_tiles(branches, choice, shared, inputs, tile):
         branch, tile_inputs = xs
         run = [_over(branch, tile) for branch in branches]
         like = jax.eval_shape(run[0], shared, *tile_inputs)
-        idle = lambda *_: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)  # noqa: E731
+
+        def idle(*given):
+            return vary_alike((jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), given))[0]
+
         return None, jax.lax.switch(branch, [*run, idle], shared, *tile_inputs)
 
     _, outputs = jax.lax.scan(run_tile, None, (branch_of, jax.tree.map(lambda leaf: leaf[rows], inputs)))

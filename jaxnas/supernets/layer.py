@@ -62,7 +62,7 @@ class Layer(NamedTuple):
             def run(shared: Any, x: chex.Array, stats: Any, keep: Any = None) -> tuple[chex.Array, chex.Array]:
                 params, mask = shared
                 tape = Tape(stats, mask, self.stats_dtype, None if self.is_edge else keep)
-                y = operation.apply(params[name], x, tape)
+                y = operation.apply(self.params_of(params, name), x, tape)
                 if self.is_edge and is_path:
                     y = Tape(None, None, keep=keep).drop(y)
                 return y, tape.used(self.stats_size)
@@ -70,6 +70,17 @@ class Layer(NamedTuple):
             return run
 
         return tuple(branch(name, operation) for name, operation in self.candidates.items())
+
+    def params_of(self, params: Mapping[str, Any], op: str) -> Any:
+        """A candidate's parameters among those of this layer. One that has none may be missing, as it is in a file of
+        arrays by path; a ValueError where others are."""
+        if op in params:
+            return params[op]
+        if jax.tree.leaves(outline(self.candidates[op], self.in_shape)[1]):
+            raise ValueError(
+                f"layer {self.name}: the parameters of {op!r} are missing; give those of `Supernet.init`'s tree."
+            )
+        return {}
 
     def taken(self, decoded: Any) -> Any:
         """The index of the candidate that decoded codes, int [..., num_places], take here: int [...]."""
@@ -91,7 +102,7 @@ class Layer(NamedTuple):
           params: of each candidate of each layer, as `Supernet.view` gives them.
           keep: what dropout leaves, see `jaxnas.ops.Tape`.
         """
-        shared = (params[self.name], mask)
+        shared = (params.get(self.name, {}), mask)
         stats_here = None if stats is None else stats[self.name]
         if self.choice is None:
             return self.branches[0](shared, x, stats_here, keep)

@@ -52,7 +52,8 @@ def share_candidates(owners: Mapping[str, Mapping[str, str]]) -> Sharing:
 
     def view(stored: Params) -> Params:
         return {
-            layer: candidates | {op: candidates[owner] for op, owner in owners.get(layer, {}).items()}
+            layer: candidates
+            | {op: candidates[owner] for op, owner in owners.get(layer, {}).items() if owner in candidates}
             for layer, candidates in stored.items()
         }
 
@@ -91,8 +92,8 @@ def share_by_node(edges: Mapping[str, str], *, per_input: bool) -> Sharing:
         nodes = set(edges.values())
         params = {layer: candidates for layer, candidates in stored.items() if layer not in nodes | set(edges)}
         for layer, node in edges.items():
-            norms = stored[layer] if per_input else {op: {} for op in stored[node]}
-            params[layer] = {op: _merged(tree, norms[op]) for op, tree in stored[node].items()}
+            norms = stored.get(layer, {}) if per_input else {}
+            params[layer] = {op: _merged(tree, norms.get(op, {})) for op, tree in stored.get(node, {}).items()}
         return params
 
     return Sharing(store, view)
@@ -143,7 +144,8 @@ def share_kernels(name: str, groups: Mapping[str, Layer], *, transform: bool) ->
     def view(stored: Params) -> Params:
         params = dict(stored)
         for group, cuts_of_group in cuts.items():
-            candidates = {op: stored[group][op] for op in groups[group].candidates}
+            here = stored[group]  # what has nothing of its own may be missing, see `Layer.params_of`
+            candidates = {op: here.get(op, {}) for op in groups[group].candidates if op in here or op in cuts_of_group}
             for op, cut in cuts_of_group.items():
                 others = dict(candidates[op])
                 kernel = _centre(stored[group][cut.name]["kernel"], cut.shape)

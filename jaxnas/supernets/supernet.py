@@ -53,8 +53,7 @@ class Supernet(NamedTuple):
         key: draws what dropout takes away, which is a training matter; None: nothing is dropped. ramp: strength of path
           dropout, in [0, 1]. Of no matter to a super-net without dropout.
         groups: how a batch of architectures is dispatched, see `jaxnas.supernets.choose`; counts are given per place of
-          the decoded code, as `counts` gives them. The gradient of an unbatched call needs
-          `groups=None`; losses are written over a batch.
+          the decoded code, as `counts` gives them.
       layers: every layer by name.
       wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
         returns. `apply` follows it with arrays, `jaxnas.evaluation.graph` with symbols.
@@ -170,6 +169,22 @@ def check_images(space: SearchSpace, images: Any, name: str = "images") -> None:
         )
 
 
+def check_kept(supernet: Supernet, archs: Any, groups: Any, name: str = "archs") -> None:
+    """Raise a ValueError where a population is not as `groups`, "balanced" or counts, say of it; one that is traced
+    can't be looked at."""
+    if isinstance(archs, jax.core.Tracer) or not (isinstance(groups, tuple) or groups == "balanced"):
+        return
+    if jnp.issubdtype(jnp.result_type(archs), jnp.floating):  # weights of candidates
+        return
+    for place, counts in enumerate(supernet.counts(archs)):
+        if counts != groups[place] if isinstance(groups, tuple) else len(set(counts)) > 1:
+            expected = f"{groups[place]}" if isinstance(groups, tuple) else "each equally often"
+            raise ValueError(
+                f"groups={groups if isinstance(groups, str) else 'counts'!r}, but {name} take the candidates at index"
+                f" {place} {counts} times, expected {expected}; give a tile size such as 4."
+            )
+
+
 def decode_by_columns(
     space: SearchSpace, shape: tuple[int, int], columns: Callable[[Any], Sequence[Any]]
 ) -> Callable[[Any], Any]:
@@ -249,4 +264,7 @@ def select_stats(supernet: Supernet, tracked: Stats, archs: chex.Array) -> Stats
 def only(supernet: Supernet, params: Params, arch: chex.ArrayNumpy) -> Params:
     """Of the parameters of each candidate, as `Supernet.view` gives them, those of one architecture [num_choices]: same
     paths, the other candidates absent."""
-    return {name: {op: params[name][op]} for name, op in supernet.taken_by(arch).items()}
+    return {
+        name: {op: supernet.layers[name].params_of(params.get(name, {}), op)}
+        for name, op in supernet.taken_by(arch).items()
+    }

@@ -25,6 +25,7 @@ def fit(
     """Run from `state.step` to `num_steps`.
 
     Args:
+      state: stays as it is; the training begins from a copy.
       batch_at: step number -> batch; a pure function, so that a resumed run sees what an uninterrupted one saw.
       report_at: number of steps done -> whether to report; a report fetches the metrics since the last one. The end of
         the training always reports.
@@ -35,6 +36,7 @@ def fit(
       FloatingPointError: the loss or the gradient of a step is not finite; says which step, counted from 0.
     """
     first = int(state.step)
+    state = jax.tree.map(lambda leaf: leaf.copy(), state)  # `step` consumes what it is given
     pending: list[dict[str, chex.Array]] = []
     for number in range(first, num_steps):
         state, metrics = step(state, batch_at(number))

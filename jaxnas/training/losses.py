@@ -1,7 +1,7 @@
 """Losses over a batch of architectures, and the ranking loss of known ones."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -11,7 +11,7 @@ import optax
 
 from jaxnas.checks import number, shown, whole
 from jaxnas.evaluation import cross_entropy, is_correct
-from jaxnas.supernets import Params, Stats, Supernet
+from jaxnas.supernets import Params, Stats, Supernet, check_kept
 from jaxnas.supernets.choice import Groups
 from jaxnas.training.preprocess import Preprocess
 
@@ -46,6 +46,49 @@ class LossFn(Protocol):
         ...
 
 
+def check_outcome(name: str, outcome: Any) -> tuple[chex.Array, Aux]:
+    """What a loss returned, or a ValueError: (scalar, Aux) is expected, while it is traced."""
+    if not (isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[1], Aux)):
+        came = f"an array of shape {outcome.shape}" if isinstance(outcome, jax.Array) else type(outcome).__name__
+        raise ValueError(
+            f"{name} returned {came}, expected (scalar, jaxnas.training.Aux); for a loss that reports nothing of the"
+            " population return (loss, Aux()) and add cross-entropy with add_losses."
+        )
+    loss, aux = outcome
+    if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+        raise ValueError(
+            f"{name} returned {jnp.result_type(loss)} of shape {jnp.shape(loss)} to minimise, expected one float; sum"
+            " over architectures."
+        )
+    return loss, aux
+
+
+def check_batch(batch: Batch, split: str) -> tuple[chex.Array, chex.Array]:
+    """(images, labels) of a part of the batch, or a ValueError where shapes or types don't fit; values are not seen."""
+    if split not in batch or not {"images", "labels"} <= set(batch[split]):
+        raise ValueError(
+            f"the batch has {', '.join(batch) or 'nothing'}, expected {{{split!r}: {{'images': ..., 'labels': ...}}}}."
+        )
+    images, labels = batch[split]["images"], batch[split]["labels"]
+    if len(labels.shape) != 1 or labels.shape != images.shape[:1]:
+        raise ValueError(f"labels have shape {labels.shape}, expected {images.shape[:1]}, one for each image.")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels are {labels.dtype}, expected integers: the class of each image.")
+    return images, labels
+
+
+def check_preprocessed(supernet: Supernet, images: chex.Array) -> chex.Array:
+    """Images as the network takes them, or a ValueError where they have another shape or are not float."""
+    layout = supernet.space.layout
+    expected = (layout.image_size, layout.image_size, layout.in_channels)
+    if images.shape[1:] != expected or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype} of shape {images.shape}, expected float [num_images, {str(expected)[1:-1]}];"
+            " give the loss a preprocess, as make_preprocess makes it of a data set's mean and std."
+        )
+    return images
+
+
 class Reduce(Protocol):
     """From many costs to one number, as `jnp.mean` and `jnp.sum` do it."""
 
@@ -67,12 +110,18 @@ def make_cross_entropy_loss(
       preprocess: (key, images) -> float images; all architectures of a step see the same ones.
       dropout_steps: path dropout reaches its strength after so many steps, growing linearly (NAO, arXiv 1808.07233);
         None: at once.
+
+    Raises:
+      ValueError: a setting out of range; from the loss, images or labels of other shapes or types, or a population
+        that is not as `groups` say, where it is known.
     """
     label_smoothing = number("label_smoothing", label_smoothing, 0, below=1)
     dropout_steps = None if dropout_steps is None else whole("dropout_steps", dropout_steps, 1)
 
     def loss_fn(params, archs, batch, key, step, groups=4):
-        images, num_archs = preprocess(key, batch[split]["images"]), len(jax.tree.leaves(archs)[0])
+        check_kept(supernet, archs, groups)
+        stored, labels = check_batch(batch, split)
+        images, num_archs = check_preprocessed(supernet, preprocess(key, stored)), len(jax.tree.leaves(archs)[0])
         if supernet.dropout is None:
             keys, drops = None, {}
         else:
@@ -88,9 +137,9 @@ def make_cross_entropy_loss(
             logits, stats = jax.tree.map(lambda leaf: leaf[None], alone)
         else:
             logits, stats = jax.vmap(lambda arch, key: apply(arch, key, groups))(archs, keys)
-        losses = cross_entropy(logits, batch[split]["labels"], label_smoothing=label_smoothing)
+        losses = cross_entropy(logits, labels, label_smoothing=label_smoothing)
         arch_loss = losses.mean(axis=-1)
-        accuracy = is_correct(logits, batch[split]["labels"]).mean(axis=-1)
+        accuracy = is_correct(logits, labels).mean(axis=-1)
         return arch_loss.sum(), Aux(arch_loss, accuracy, stats)
 
     return loss_fn
@@ -121,7 +170,8 @@ def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> Lo
     def loss_fn(params, archs, batch, key, step, groups=4):
         values, reports = {}, []
         for place, (name, (weight, term)) in enumerate(terms.items()):
-            loss, aux = term(params, archs, batch, jax.random.fold_in(key, place), step, groups)
+            outcome = term(params, archs, batch, jax.random.fold_in(key, place), step, groups)
+            loss, aux = check_outcome(f"the term {name!r}", outcome)
             scale = weight(step) if callable(weight) else weight
             values[name] = scale * loss
             values |= {f"{name}/{inner}": scale * value for inner, value in (aux.terms or {}).items()}

@@ -10,8 +10,8 @@ import optax
 
 from jaxnas.checks import choice, number, whole
 from jaxnas.samplers import Sampler
-from jaxnas.supernets import Params, Stats, Supernet
-from jaxnas.training.losses import Aux, Batch, LossFn
+from jaxnas.supernets import Params, Stats, Supernet, check_kept
+from jaxnas.training.losses import Aux, Batch, LossFn, check_outcome
 
 
 class TrainState(NamedTuple):
@@ -103,6 +103,10 @@ def make_train_step(
       stats_momentum: share of the old value in the tracked batch-norm statistics of the candidates used, in [0, 1);
         None: don't track.
 
+    Raises:
+      ValueError: a setting out of range, or a sampler that does not keep what its `groups` promise; and from the step,
+        a loss that reports too little.
+
     Returns:
       step(state, batch) -> (state, metrics); the given state is consumed (its buffers are donated). metrics: scalars
       `loss` and, where it is reported, `accuracy` (means over the population), `grad_norm`, and for a sum of losses
@@ -111,18 +115,22 @@ def make_train_step(
     choice("idle", idle, ("move", "rest"))
     if stats_momentum is not None:
         number("stats_momentum", stats_momentum, 0, below=1)
+    _check_promise(supernet, sampler)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
         sample_key, loss_key = jax.random.split(jax.random.fold_in(_typed(state.key), state.step))
         archs = sampler.sample(sample_key, state.sampler_state)
 
         def reported(params: Params) -> tuple[chex.Array, Aux]:
-            outcome = loss_fn(params, archs, batch, loss_key, state.step, sampler.groups)
-            if not (isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[1], Aux)):
-                raise ValueError("the loss returned no (scalar, Aux); report the loss of each architecture in an Aux.")
-            if outcome[1].arch_loss is None:
-                raise ValueError("the loss reports nothing of the population; add one that does, with add_losses.")
-            return outcome
+            loss, aux = check_outcome("loss_fn", loss_fn(params, archs, batch, loss_key, state.step, sampler.groups))
+            shape = None if aux.arch_loss is None else jnp.shape(aux.arch_loss)
+            if shape != archs.shape[:1]:
+                came = "nothing" if shape is None else f"arch_loss of shape {shape}"
+                raise ValueError(
+                    f"loss_fn reports {came} of the population, expected Aux(arch_loss=...) of shape"
+                    f" {archs.shape[:1]}; take the loss of each architecture, or add one that has it, with add_losses."
+                )
+            return loss, aux
 
         (_, aux), grads = jax.value_and_grad(reported, has_aux=True)(state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
@@ -157,6 +165,17 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
+def _check_promise(supernet: Supernet, sampler: Sampler) -> None:
+    """Draw a few populations and raise a ValueError where they are not as the sampler's `groups` say: NaN in the middle
+    of the training would not tell why."""
+    if sampler.groups is None or isinstance(sampler.groups, int):
+        return
+    state = sampler.init(jax.random.key(0))
+    for seed in range(4):
+        archs = sampler.sample(jax.random.key(seed), state)
+        check_kept(supernet, archs, sampler.groups, "the populations of this sampler")
+
+
 def _moving(supernet: Supernet, params: Params, archs: chex.Array, grads: Params) -> Params:
     """The tree of parameters, with whether each moves: all of a candidate do, or none. A shared one moves with
     whoever uses it. A gradient counts as use, since landmarks and the like train candidates outside the
@@ -173,13 +192,10 @@ def _moving(supernet: Supernet, params: Params, archs: chex.Array, grads: Params
         return jax.tree.map(lambda leaf: touched | jnp.any(leaf != 0), reached)
 
     of_candidates, back = jax.vjp(supernet.view, params)  # which stored parameters the used ones are made of
-    marked = {
-        name: {
-            op: mark(indices, index, of_candidates[name][op])
-            for index, op in enumerate(supernet.layers[name].candidates)
-        }
-        for name, indices in supernet.taken(archs).items()
-    }
+    taken, marked = supernet.taken(archs), {}
+    for name, candidates in of_candidates.items():
+        index = {op: number for number, op in enumerate(supernet.layers[name].candidates)}
+        marked[name] = {op: mark(taken[name], index[op], tree) for op, tree in candidates.items()}
     (reached,) = back(marked)
     return {
         group: {name: one(reached[group][name], grads[group][name]) for name in members}

@@ -129,7 +129,8 @@ def run_program(
             inputs = inputs or (jnp.zeros((*images.shape[:2], *layer.in_shape), images.dtype),)
             given = None if stats is None else stats(number, node)
             run = _operation(layer.candidates[node.op], layer.stats_dtype)
-            values[number], used[number] = run(params[node.layer][node.op], inputs, given, mask, keep_stats)
+            own = layer.params_of(params.get(node.layer, {}), node.op)
+            values[number], used[number] = run(own, inputs, given, mask, keep_stats)
         if number in leaves:
             logits[number] = values.pop(number)
         for source in free:

@@ -147,6 +147,21 @@ class Tracer:
         return tuple(sorted(terms.items()))
 
 
+def why_untraceable(supernet: Supernet) -> str | None:
+    """Why the wiring cannot be followed with symbols, which can be added and nothing else; None: it can."""
+
+    def run(layer: str, x: Any) -> Symbol:
+        if not isinstance(x, Symbol):
+            raise TypeError(f"layer {layer} is given a {type(x).__name__}")
+        return Symbol((0,))
+
+    try:
+        logits = supernet.wire(run, Symbol((IMAGES,)))
+    except Exception as error:  # whatever a user's own wiring does with a symbol
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return None if isinstance(logits, Symbol) and len(logits.nodes) == 1 else "it returns no layer's output"
+
+
 def make_graph(supernet: Supernet, archs: np.ndarray, *, given_stats: bool) -> Graph:
     """Trace a population.
 
