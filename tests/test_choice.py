@@ -219,12 +219,19 @@ def test_gradients_equal_a_loop(groups):
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-5, atol=1e-6), got, expected)
 
 
-def test_gradient_of_an_unbatched_call_needs_groups_none():
+@pytest.mark.parametrize("groups", [None, 4, "balanced"])
+def test_gradient_of_an_unbatched_call(groups):
     (x,), (offset,) = data(1)
-    loss = lambda x, groups: choose(branches(), jnp.int32(1), SHARED, x, offset, groups=groups)[0].sum()  # noqa: E731
-    np.testing.assert_allclose(jax.grad(loss)(x, None), np.sin(2 * x), rtol=1e-5)
-    with pytest.raises(Exception, match="Linearization failed"):
-        jax.grad(loss)(x, 4)
+    loss = lambda x: choose(branches(), jnp.int32(1), SHARED, x, offset, groups=groups)[0].sum()  # noqa: E731
+    np.testing.assert_allclose(jax.grad(loss)(x), np.sin(2 * x), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(jax.jit(loss))(x), np.sin(2 * x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [0, 2.5, True, "balance"])
+def test_groups_that_are_none(groups):
+    (x,), (offset,) = data(1)
+    with pytest.raises(ValueError, match=r"^groups must be a tile size of at least 1, 'balanced' or None, got"):
+        choose(branches(), jnp.int32(1), SHARED, x, offset, groups=groups)
 
 
 def test_mix():

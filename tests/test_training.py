@@ -16,6 +16,7 @@ from jaxnas.spaces import chain_space
 from jaxnas.supernets import make_supernet
 from jaxnas.training import (
     Aux,
+    add_losses,
     batches,
     fit,
     init_train_state,
@@ -309,6 +310,9 @@ class Counting:
     def __init__(self, step: int):
         self.step = step
 
+    def copy(self):
+        return self
+
 
 def losses_step(losses):
     """A step whose metrics come from a list."""
@@ -438,9 +442,11 @@ def test_a_loss_may_report_only_the_loss_of_each_architecture():
 @pytest.mark.parametrize(
     "outcome, options, words",
     [
-        (lambda loss: loss, {}, "the loss returned no (scalar, Aux); report the loss of each architecture in an Aux."),
-        (lambda loss: (loss, {}), {}, "the loss returned no (scalar, Aux)"),
-        (lambda loss: (loss, Aux()), {}, "the loss reports nothing of the population"),
+        (lambda loss: loss, {}, "loss_fn returned an array of shape (), expected (scalar, jaxnas.training.Aux)"),
+        (lambda loss: (loss, {}), {}, "loss_fn returned tuple, expected (scalar, jaxnas.training.Aux)"),
+        (lambda loss: (loss, Aux()), {}, "loss_fn reports nothing of the population, expected Aux(arch_loss=...)"),
+        (lambda loss: (loss, Aux(loss)), {}, "reports arch_loss of shape () of the population, expected"),
+        (lambda loss: (loss * jnp.ones(2), Aux(jnp.ones(2))), {}, "returned float32 of shape (2,) to minimise"),
         (lambda loss: (loss, Aux(jnp.ones(2))), {"stats_momentum": 0.9}, "the loss reports none; give Aux its stats."),
     ],
 )
@@ -452,3 +458,67 @@ def test_losses_that_do_not_fit_are_told_in_one_line(outcome, options, words):
     step = make_train_step(SUPERNET, loss_fn, scripted(), tx, **options)
     with pytest.raises(ValueError, match=re.escape(words)):
         step(init_train_state(SUPERNET, scripted(), tx, jax.random.key(0)), batch())
+
+
+def test_a_term_of_a_sum_that_does_not_fit_is_named():
+    total = add_losses({"odd": (1.0, lambda params, archs, batch, key, step, groups: jnp.float32(1.0))})
+    with pytest.raises(ValueError, match=r"^the term 'odd' returned an array of shape \(\), expected \(scalar, "):
+        total(None, None, None, jax.random.key(0), 0)
+
+
+def test_a_sampler_that_breaks_its_promise_is_refused_at_once():
+    """Instead of NaN in the middle of the training, and of the advice to lower the learning rate."""
+    sampler = uniform(SPACE, num_archs=4)._replace(groups="balanced")
+    loss_fn = make_cross_entropy_loss(SUPERNET)
+    words = r"^groups='balanced', but the populations of this sampler take the candidates at index \d \(\d, \d\) times"
+    with pytest.raises(ValueError, match=words):
+        make_train_step(SUPERNET, loss_fn, sampler, optax.sgd(0.1))
+    make_train_step(SUPERNET, loss_fn, fair(SPACE), optax.sgd(0.1))
+    params = SUPERNET.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"^groups='balanced', but archs take .* give a tile size such as 4\.$"):
+        loss_fn(params, np.array([[0, 0], [0, 1]]), batch(), jax.random.key(0), 0, "balanced")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"labels": np.zeros(8, np.float32)}, r"^labels are float32, expected integers"),
+        ({"labels": np.zeros((8, 1), np.int32)}, r"^labels have shape \(8, 1\), expected \(8,\)"),
+        ({"labels": np.zeros(7, np.int32)}, r"^labels have shape \(7,\), expected \(8,\)"),
+        ({"images": np.zeros((8, 4, 4, 1), np.uint8)}, r"^images are uint8 of shape .* give the loss a preprocess"),
+        (
+            {"images": np.zeros((8, 5, 5, 1), np.float32)},
+            r"^images are float32 of shape \(8, 5, 5, 1\), expected float",
+        ),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_told_in_one_line(change, words):
+    given = {"train": batch()["train"] | change}
+    step, state = traced(optax.sgd(0.1), scripted())
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(step, state, given)
+    with pytest.raises(ValueError, match=r"^the batch has valid, expected \{'train'"):
+        jax.eval_shape(step, state, {"valid": given["train"]})
+
+
+def test_fit_leaves_the_state_that_it_is_given():
+    """As a notebook's cell that is run twice needs it: the same result again."""
+    step, state = make(optax.sgd(0.1), fair(SPACE))
+    first, second = (fit(step, state, batch, 2) for _ in range(2))
+    assert int(state.step) == 0 and int(first.step) == 2
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ({"learning_rate": 0}, "learning_rate is 0, expected"),
+        ({"num_steps": 0}, "num_steps is 0, expected"),
+        ({"momentum": 1.0}, "momentum is 1.0, expected"),
+        ({"weight_decay": -1}, "weight_decay is -1, expected"),
+        ({"clip_norm": float("nan")}, "clip_norm is nan, expected"),
+    ],
+)
+def test_settings_of_sgd(setting, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        sgd(**{"learning_rate": 0.1, "num_steps": 4} | setting)

@@ -20,6 +20,7 @@ FILES = sorted(
 # Called with arguments that only their user knows: a constructor's, arrays of any number, a program's.
 ANY_ARGUMENTS = {
     "jaxnas/costs/measuring.py: TimedProgram",
+    "jaxnas/ops/derivative.py: derivative_by",
     "jaxnas/ops/dynamic.py: DYNAMIC_OPS",
     "jaxnas/ops/nnx.py: NNXOperation",
     "jaxnas/ops/reduction.py: sum_over_images",
