@@ -273,7 +273,7 @@ class TestDropout:
         batch = {"train": {"images": jnp.asarray(GREY), "labels": jnp.asarray(LABELS)}}
         archs = jnp.array([[1], [1]])
 
-        @jax.jit
+        @functools.partial(jax.jit, static_argnums=2)
         def losses(key, step, steps):
             loss_fn = make_cross_entropy_loss(supernet, dropout_steps=steps)
             return loss_fn(params, archs, batch, key, step)[1].arch_loss

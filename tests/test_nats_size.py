@@ -96,7 +96,7 @@ def test_masked_networks_are_narrow_networks(affine):
     logits = jax.jit(jax.vmap(lambda code: supernet.apply(params, code, IMAGES)[0]))(CODES)
     for row, code in zip(logits, CODES, strict=True):
         expected = Narrow(params, code)(IMAGES)
-        np.testing.assert_allclose(row, expected, atol=1e-5, err_msg=str(code))
+        np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5, err_msg=str(code))
         assert np.std(expected) > 0.1
 
 
