@@ -485,10 +485,10 @@ def test_a_sampler_that_breaks_its_promise_is_refused_at_once():
         ({"labels": np.zeros(8, np.float32)}, r"^labels are float32, expected integers"),
         ({"labels": np.zeros((8, 1), np.int32)}, r"^labels have shape \(8, 1\), expected \(8,\)"),
         ({"labels": np.zeros(7, np.int32)}, r"^labels have shape \(7,\), expected \(8,\)"),
-        ({"images": np.zeros((8, 4, 4, 1), np.uint8)}, r"^images are uint8 of shape .* give the loss a preprocess"),
+        ({"images": np.zeros((8, 4, 4, 1), np.uint8)}, r"^pair: images are uint8, expected floats"),
         (
             {"images": np.zeros((8, 5, 5, 1), np.float32)},
-            r"^images are float32 of shape \(8, 5, 5, 1\), expected float",
+            r"^pair: images have shape \(8, 5, 5, 1\), expected",
         ),
     ],
 )

@@ -19,7 +19,7 @@ from jaxnas.codes import check
 from jaxnas.evaluation import cross_entropy
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Supernet
-from jaxnas.training.losses import Aux, LossFn, Reduce, check_batch, check_preprocessed, ranking_loss
+from jaxnas.training.losses import Aux, LossFn, Reduce, check_batch, ranking_loss
 from jaxnas.training.preprocess import Preprocess
 
 PairDraw = Callable[[chex.PRNGKey], chex.Array]  # key -> int [num_pairs, 2]: ranks (worse, better), the worst is 0
@@ -84,7 +84,7 @@ def make_ranking_loss_fn(
     def loss_fn(params, archs_of_step, batch, key, step, groups_of_step=4):
         draw_key, image_key = jax.random.split(key)
         stored, labels = check_batch(batch, split)
-        images = check_preprocessed(supernet, preprocess(image_key, stored))
+        images = preprocess(image_key, stored)
         codes, order = jnp.asarray(archs), jnp.asarray(levels)
         if num_per_step is not None:
             subset_key, draw_key = jax.random.split(draw_key)

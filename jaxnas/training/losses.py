@@ -77,18 +77,6 @@ def check_batch(batch: Batch, split: str) -> tuple[chex.Array, chex.Array]:
     return images, labels
 
 
-def check_preprocessed(supernet: Supernet, images: chex.Array) -> chex.Array:
-    """Images as the network takes them, or a ValueError where they have another shape or are not float."""
-    layout = supernet.space.layout
-    expected = (layout.image_size, layout.image_size, layout.in_channels)
-    if images.shape[1:] != expected or not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images are {images.dtype} of shape {images.shape}, expected float [num_images, {str(expected)[1:-1]}];"
-            " give the loss a preprocess, as make_preprocess makes it of a data set's mean and std."
-        )
-    return images
-
-
 class Reduce(Protocol):
     """From many costs to one number, as `jnp.mean` and `jnp.sum` do it."""
 
@@ -121,7 +109,7 @@ def make_cross_entropy_loss(
     def loss_fn(params, archs, batch, key, step, groups=4):
         check_kept(supernet, archs, groups)
         stored, labels = check_batch(batch, split)
-        images, num_archs = check_preprocessed(supernet, preprocess(key, stored)), len(jax.tree.leaves(archs)[0])
+        images, num_archs = preprocess(key, stored), len(jax.tree.leaves(archs)[0])
         if supernet.dropout is None:
             keys, drops = None, {}
         else:
