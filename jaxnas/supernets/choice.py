@@ -174,7 +174,7 @@ def draw(branches: Sequence[Branch], here: Drawn, shared: chex.ArrayTree, *input
     branch's output, and each of the other weights has the gradient of a branch that returns ones. `mix` would give
     them those of their own outputs, and run every branch for it. For one architecture: it is a plain switch.
     """
-    outputs = jax.lax.switch(here.taken, branches, shared, *inputs)
+    outputs = jax.lax.switch(here.taken, [_varying(branch) for branch in branches], shared, *inputs)
     weight = here.weights[here.taken]
     rest = here.weights.sum() - weight
     return jax.tree.map(lambda leaf: weight.astype(leaf.dtype) * leaf + rest.astype(leaf.dtype), outputs)

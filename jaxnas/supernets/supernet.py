@@ -174,7 +174,7 @@ def check_kept(supernet: Supernet, archs: Any, groups: Any, name: str = "archs")
     can't be looked at."""
     if isinstance(archs, jax.core.Tracer) or not (isinstance(groups, tuple) or groups == "balanced"):
         return
-    if jnp.issubdtype(jnp.result_type(archs), jnp.floating):  # weights of candidates
+    if isinstance(archs, Drawn) or jnp.issubdtype(jnp.result_type(archs), jnp.floating):  # weights of candidates
         return
     for place, counts in enumerate(supernet.counts(archs)):
         if counts != groups[place] if isinstance(groups, tuple) else len(set(counts)) > 1:

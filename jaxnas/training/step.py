@@ -124,11 +124,12 @@ def make_train_step(
         def reported(params: Params) -> tuple[chex.Array, Aux]:
             loss, aux = check_outcome("loss_fn", loss_fn(params, archs, batch, loss_key, state.step, sampler.groups))
             shape = None if aux.arch_loss is None else jnp.shape(aux.arch_loss)
-            if shape != archs.shape[:1]:
+            population = jax.tree.leaves(archs)[0].shape[:1]
+            if shape != population:
                 came = "nothing" if shape is None else f"arch_loss of shape {shape}"
                 raise ValueError(
                     f"loss_fn reports {came} of the population, expected Aux(arch_loss=...) of shape"
-                    f" {archs.shape[:1]}; take the loss of each architecture, or add one that has it, with add_losses."
+                    f" {population}; take the loss of each architecture, or add one that has it, with add_losses."
                 )
             return loss, aux
 
