@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,17 @@ def test_a_killed_run_goes_on_and_ends_alike(finished, tmp_path):
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (finished, tmp_path))
     untimed = {"seconds": 0, "commit": "", "checksum": ""}
     assert first | untimed == second | untimed
+
+
+def test_another_training_in_the_place_of_one(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    path = tmp_path / "run" / "trainings" / "size_1_0.npz"
+    shutil.copy(path.with_name("size_1_1.npz"), path)
+    with pytest.raises(SystemExit):
+        start(tmp_path / "run")
+    line = capsys.readouterr().err.strip()
+    assert f"{path}: says that its training is size_1_1, expected size_1_0; delete it" in line and "\n" not in line
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,37 @@ class TestPcnas:
             other = tables.read_table(folder / path.relative_to(searched / "seed0"), SMALL)
             np.testing.assert_array_equal(other.columns["loss"], tables.read_table(path, SMALL).columns["loss"])
 
+    @pytest.mark.parametrize(
+        "place, words",
+        [
+            ("narrowed/02/pool.json", "its interval is 3, expected 2"),
+            ("uniform/final.npz", "its interval is 2, expected nothing"),
+            ("warm_up/training.csv", "line 2 is"),
+        ],
+    )
+    def test_files_of_another_interval_are_refused(self, searched, truth, tmp_path, capsys, place, words):
+        """Copied over, then damaged, then deleted: the search ends as it did."""
+        run = tmp_path / "run"
+        shutil.copytree(searched, run)
+        (run / "result.json").unlink()
+        others = {
+            "narrowed/02/pool.json": "narrowed/03/pool.json",
+            "uniform/final.npz": "uniform/02/midway.npz",
+            "warm_up/training.csv": "uniform/01/training.csv",
+        }
+        path = run / "seed0" / place
+        shutil.copy(run / "seed0" / others[place], path)
+        argv = ["pcnas", *ARGV, "--data-dir", truth, "--workdir", run]
+        assert words in (line := refusal(capsys, *argv)) and str(path) in line and "delete" in line
+        if path.suffix == ".json":
+            path.write_text((searched / "seed0" / place).read_text().replace("0.", "0.1", 1))
+            assert f"{path}: damaged, edited or no pool of a run; delete it" in refusal(capsys, *argv)
+        path.unlink()
+        if path.suffix != ".csv":
+            return  # `test_killed_in_every_phase` has such files made again
+        start(*argv)
+        assert outcome(run) == outcome(searched)
+
     def test_both_supernets_share_the_warm_up_and_part_then(self, searched):
         rows = {}
         for part in ("warm_up", "narrowed/01", "uniform/01", "uniform/02"):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_a_setting_that_diverges_is_counted(ran):
     assert math.isnan(float(row["kendall_tau"])) and math.isnan(float(row["delta"]))
     assert result_of(ran)["learning_rate=1e30: delta"] is None
     assert "training stopped: " in (ran / "learning_rate=1e30" / "seed1" / "diverged.json").read_text()
+
+
+def test_a_divergence_is_taken_for_its_own_seed_only(ran, truth, tmp_path, capsys):
+    shutil.copytree(ran, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    path = tmp_path / "run" / "base" / "seed0" / "diverged.json"
+    shutil.copy(ran / "learning_rate=1e30" / "seed0" / "diverged.json", path)
+    argv = [*ARGV, "--data-dir", truth, "--workdir", tmp_path / "run"]
+    assert f"{path}: says that its setting is learning_rate=1e30, expected base; delete it" in refusal(capsys, *argv)
 
 
 def test_picture(ran):

@@ -175,6 +175,45 @@ def read_only_folder():
     folder.rmdir()
 
 
+def test_a_finished_run_on_a_read_only_disk_is_shown(tmp_path, capsys):
+    start("--workdir", str(tmp_path))
+    (tmp_path / ".lock").unlink(missing_ok=True)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    user, parents = os.geteuid(), [tmp_path, tmp_path.parent, tmp_path.parent.parent]
+    modes = [parent.stat().st_mode for parent in parents]
+    for parent in parents:
+        parent.chmod(0o755)
+    tmp_path.chmod(0o555)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(OSError):
+            (tmp_path / "new").touch()
+        start("--workdir", str(tmp_path))
+        assert "finished before" in (out := capsys.readouterr().out) and "total    6" in out
+        assert "rate=0.1" in refusal(capsys, "--rate", "0.5", "--workdir", str(tmp_path))
+    finally:
+        os.seteuid(user)
+        for parent, mode in zip(parents, modes):
+            parent.chmod(mode)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("argv", [["--workdir", ""], ["--workdir="], ["--workdir", " "]])
+def test_an_empty_workdir_is_none(argv, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--workdir is empty, expected a folder" in refusal(capsys, *argv)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["[x]", "back\\slash", "a b*"])
+def test_any_name_of_a_workdir(name, tmp_path, capsys):
+    start("--workdir", str(tmp_path / name))
+    start("--workdir", str(tmp_path / name))
+    assert "finished before" in capsys.readouterr().out
+    assert result_of(tmp_path / name)["total"] == 6
+
+
 def test_read_only_workdir(read_only_folder, capsys):
     for workdir in (read_only_folder, read_only_folder / "new"):
         assert f"{workdir} (Permission denied)" in refusal(capsys, "--workdir", str(workdir))
