@@ -28,7 +28,9 @@ CODES = codes.enumerate_archs(CELLS)
 @pytest.fixture(scope="module")
 def graphs():
     """By affine: the graph of all 15,625 cells."""
-    return {affine: make_graph(make_supernet(CELLS, affine=affine), CODES, given_stats=False) for affine in (False, True)}
+    return {
+        affine: make_graph(make_supernet(CELLS, affine=affine), CODES, given_stats=False) for affine in (False, True)
+    }
 
 
 def test_cells_with_equal_outputs_are_one_leaf(graphs):
