@@ -30,13 +30,13 @@ def run(tmp_path: Path, command: str, handler: signal.Handlers) -> tuple[int, st
     for name in ("jaxnas", "tool.py"):
         (tmp_path / name).write_text(SCRIPT)
     arguments = [str(tmp_path / word) if (tmp_path / word).exists() else word for word in command.split()]
-    done = subprocess.run(
-        [sys.executable, *arguments, "tiny", "--workdir", str(tmp_path / "run")],
+    launch = f"import os, signal, sys; signal.signal(signal.SIGINT, signal.{handler.name}); os.execv(sys.executable,"
+    done = subprocess.run(  # not by preexec_fn: JAX warns of forks
+        [sys.executable, "-c", f"{launch} [sys.executable, *sys.argv[1:]])", *arguments, "tiny", "--workdir", "run"],
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         cwd=ROOT,
         capture_output=True,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
     )
     return done.returncode, done.stderr.strip()
 
