@@ -1,5 +1,6 @@
 """Runs that are killed and go on: checkpoints, the loop that keeps them, scores in saved blocks, CSV files, the results
-folder. `runs.sealed`: files that say what they are, so that none is taken for another. `runs.command` is the command line over all of it, and the only module of jaxnas that reads flags."""
+folder. `runs.sealed`: files that say what they are, so that none is taken for another. `runs.command` is the command
+line over all of it, and the only module of jaxnas that reads flags."""
 
 from jaxnas.runs._resumable import Progress, Trained, progress, resumable
 from jaxnas.runs.blocks import block_paths, in_blocks, scores_table
