@@ -111,7 +111,7 @@ def test_same_configuration_resumes_after_a_failure(tmp_path, capsys):
         (["huge"], ["unknown preset 'huge'", "tiny, quick, paper"]),
         (["--stepz", "4"], ["--stepz", "--steps"]),
         (["tiny", "other"], ["other"]),
-        (["--steps", "many"], ["--steps", "'many'"]),
+        (["--steps", "many"], ["steps is 'many', expected whole"]),
         (["--steps"], ["--steps", "Missing value"]),
         (["--mode", "max"], ["--mode", "'max'", "'sum', 'mean'"]),
     ],
