@@ -577,5 +577,5 @@ def test_what_routes_refuse():
     with pytest.raises(ValueError, match=r"weights of shape \(8, 3\) cannot express a wiring"):
         supernet.apply(params, jax.nn.one_hot(np.array(CELLS[0]), 3), IMAGES)
     evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced").evaluate
-    with pytest.raises(ValueError, match="groups='balanced' needs each operation of a choice equally often"):
+    with pytest.raises(ValueError, match="groups='balanced', but archs take the candidates at index"):
         evaluate(params, np.array(CELLS), IMAGES, LABELS)

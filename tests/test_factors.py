@@ -314,8 +314,8 @@ def test_a_shared_kernel_moves_with_whoever_uses_it():
         (CELLS, {"batch_norm": "none"}, "batch_norm is 'none', expected one of shared, per_input"),
         (CELLS, {"batch_norm": "per_input"}, "each input has its own normalisation anyway"),
         (CELLS, {"batch_norm": "per_input", "op_on": "node", "affine": False}, "needs affine normalisation"),
-        (CELLS, {"path_dropout": 1.0}, r"path_dropout must be within \[0, 1\), got 1.0"),
-        (CELLS, {"global_dropout": -0.1}, r"global_dropout must be within \[0, 1\), got -0.1"),
+        (CELLS, {"path_dropout": 1.0}, r"path_dropout is 1.0, expected a number, at least 0 and below 1"),
+        (CELLS, {"global_dropout": -0.1}, r"global_dropout is -0.1, expected a number, at least 0 and below 1"),
         (
             PLAIN_CHAIN,
             {"op_on": "node"},

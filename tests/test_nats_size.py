@@ -215,7 +215,7 @@ def test_export_and_training_alone(tmp_path):
     export.save(tmp_path / "found.npz", exported, SMALL)
     module, variables = export.flax_module(supernet, export.load(tmp_path / "found.npz", supernet))
     np.testing.assert_allclose(module.apply(variables, IMAGES), Narrow(params, CODES[0])(IMAGES), atol=1e-5)
-    recipe = Recipe(num_epochs=8, batch_size=8, learning_rate=0.05)
+    recipe = Recipe(num_epochs=24, batch_size=8, learning_rate=0.05)
     train = make_standalone(supernet, recipe, mean=np.zeros(3), std=np.ones(3), compiled="each")
     labels = np.arange(16) % 2
     images = (labels[:, None, None, None] * 128 + RNG.integers(0, 100, (16, 4, 4, 3))).astype(np.uint8)

@@ -56,7 +56,7 @@ def test_both_ways_to_name_a_space(spaces_file):
         ("mypackage_of_tests.spaces:yours", "no such object; the spaces of mypackage_of_tests.spaces are nasbench201,"),
         ("mypackage_of_tests.spaces:number", "this is a int, no SearchSpace"),
         ("mypackage_of_tests.spaces:stolen", "is called nasbench201, as one with other operations"),
-        ("mine", "or name one of your own as package.module:object or file.py:object"),
+        ("mine", "or one of your own as package.module:object or file.py:object"),
     ],
 )
 def test_what_is_no_space(spaces_file, name, words):

@@ -63,13 +63,3 @@ def check_stats(supernet: Supernet, stats: Stats, archs: np.ndarray) -> None:
                     f" {to_text(supernet.space, archs[rows[0]])} takes, were never tracked; train with stats_momentum,"
                     " or score with bn_mode 'calibrated'."
                 )
-
-
-def check_balanced(supernet: Supernet, archs: np.ndarray) -> None:
-    """Raise a ValueError where an operation of a choice occurs more often than another."""
-    for place, counts in enumerate(supernet.counts(archs)):
-        if len(set(counts)) > 1:
-            raise ValueError(
-                f"groups='balanced' needs each operation of a choice equally often, got {counts} at index {place};"
-                " pass a tile size."
-            )

@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from jaxnas import checks, codes
 from jaxnas.evaluation.batches import DeviceRow, load_row, rows_of
-from jaxnas.evaluation.border import check_balanced, check_given, check_images, check_labels, check_stats
+from jaxnas.evaluation.border import check_given, check_images, check_labels, check_stats
 from jaxnas.evaluation.calls import make_calls
 from jaxnas.evaluation.graph import make_graph_route, why_untraceable
 from jaxnas.evaluation.planning import Planner, make_planner
 from jaxnas.evaluation.population import Population
 from jaxnas.evaluation.route import Route
 from jaxnas.evaluation.scores import Scores, run_units
-from jaxnas.supernets import Params, Stats, Supernet
+from jaxnas.supernets import Params, Stats, Supernet, check_kept
 
 Strategy = Literal["auto", "mask", "serial", "dispatch", "graph"]
 BNMode = Literal["batch", "calibrated", "tracked"]
@@ -191,7 +191,7 @@ def _prepare(engine: _Engine, archs: chex.ArrayNumpy, num_images: int) -> Popula
     checked = codes.check(engine.supernet.space, archs)
     plan = engine.plan(len(checked), num_images)
     if plan.strategy == "dispatch" and engine.groups == "balanced":
-        check_balanced(engine.supernet, checked)
+        check_kept(engine.supernet, checked, "balanced")
     route = engine.graph if plan.strategy == "graph" else engine.calls
     return Population(checked, num_images, plan, route(checked, plan))
 

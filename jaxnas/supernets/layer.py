@@ -41,6 +41,11 @@ class Layer(NamedTuple):
         return max(1, *(outline(operation, self.in_shape)[2] for operation in self.candidates.values()))
 
     @property
+    def keeps_balance(self) -> bool:
+        """Whether a population that has each operation of each choice equally often has each candidate here so too."""
+        return True
+
+    @property
     def costs(self) -> Costs:
         """Of each candidate, [num_candidates]; a ValueError where one doesn't say what it costs."""
         said = {op: operation.cost(self.in_shape) for op, operation in self.candidates.items()}

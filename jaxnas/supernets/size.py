@@ -122,5 +122,7 @@ class Shortcut(Layer):
     """Whether widths change follows from two choices, so that a population that is balanced in both promises nothing
     here."""
 
+    keeps_balance = False
+
     def __call__(self, params, arch, x, stats, mask, groups, keep=None):
         return super().__call__(params, arch, x, stats, mask, 1 if groups == "balanced" else groups, keep)

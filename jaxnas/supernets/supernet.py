@@ -176,7 +176,10 @@ def check_kept(supernet: Supernet, archs: Any, groups: Any, name: str = "archs")
         return
     if isinstance(archs, Drawn) or jnp.issubdtype(jnp.result_type(archs), jnp.floating):  # weights of candidates
         return
+    unpromised = {layer.choice for layer in supernet.layers.values() if not layer.keeps_balance}
     for place, counts in enumerate(supernet.counts(archs)):
+        if groups == "balanced" and place in unpromised:
+            continue
         if counts != groups[place] if isinstance(groups, tuple) else len(set(counts)) > 1:
             expected = f"{groups[place]}" if isinstance(groups, tuple) else "each equally often"
             raise ValueError(
