@@ -21,6 +21,7 @@ from experiments import (
     quickstart,
     rank_correlation,
     search_compare,
+    search_phase,
     supernet_factors,
 )
 from jaxnas import tables
@@ -37,6 +38,7 @@ EXPERIMENTS = {
     "supernet_factors": supernet_factors,
     "pcnas": pcnas,
     "search_compare": search_compare,
+    "search_phase": search_phase,
     "build_table": build_table,
 }
 SMALL = chain_space(

@@ -529,9 +529,7 @@ def make(supernet, policy, images, num_steps=6, **options):
     loss_fn, tx = make_cross_entropy_loss(supernet), sgd(0.05, num_steps=num_steps)
     valid_at = batches(jax.random.key(8), images[0][40:], images[1][40:], 8, split="valid")
     timetable = policy.timetable(num_steps, 2)
-    return make_search(
-        supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, strategy="serial", **options
-    )
+    return make_search(supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, **options)
 
 
 def train(search, images, state, num_steps, rows=None):

@@ -46,7 +46,7 @@ class TrainingSetup(NamedTuple):
     step: TrainStep
 
 
-def build(config: NetworkConfig, space: SearchSpace) -> Supernet:
+def build(config: NetworkConfig, space: SearchSpace, *, partial_channels: int = 1) -> Supernet:
     """The super-net of a settled config over `space`, which carries the sizes."""
     return make_supernet(
         space,
@@ -58,6 +58,7 @@ def build(config: NetworkConfig, space: SearchSpace) -> Supernet:
         batch_norm=config.batch_norm,
         path_dropout=config.path_dropout,
         global_dropout=config.global_dropout,
+        partial_channels=partial_channels,
     )
 
 

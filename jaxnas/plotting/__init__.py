@@ -6,6 +6,7 @@ and the viridis map, which colour-blind readers can tell apart. Titles longer th
 
 from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
 from jaxnas.plotting.figure import counted, save_figure
+from jaxnas.plotting.policies import outcomes
 from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
 from jaxnas.plotting.searches import latency_scatter, narrowing, percent, regret_over_cost
 
@@ -17,6 +18,7 @@ __all__ = [
     "growth",
     "latency_scatter",
     "narrowing",
+    "outcomes",
     "paired_taus",
     "panels_over_size",
     "percent",

@@ -66,7 +66,7 @@ def make_search(
     preprocess: Preprocess = lambda key, images: images,
     idle: Literal["move", "rest"] = "move",
     stats_momentum: float | None = None,
-    strategy: Strategy = "auto",
+    strategy: Strategy = "serial",
 ) -> SearchTraining:
     """Build the step: the weights on what the policy proposes, then the policy's updates that are due.
 
@@ -80,7 +80,7 @@ def make_search(
       preprocess: (key, images) -> float images, for the policy's batches.
       idle, stats_momentum: see `make_train_step`; a mixture uses every candidate, and its statistics are no
         candidate's.
-      strategy: how codes are scored, see `make_evaluator`.
+      strategy: how codes are scored, see `make_evaluator`; "serial" compiles once for few codes on one batch.
 
     Raises:
       ValueError: statistics to be tracked of a mixture.
@@ -133,7 +133,7 @@ def make_judge_step(
     policy: Policy,
     tx: optax.GradientTransformation,
     preprocess: Preprocess,
-    strategy: Strategy = "auto",
+    strategy: Strategy = "serial",
 ) -> Callable[[chex.PRNGKey, chex.PRNGKey, TrainState, Batch, Batch, int], Rewards | Gradients]:
     """(key to ask, key of images and noise, state, batch, validation batch, number of the update) -> feedback."""
     if policy.relax is None:

@@ -1,0 +1,300 @@
+"""Does a search do better than chance: policies that learn, beside one uniform draw, with shared weights and without.
+
+"Evaluating the Search Phase of NAS" (Yu et al., ICLR 2020, arXiv 1902.08142): each policy ends with one architecture a
+seed, which the table judges. The random policy is one uniform draw a seed, not the best of several. With shared weights
+("NAME_...") policy and super-net train together. Fed with the table ("fed_NAME_..."), each policy asks for the table's
+validation accuracies, `num_queries` of them and repetitions counted, and ends with the best that it asked for; random
+search and regularised evolution ask for as many. The published comparison gave ENAS 60,000 look-ups and NAO its whole
+pool. A mixture is fed with codes drawn from it.
+
+`prob_surpass_random` is the chance that the best of all seeds beats as many uniform draws; `p_value` that of Welch's
+t-test against the random policy, `minus_random` the mean difference to it, seeds paired, with a bootstrap interval.
+
+    python -m experiments.search_phase quick --workdir runs/policies
+    python -m experiments.search_phase cpu --data-dir DIR --workdir runs/policies-nb201
+    python -m experiments.search_phase table --data-dir DIR --workdir runs/policies-fed      # no super-net: minutes
+
+Figures are in experiments/README.md. A killed run goes on policy by policy, and within a super-net's training.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import scipy.stats
+from tqdm import tqdm
+
+from jaxnas import codes, plotting, ranking, runs, tables
+from jaxnas.checks import Count, OneOf, Pair
+from jaxnas.datasets import Dataset
+from jaxnas.policies import POLICIES, Policy, Pool, Training, feed, make_search
+from jaxnas.runs import sealed
+from jaxnas.runs.command import main
+from jaxnas.search import SEARCHES
+from jaxnas.space import SearchSpace
+from jaxnas.spaces import get_space
+from jaxnas.tables import Judge
+from jaxnas.training import Batch, BatchAt, batches, make_cross_entropy_loss, make_preprocess, sgd
+
+from .shared.config import SupernetConfig, settle
+from .shared.problem import load_images, resize
+from .shared.supernet import build, make_score
+
+BASELINES = {"random_search": "random", "evolution": "evolution"}  # which ask for as much as the policies do
+Found = dict[str, Any]  # of a policy: "archs" [num_seeds][num_choices], "seconds", "forward_passes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SupernetConfig):
+    """Which policies, how often, and what feeds them."""
+
+    policies: tuple[Annotated[str, OneOf(POLICIES)], ...] = (
+        "random", "enas", "reinforce", "darts", "gdas", "fbnet", "bayesnas", "nao",
+    )  # fmt: skip
+    feedback: Literal["both", "table", "weights"] = "both"
+    num_seeds: Pair = 10  # runs of each policy, from seeds seed, seed + 1, ...
+    num_queries: Count = 100  # look-ups of a policy that the table feeds
+    num_asked: Count = 10  # codes judged for an update of enas and reinforce
+    num_updates: Count = 50  # of enas after each epoch of the weights
+    num_final: Count = 100  # codes that enas and reinforce draw in the end, of which the best by score is taken
+    nao_steps: Count = 500  # of its networks, in each round
+
+
+PRESETS = {
+    "tiny": runs.replace(
+        Config(), policies=("random", "enas", "darts"), num_seeds=2, num_queries=8, num_asked=2, num_updates=1,
+        num_final=2, nao_steps=2, width=4,
+        num_train=64, num_valid=50, num_steps=4, batch_size=16, report_every=1, checkpoint_every=2,
+    ),
+    "quick": runs.replace(
+        Config(), policies=("random", "enas", "darts", "gdas"), num_seeds=3, num_steps=60, batch_size=32,
+        checkpoint_every=30,
+    ),
+    "table": runs.replace(
+        Config(), space="nasbench201", dataset="cifar10", feedback="table",
+    ),
+    "cpu": runs.replace(
+        Config(), space="nasbench201", dataset="cifar10", width="small", cells_per_stage=1, image_size="small",
+        num_train=None, num_valid=25_000, num_steps=2_400, learning_rate=None, crop=2, flip=True, checkpoint_every=500,
+        report_every=50, num_eval_images=500, images_per_call=250,
+    ),
+}  # fmt: skip
+
+
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
+    """Search and judge; see the module's docstring. Files: a folder for each feedback, searches.csv, outcomes.png."""
+    config = settle(config)
+    problem, space = config.problem, get_space(config.problem.space)
+    truth = tables.load_truth(space, problem.dataset, data_dir=problem.data_dir)
+    judge = tables.make_judge(truth)
+    check(config, judge, space)
+
+    found: dict[str, dict[str, Found]] = {}
+    origin = {"run": identity}
+    if config.feedback != "weights":
+        found["table"] = {}
+        for name in (*config.policies, *BASELINES):
+            ask = functools.partial(fed, config, judge, name)
+            found["table"][name] = kept(workdir / "table" / f"{name}.json", {**origin, "policy": name}, ask)
+    if config.feedback != "table":
+        data, found["weights"] = load_images(problem, space), {}
+        sized = resize(problem, space, data)
+        for name in config.policies:
+            ask = functools.partial(shared, config, sized, data, name, workdir / "weights", origin)
+            found["weights"][name] = kept(workdir / "weights" / f"{name}.json", {**origin, "policy": name}, ask)
+    figures: dict[str, Any] = {"space": space.name, "dataset": problem.dataset, "num_seeds": config.num_seeds}
+    figures |= {"num_queries": config.num_queries, "num_archs": len(judge.feasible), "table_best": judge.feasible[0]}
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    rows = []
+    for feedback, prefix in (("weights", ""), ("table", "fed_")):
+        if feedback in found:
+            of_feedback = {name: accuracies(judge, one) for name, one in found[feedback].items()}
+            panels["shared weights" if prefix == "" else f"the table, {config.num_queries} look-ups"] = of_feedback
+            for name, one in found[feedback].items():
+                figures |= compared(f"{prefix}{name}", one, of_feedback[name], of_feedback["random"], judge)
+                rows += [
+                    {"feedback": feedback, "policy": name, "seed": problem.seed + seed, "arch": text, "accuracy": value}
+                    for seed, (text, value) in enumerate(
+                        zip((codes.to_text(space, code) for code in one["archs"]), of_feedback[name], strict=True)
+                    )
+                ]
+    runs.write_rows(workdir / "searches.csv", rows)
+    title = f"What policies end with, {space.name} on {problem.dataset}, {plotting.counted(config.num_seeds, 'seed')}"
+    figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label="stand-alone test accuracy")
+    plotting.save_figure(figure, workdir / "outcomes.png")
+    return figures
+
+
+def check(config: Config, judge: Judge, space: SearchSpace) -> None:
+    """Raise a ValueError for what can't be done, before anything is trained."""
+    if unknown := sorted(set(config.policies) - set(POLICIES)):
+        raise ValueError(f"policies: {', '.join(unknown)} is unknown; choose from {', '.join(POLICIES)}.")
+    if "random" not in config.policies or len(set(config.policies)) < len(config.policies):
+        raise ValueError("policies: each is named once, and random, which the others are compared with, is among them.")
+    if config.feedback != "weights" and judge.choose_by is None:
+        raise ValueError(
+            f"the table of {space.name} has neither validation accuracies nor a second training seed: what would feed"
+            " the policies is what they are judged by; take --feedback weights."
+        )
+    if len(judge.feasible) < space.size and space.has_all_codes:
+        raise ValueError(
+            f"the table of {space.name} has {len(judge.feasible)} of {space.size} architectures, and a policy may end"
+            " with any; take a space with a whole table."
+        )
+    for name in config.policies:
+        make_policy(config, name, space.resized(), 1)
+
+
+def kept(path: Path, origin: sealed.Origin, search: Callable[[], Found]) -> Found:
+    """What a policy found: from its file, or now."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sealed.write_json(path, "searches", search(), origin)
+    found: Found = sealed.read_json(path, "searches", origin)
+    return found
+
+
+def make_policy(config: Config, name: str, space: SearchSpace, num_updates: int) -> Policy:
+    """A policy with published settings, but those that its config scales down; `num_updates` there will be."""
+    partial = 4 if name == "pc_darts" else 1
+    network = dataclasses.replace(config.network, affine=bool(config.network.affine))
+    supernet = build(network, space, partial_channels=partial)
+    settings: dict[str, Any] = {}
+    if name in ("enas", "reinforce"):
+        settings = {"num_asked": config.num_asked, "num_final": config.num_final}
+        settings |= {"num_updates": config.num_updates} if name == "enas" else {}
+    elif name in ("gdas", "fbnet"):
+        settings = {"num_updates": num_updates}
+    elif name == "nao":  # four rounds: two fifths of the queries first, a fifth in each of three more
+        first, more = max(2, 2 * config.num_queries // 5), max(2, config.num_queries // 5)
+        settings = {
+            "pool": Pool(first, first, more - more // 4, more // 4),
+            "num_ascended": max(1, first // 2),
+            "hidden_size": 32,
+            "predictor_sizes": (64, 64),
+            "training": Training(num_steps=config.nao_steps, batch_size=32),
+            "rescore": config.feedback != "table",
+            "by_params": False,
+        }
+    return POLICIES[name](supernet, **settings)
+
+
+def fed(config: Config, judge: Judge, name: str) -> Found:
+    """A policy, or a search, that the table feeds: what each seed ends with."""
+    space, begin, archs = get_space(config.problem.space), time.perf_counter(), []
+    assert judge.choose_by is not None
+    known = dict(zip((code.tobytes() for code in judge.truth.archs), judge.choose_by(judge.truth.archs), strict=True))
+    policy = None
+
+    def look_up(asked: np.ndarray) -> np.ndarray:
+        return np.array([known[code.tobytes()] for code in np.asarray(asked, judge.truth.archs.dtype)])
+
+    if name not in BASELINES:
+        fed_config = dataclasses.replace(config, feedback="table")
+        policy = make_policy(fed_config, name, space, config.num_queries)
+    for number in tqdm(range(config.num_seeds), desc=f"{name}, table", disable=not config.problem.progress):
+        key = jax.random.key(config.problem.seed + number)
+        if policy is not None:
+            outcome = feed(policy, look_up, config.num_queries, key)
+            archs.append((outcome.decided if name == "random" else outcome.best).tolist())
+            continue
+        options = {"population_size": 10, "tournament_size": 3} if name == "evolution" else {}  # of NATS-Bench
+        search = SEARCHES[BASELINES[name]](space, None, num_archs=1, **options)
+        state = search.init(key)
+        while (left := config.num_queries - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
+            state = search.tell(state, asked, look_up(asked))
+        archs.append(search.best(state)[0].tolist())
+    return {"archs": archs, "seconds": time.perf_counter() - begin, "forward_passes": 0.0}
+
+
+def shared(config: Config, space: SearchSpace, data: Dataset, name: str, folder: Path, origin: sealed.Origin) -> Found:
+    """A policy that learns while the super-net trains: what each seed ends with."""
+    training = config.training
+    assert training.num_steps is not None and training.learning_rate is not None
+    num_steps, per_epoch = training.num_steps, max(1, len(data.train_images) // training.batch_size)
+    timetable = make_policy(config, name, space, 1).timetable(num_steps, per_epoch)
+    num_updates = timetable.done(num_steps)
+    policy = make_policy(config, name, space, max(1, num_updates))
+    preprocess = make_preprocess(data.mean, data.std, crop=training.crop, flip=training.flip)
+    tx = sgd(
+        training.learning_rate, num_steps=num_steps, momentum=training.momentum, weight_decay=training.weight_decay,
+        clip_norm=training.clip_norm, final_learning_rate=training.final_learning_rate,
+    )  # fmt: skip
+    loss_fn = make_cross_entropy_loss(policy.supernet, preprocess=preprocess, label_smoothing=training.label_smoothing)
+    score = make_score(config.scoring, policy.supernet, data, progress=False)
+    valid: dict[int, BatchAt] = {}  # seed -> its validation batches: one step is compiled for all seeds
+
+    def valid_at(number: int) -> Batch:
+        return valid[seed](number)
+
+    search = make_search(
+        policy.supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, preprocess=preprocess,
+        idle=training.idle,
+    )  # fmt: skip
+    seconds, archs = 0.0, []
+    for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
+        init_key, train_key, valid_key, last_key = jax.random.split(jax.random.key(seed), 4)
+        valid[seed] = batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, split="valid")
+        trained = runs.resumable(
+            search.step,
+            search.init(init_key),
+            batches(train_key, data.train_images, data.train_labels, training.batch_size),
+            num_steps,
+            folder / name / f"seed{seed}",
+            fingerprint=space.fingerprint,
+            origin={**origin, "policy": name, "seed": seed},
+            checkpoint_every=training.checkpoint_every,
+            report_every=training.report_every,
+            keep=1,
+            label=f"{name}, seed {seed}",
+            progress=config.problem.progress,
+        )
+        state, seconds = trained.state, seconds + trained.seconds
+        scored = lambda found, state=state: score(state, np.asarray(found)).accuracy  # noqa: E731
+        archs.append(policy.decide(last_key, state.sampler_state.policy, scored).tolist())
+    steps = forward_passes(policy, num_steps, num_updates, config.num_asked) * training.batch_size
+    return {"archs": archs, "seconds": seconds, "forward_passes": float(steps)}
+
+
+def forward_passes(policy: Policy, num_steps: int, num_updates: int, num_asked: int) -> float:
+    """Of a run, per image of a batch, in architectures: three for a step with its gradient, each candidate of a mixture
+    for itself; what is scored at the end is left out."""
+    width = float(np.mean(policy.supernet.num_candidates)) if policy.relax and policy.name != "gdas" else 1.0
+    asked = {"enas": num_asked, "reinforce": num_asked, "random": 0}.get(policy.name, 1)
+    return 3 * width * num_steps + num_updates * (3 * width if policy.relax else asked)
+
+
+def accuracies(judge: Judge, found: Found) -> np.ndarray:
+    return judge.accuracy(np.array(found["archs"], np.int32))
+
+
+def compared(name: str, found: Found, values: np.ndarray, of_random: np.ndarray, judge: Judge) -> dict[str, Any]:
+    """The figures of one policy."""
+    best = int(np.argmax(values))
+    rank = judge.rank(np.array(found["archs"][best], np.int32))
+    figures = ranking.estimate_mean(values).named(f"{name}_mean_accuracy") | {
+        f"{name}_std_accuracy": float(np.std(values, ddof=1)),
+        f"{name}_best_accuracy": float(values[best]),
+        f"{name}_best_rank": rank,
+        f"{name}_prob_surpass_random": ranking.prob_surpass_random(
+            rank, num_archs=len(judge.feasible), num_draws=len(values)
+        ),
+        f"{name}_seconds": found["seconds"],
+        f"{name}_forward_passes": found["forward_passes"],
+    }
+    if not name.endswith("random"):
+        moments = [part for group in (values, of_random) for part in (group.mean(), group.std(ddof=1), len(group))]
+        varies = np.ptp(values) > 0 or np.ptp(of_random) > 0
+        welch = scipy.stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue if varies else None
+        figures[f"{name}_p_value"] = None if welch is None else float(welch)
+        figures |= ranking.estimate_mean(values - of_random).named(f"{name}_minus_random")
+    return figures
+
+
+if __name__ == "__main__":
+    main(f"{__package__}.search_phase", __doc__, run, PRESETS)

@@ -1,0 +1,61 @@
+"""What search policies end with, over seeds."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
+
+from jaxnas.plotting.figure import (
+    BLUE,
+    DARK_GREY,
+    PALE_GREY,
+    VERMILION,
+    axes_of,
+    new_figure,
+    set_legend,
+    set_title,
+)
+
+
+def outcomes(
+    panels: Mapping[str, Mapping[str, ArrayLike]], truth: ArrayLike, *, title: str, accuracy_label: str
+) -> Figure:
+    """What each policy found, a row each and a panel for each kind of feedback, over the quantiles of the space.
+
+    Args:
+      panels: name of the feedback -> policy -> accuracies [num_seeds], fractions.
+      truth: accuracies of all architectures, fractions.
+      title, accuracy_label: of the figure, and of its axis.
+    """
+    sizes = [max(1, len(rows)) for rows in panels.values()]
+    figure = new_figure(1.4 + 0.5 * len(panels) + 0.26 * sum(sizes))
+    found = np.concatenate([np.atleast_1d(row) for rows in panels.values() for row in rows.values()])
+    quantiles = np.quantile(np.asarray(truth, np.float64), [0.25, 0.5, 0.75, 0.9, 0.99, 1.0])
+    low = min(float(np.min(found)), quantiles[1])
+    room = 0.05 * max(quantiles[-1] - low, 1e-3)
+    all_axes = np.atleast_1d(figure.subplots(len(panels), sharex=True, height_ratios=sizes))
+    for axes, (feedback, rows) in zip(all_axes, panels.items(), strict=True):
+        last = axes is all_axes[-1]
+        axes_of(axes, accuracy_label if last else "", "")
+        for quantile, name in zip(quantiles, ("25 %", "50 %", "75 %", "90 %", "99 %", "best"), strict=True):
+            if quantile >= low - room:
+                axes.axvline(quantile, color=DARK_GREY, linewidth=0.8, linestyle=":", zorder=1)
+                if axes is all_axes[0]:
+                    place = axes.get_xaxis_transform()
+                    axes.text(quantile, 1.0, name, transform=place, fontsize=7, rotation=60, color=DARK_GREY)
+        for place, values in enumerate(rows.values()):
+            accuracies = np.atleast_1d(np.asarray(values, np.float64))
+            spread = place + 0.25 * np.linspace(-1, 1, len(accuracies)) * (len(accuracies) > 1)
+            axes.scatter(accuracies, spread, s=12, color=BLUE, label="a seed", zorder=3)
+            axes.scatter(accuracies.mean(), place, s=60, marker="|", color=VERMILION, label="mean", zorder=4)
+        axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(axis="y", color=PALE_GREY)
+        axes.text(0.01, 0.02, feedback, transform=axes.transAxes, fontsize=9, color=DARK_GREY)
+    all_axes[0].set_xlim(low - room, quantiles[-1] + room)
+    all_axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
+    set_title(all_axes[0], f"{title}\n")
+    set_legend(figure)
+    return figure
