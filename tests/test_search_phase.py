@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxnas import tables
 from jaxnas.codes import enumerate_archs, to_text
+from jaxnas.runs import checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")
 ARGV = ["tiny", "--space", "small", "--no-progress"]
@@ -75,9 +76,18 @@ def test_goes_on_within_a_training(truth, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     arguments = [*ARGV, "--feedback", "weights", "--data-dir", truth, "--workdir"]
     start("search_phase", *arguments, whole)
-    for place in ("weights/enas/seed1/training.csv", "weights/darts/seed0/training.csv"):
-        with struck(place, interrupt), pytest.raises(SystemExit):
+    save = checkpoint.save
+    for place in ("enas/seed1/checkpoints", "darts/seed0/checkpoints"):
+
+        def save_or_die(folder, step, *args, place=place, **options):
+            if folder.as_posix().endswith(place) and step == 4:  # that of step 2 is there
+                raise KeyboardInterrupt
+            return save(folder, step, *args, **options)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(checkpoint, "save", save_or_die)
             start("search_phase", *arguments, broken)
+        assert (broken / "weights" / place / "step_00000002").is_dir()
     start("search_phase", *arguments, broken)
     result = result_of(whole)
     assert untimed(result_of(broken)) == untimed(result)

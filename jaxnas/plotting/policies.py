@@ -15,7 +15,7 @@ from jaxnas.plotting.figure import (
     axes_of,
     new_figure,
     set_legend,
-    set_title,
+    wrapped,
 )
 
 
@@ -56,6 +56,6 @@ def outcomes(
         axes.text(0.01, 0.02, feedback, transform=axes.transAxes, fontsize=9, color=DARK_GREY)
     all_axes[0].set_xlim(low - room, quantiles[-1] + room)
     all_axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
-    set_title(all_axes[0], f"{title}\n")
+    all_axes[0].set_title("\n".join(wrapped(title)), loc="left", fontsize=10, pad=24)  # above the quantiles' names
     set_legend(figure)
     return figure
