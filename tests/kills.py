@@ -100,11 +100,11 @@ def main() -> None:
                 print(f"FAILED {failure}", flush=True)
             shutil.rmtree(workdir)
             round_number += 1
-    summary = summarise(given, strikes, failures)
+            summary = summarise(given, strikes, failures)
+            if given.output:  # after each run: what stops this script loses nothing
+                given.output.parent.mkdir(parents=True, exist_ok=True)
+                given.output.write_text(json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(summary, indent=1) + "\n")
     raise SystemExit(bool(failures))
 
 
