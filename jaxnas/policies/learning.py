@@ -123,7 +123,8 @@ def make_search(
                 policy=as_arrays(policy_state), terms={name: jnp.asarray(term) for name, term in terms.items()}
             )
             state = state._replace(sampler_state=searcher)
-        return state, metrics | state.sampler_state.terms
+        terms = state.sampler_state.terms  # copied: the next step consumes the state before metrics are read
+        return state, metrics | {name: term.copy() for name, term in terms.items()}
 
     return SearchTraining(lambda key: init_train_state(supernet, sampler, tx, key), step)
 
