@@ -150,7 +150,7 @@ while True:
 
 # %% [markdown]
 # Five choices are five steps; the sixth ranks the pool once more, under the weights that it was trained to. Potentials
-# rise from step to step: training goes on, the worst candidates go, and the weights adapt to those that stay.
+# rise over the search: training goes on, the worst candidates go, and the weights adapt to those that stay.
 
 # %%
 figure = plotting.narrowing(
