@@ -1,5 +1,6 @@
 """A command that is interrupted ends in one line, also while it still imports."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -38,3 +39,5 @@ def end_in_one_line() -> None:
         os._exit(130)
 
     signal.signal(signal.SIGINT, end)
+    # Python's own shutdown would bring back the system's default: death without a word, after all has been written.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

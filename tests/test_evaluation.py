@@ -216,7 +216,7 @@ def test_balanced_population_in_one_call(net, archs, by_batch):
     balanced = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
     evaluate = make_evaluator(supernet, strategy="dispatch", groups="balanced", images_per_call=4).evaluate
     assert_scored(evaluate(params, balanced, IMAGES, LABELS), *by_batch, rows=codes.to_index(supernet.space, balanced))
-    with pytest.raises(ValueError, match=r"equally often, got \(2, 0, 1\) at index 1; pass a tile size"):
+    with pytest.raises(ValueError, match=r"candidates at index 1 \(2, 0, 1\) times, expected each equally often"):
         evaluate(params, [[0, 0, 2], [1, 0, 0], [2, 2, 1]], IMAGES, LABELS)
 
 
