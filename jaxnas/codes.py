@@ -17,6 +17,15 @@ from jaxnas.checks import array, rectangular, shown, whole
 from jaxnas.space import SearchSpace
 
 
+def exist(num_ops: Sequence[int]) -> np.ndarray:
+    """Which entries of an array [num_choices, max(num_ops)] stand for an operation: bool of that shape.
+
+    >>> exist([2, 3]).astype(int).tolist()
+    [[1, 1, 0], [1, 1, 1]]
+    """
+    return np.arange(max(num_ops)) < np.array(num_ops)[:, None]
+
+
 def check(space: SearchSpace, archs: chex.ArrayNumpy | Sequence[Any]) -> np.ndarray:
     """Return `archs` as int32 [num_archs, num_choices], or raise a ValueError that names the first offence."""
     codes = rectangular(f"{space.name}: archs", archs)

@@ -12,7 +12,7 @@ import pytest
 
 from jaxnas.codes import check, enumerate_archs, sample
 from jaxnas.costs import cost_table, make_limit
-from jaxnas.policies import POLICIES, Gradients, Pool, Rewards, Timetable, Training, feed, make_search
+from jaxnas.policies import POLICIES, Gradients, NaoPool, NaoTraining, Rewards, Timetable, feed, make_search_training
 from jaxnas.policies._nao import make_ascend
 from jaxnas.policies.drawing import make_drawer
 from jaxnas.policies.learning import gauss_newton_diagonal, make_judge_step, unrolled_gradients
@@ -55,9 +55,9 @@ SETTINGS = {
     "fbnet": {"learning_rate": 0.1},
     "bayesnas": {"learning_rate": 0.05, "warmup": 0.5, "curvature_every": 2},
     "nao": {
-        "pool": Pool(24, 24, 4, 1), "num_ascended": 6, "hidden_size": 16, "predictor_sizes": (16,), "dropout": 0.0,
+        "pool": NaoPool(24, 24, 4, 1), "num_ascended": 6, "hidden_size": 16, "predictor_sizes": (16,), "dropout": 0.0,
         "rescore": False, "num_rounds": 2, "by_params": False,
-        "training": Training(num_steps=800, batch_size=24, learning_rate=1e-2),
+        "training": NaoTraining(num_steps=800, batch_size=24, learning_rate=1e-2),
     },
 }  # fmt: skip
 MIXTURES = ("darts", "gdas", "pc_darts", "fbnet", "bayesnas")
@@ -221,7 +221,7 @@ def limits(value):
 def test_limits_hold(name, kind, supernet):
     """For what is asked, proposed as codes, and decided: at 2 units there are 4 of 36 codes, the planted one isn't."""
     policy = POLICIES[name](
-        supernet, limits(2)[kind], **SETTINGS[name] | ({"pool": Pool(4, 4, 1, 1)} if name == "nao" else {})
+        supernet, limits(2)[kind], **SETTINGS[name] | ({"pool": NaoPool(4, 4, 1, 1)} if name == "nao" else {})
     )
     feasible = Region(CELL, limits(2)["additive"])
     assert feasible.count() == 4
@@ -293,7 +293,7 @@ def test_pc_darts_needs_nodes_with_several_inputs():
         ("fbnet", {"cost_weight": -1.0}, "fbnet: cost_weight is -1.0"),
         ("bayesnas", {"sparsity": 0.0}, "bayesnas: sparsity is 0.0"),
         ("pc_darts", {"warmup": 1.0}, "pc_darts: warmup is 1.0"),
-        ("nao", {"pool": Pool(num_seeds=1)}, "nao: num_seeds is 1"),
+        ("nao", {"pool": NaoPool(num_seeds=1)}, "nao: num_seeds is 1"),
     ],
 )
 def test_bad_settings_are_refused(name, settings, said, supernet):
@@ -529,7 +529,7 @@ def make(supernet, policy, images, num_steps=6, **options):
     loss_fn, tx = make_cross_entropy_loss(supernet), sgd(0.05, num_steps=num_steps)
     valid_at = batches(jax.random.key(8), images[0][40:], images[1][40:], 8, split="valid")
     timetable = policy.timetable(num_steps, 2)
-    return make_search(supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, **options)
+    return make_search_training(supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, **options)
 
 
 def train(search, images, state, num_steps, rows=None):

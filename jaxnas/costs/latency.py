@@ -15,7 +15,7 @@ import chex
 import numpy as np
 
 from jaxnas.checks import array, choice, number, shown, whole
-from jaxnas.codes import check, to_index, to_text
+from jaxnas.codes import check, exist, to_index, to_text
 from jaxnas.costs.limits import CostFn, CostTable, cost_table
 from jaxnas.files import decode_arrays, open_arrays, read_file
 from jaxnas.ranking import kendall_tau, mean_truth, spearman
@@ -161,7 +161,7 @@ def operation_costs(space: SearchSpace, table: Table, calibration: Calibration |
     number("constant", constant)
     number("scale", scale, above=0)
     per_op = np.zeros((space.num_choices, max(space.num_ops)))
-    per_op[np.arange(per_op.shape[1]) < np.array(space.num_ops)[:, None]] = medians[1:]
+    per_op[exist(space.num_ops)] = medians[1:]
     return cost_table(space, scale * per_op, scale * float(medians[0]) + constant)
 
 

@@ -5,12 +5,12 @@ from jaxnas.policies._darts import darts
 from jaxnas.policies._enas import enas
 from jaxnas.policies._fbnet import fbnet
 from jaxnas.policies._gdas import gdas
-from jaxnas.policies._nao import Pool, Training, nao
+from jaxnas.policies._nao import NaoPool, NaoTraining, nao
 from jaxnas.policies._pc_darts import pc_darts
 from jaxnas.policies._random import random_policy
 from jaxnas.policies._reinforce import reinforce
 from jaxnas.policies.feeding import Fed, feed
-from jaxnas.policies.learning import Searcher, SearchTraining, make_search
+from jaxnas.policies.learning import Searcher, SearchTraining, make_search_training
 from jaxnas.policies.policy import Gradients, Policy, PolicyFactory, Rewards, Timetable
 
 POLICIES: dict[str, PolicyFactory] = {
@@ -29,21 +29,21 @@ __all__ = [
     "POLICIES",
     "Fed",
     "Gradients",
+    "NaoPool",
+    "NaoTraining",
     "Policy",
     "PolicyFactory",
-    "Pool",
     "Rewards",
     "SearchTraining",
     "Searcher",
     "Timetable",
-    "Training",
     "bayesnas",
     "darts",
     "enas",
     "fbnet",
     "feed",
     "gdas",
-    "make_search",
+    "make_search_training",
     "nao",
     "pc_darts",
     "random_policy",

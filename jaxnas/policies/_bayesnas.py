@@ -5,10 +5,10 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxnas.checks import number, whole
+from jaxnas.codes import exist
 from jaxnas.costs import Limit
 from jaxnas.policies.mixture import Mixture, MixtureState, make_mixture, masked
 from jaxnas.policies.policy import Gradients, Policy, Rewards, Timetable
@@ -51,7 +51,7 @@ def bayesnas(
     number("bayesnas: warmup", warmup, 0, below=1)
     whole("bayesnas: curvature_every", curvature_every, 1)
     shape = len(supernet.num_candidates), max(supernet.num_candidates)
-    exists = np.arange(shape[1]) < np.array(supernet.num_candidates)[:, None]
+    exists = exist(supernet.num_candidates)
 
     def init(key: chex.PRNGKey) -> tuple[Any, Any]:
         keys = dict(zip(("op_gamma", "edge_gamma", "op_omega", "edge_omega"), jax.random.split(key, 4), strict=True))

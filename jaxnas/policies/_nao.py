@@ -16,6 +16,7 @@ from jaxnas.search import SearchState, host_rng
 from jaxnas.search.regions import Region
 from jaxnas.search.search import Proposals
 from jaxnas.supernets import Supernet
+from jaxnas.training import descend
 
 TERMS = ("reward", "predictor_error", "decoder_loss", "policy_loss", "policy_grad_norm", "num_new")
 
@@ -35,7 +36,7 @@ class NaoState(NamedTuple):
         return np.asarray(self.archs)[: int(self.size)], np.asarray(self.scores)[: int(self.size)]
 
 
-class Pool(NamedTuple):
+class NaoPool(NamedTuple):
     """How many architectures the pool has: in the beginning, and in each round those that stay, those that are decoded,
     and those that are drawn. The defaults are eval-nas's on NAS-Bench-101 (which keeps all); landmark regularisation
     has 100 seeds, keeps 100, and takes 300 new and 400 random ones."""
@@ -50,7 +51,7 @@ class Pool(NamedTuple):
         return max(self.num_seeds, self.num_kept + self.num_new + self.num_random)
 
 
-class Training(NamedTuple):
+class NaoTraining(NamedTuple):
     """How encoder, predictor and decoder are trained in each round, from a fresh Adam.
 
     The loss of an architecture is prediction_weight times the squared error of its score, brought to [0, 1] over the
@@ -69,13 +70,13 @@ def nao(
     supernet: Supernet,
     limit: Limit | None = None,
     *,
-    pool: Pool = Pool(),  # noqa: B008 (an immutable tuple)
+    pool: NaoPool = NaoPool(),  # noqa: B008 (an immutable tuple)
     num_ascended: int = 100,
     num_rounds: int = 4,
     hidden_size: int = 96,
     predictor_sizes: tuple[int, ...] = (200, 200, 200),
     dropout: float = 0.1,
-    training: Training = Training(),  # noqa: B008 (an immutable tuple)
+    training: NaoTraining = NaoTraining(),  # noqa: B008 (an immutable tuple)
     max_step: int = 50,
     by_params: bool = True,
     rescore: bool = True,
@@ -157,7 +158,7 @@ def nao(
     )
 
 
-def _check(counts: dict[str, int], pool: Pool, dropout: float, training: Training) -> None:
+def _check(counts: dict[str, int], pool: NaoPool, dropout: float, training: NaoTraining) -> None:
     """Raise a ValueError for settings out of range."""
     counts = counts | {"num_steps": training.num_steps, "batch_size": training.batch_size}
     for name, count in (counts | {"num_kept": pool.num_kept}).items():
@@ -195,7 +196,7 @@ def _beside(region: Region, archs: np.ndarray) -> Proposals:
     return Proposals(region, SearchState(np.zeros(0, np.uint32), archs, np.zeros(len(archs))))
 
 
-def make_learn(module: EncoderPredictorDecoder, training: Training) -> Any:
+def make_learn(module: EncoderPredictorDecoder, training: NaoTraining) -> Any:
     """(key, state) -> (params, terms): the networks after `training` on what the pool is known to score."""
     steps, batch_size, learning_rate, weight_decay, clip_norm, share = training
     tx = optax.chain(
@@ -223,9 +224,8 @@ def make_learn(module: EncoderPredictorDecoder, training: Training) -> Any:
             row_key, drop_key = jax.random.split(jax.random.fold_in(key, number))
             rows = places[jax.random.randint(row_key, (batch_size,), 0, jnp.maximum(known.sum(), 1))]
             (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, drop_key, rows)
-            with jax.numpy_dtype_promotion("standard"):
-                updates, opt_state = tx.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state, (*parts, loss, optax.tree.norm(grads))), None
+            params, opt_state = descend(tx, grads, opt_state, params)
+            return (params, opt_state, (*parts, loss, optax.tree.norm(grads))), None
 
         begin = state.params, tx.init(state.params), (jnp.zeros(()),) * 4
         (params, _, terms), _ = jax.lax.scan(step, begin, jnp.arange(steps))

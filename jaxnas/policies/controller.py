@@ -10,9 +10,10 @@ import optax
 
 from jaxnas.checks import number, whole
 from jaxnas.costs import Limit
-from jaxnas.policies.drawing import Chain, make_drawer
+from jaxnas.policies.drawing import Chain, make_drawer, moving_baseline
 from jaxnas.policies.policy import Gradients, Policy, Rewards, ScoreFn, Terms, Timetable, best_of, feasible_region
 from jaxnas.supernets import Supernet
+from jaxnas.training import descend
 
 TERMS = ("reward", "baseline", "policy_entropy", "policy_loss", "policy_grad_norm")
 
@@ -75,7 +76,7 @@ def make_controller(
         state: ControllerState, archs: chex.Array, rewards: chex.Array
     ) -> tuple[ControllerState, tuple[chex.Array, ...]]:
         mean = rewards.mean()
-        baseline = jnp.where(state.num_updates == 0, mean, decay * state.baseline + (1 - decay) * mean)
+        baseline = moving_baseline(state.baseline, mean, state.num_updates, decay)
 
         def loss_fn(params: Any) -> tuple[chex.Array, chex.Array]:
             logs, entropies = jax.vmap(drawer.log_prob, in_axes=(None, 0))(params, archs)
@@ -83,9 +84,7 @@ def make_controller(
             return (-logs * signal).mean(), entropies.mean()
 
         (loss, entropy), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = descend(tx, grads, state.opt_state, state.params)
         terms = mean, baseline, entropy, loss, optax.tree.norm(grads)
         return ControllerState(params, opt_state, baseline, state.num_updates + 1), terms
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.codes import exist
 from jaxnas.costs import Limit
 from jaxnas.search import host_rng
 from jaxnas.search.regions import Region
@@ -55,7 +56,7 @@ class Drawer(NamedTuple):
 def make_drawer(region: Region, chain: Chain = TABLE) -> Drawer:
     """The drawer over the feasible region, of which at least one architecture must exist."""
     space, choices = region.space, jnp.arange(region.space.num_choices)
-    exists = jnp.asarray(np.arange(max(space.num_ops)) < np.array(space.num_ops)[:, None])
+    exists = jnp.asarray(exist(space.num_ops))
     costs, budget = _budget(space, region.limit)
 
     def logits_of(params: Any, carry: Any, op: chex.Array, choice: chex.Array, spent: chex.Array) -> Any:
@@ -81,11 +82,10 @@ def make_drawer(region: Region, chain: Chain = TABLE) -> Drawer:
             choice, op = inputs
             carry, logits = logits_of(params, carry, before, choice, spent)
             logs = jax.nn.log_softmax(logits)
-            plogp = jnp.where(jnp.isfinite(logs), jnp.exp(logs) * jnp.where(jnp.isfinite(logs), logs, 0), 0)
-            return (carry, op, spent + costs[choice, op]), (logs[op], -plogp.sum())
+            return (carry, op, spent + costs[choice, op]), (logs[op], entropies(logs))
 
-        _, (logs, entropies) = jax.lax.scan(step, (chain.start(params), *zero), (choices, arch))
-        return logs.sum(), entropies.sum()
+        _, (logs, of_choices) = jax.lax.scan(step, (chain.start(params), *zero), (choices, arch))
+        return logs.sum(), of_choices.sum()
 
     @jax.jit
     def draw_round(keys: chex.PRNGKey, params: Any) -> chex.Array:
@@ -103,13 +103,24 @@ def make_drawer(region: Region, chain: Chain = TABLE) -> Drawer:
     return Drawer(draw, log_prob)
 
 
+def entropies(logs: chex.Array) -> chex.Array:
+    """Of log-probabilities [..., num_ops], -inf where there is no operation: [...], in nats."""
+    is_possible = jnp.isfinite(logs)
+    return -jnp.where(is_possible, jnp.exp(logs) * jnp.where(is_possible, logs, 0), 0).sum(axis=-1)
+
+
+def moving_baseline(before: chex.Array, mean: chex.Array, num_updates: chex.Array, decay: float) -> chex.Array:
+    """The moving average of mean rewards, which begins at the first one."""
+    return jnp.where(num_updates == 0, mean, decay * before + (1 - decay) * mean)
+
+
 def _budget(space: SearchSpace, limit: Limit | None) -> tuple[chex.Array, chex.Array]:
     """Of an additive limit: what each operation costs beyond the cheapest of its choice, [num_choices, max(num_ops)],
     and what all may cost beyond them, in units of the latter; a hair more, for float32 sums."""
     shape = space.num_choices, max(space.num_ops)
     if limit is None or limit.table is None:
         return jnp.zeros(shape), jnp.ones(())
-    exists = np.arange(shape[1]) < np.array(space.num_ops)[:, None]
+    exists = exist(space.num_ops)
     least = np.where(exists, limit.table.per_op, np.inf).min(axis=1)
     left = max(0.0, limit.value - limit.table.fixed - least.sum())
     over = np.where(exists, limit.table.per_op - least[:, None], 0.0) / (left or 1.0)

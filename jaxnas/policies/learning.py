@@ -1,6 +1,6 @@
 """A policy that learns while the shared weights train: one step of both, which `training.fit` runs and resumes.
 
-    search = make_search(supernet, policy, loss_fn, tx, timetable=..., valid_at=...)
+    search = make_search_training(supernet, policy, loss_fn, tx, timetable=..., valid_at=...)
     state = fit(search.step, search.init(key), batch_at, num_steps)
     arch = policy.decide(key, state.sampler_state.policy, score)
 
@@ -28,6 +28,7 @@ from jaxnas.training import (
     Preprocess,
     TrainState,
     TrainStep,
+    descend,
     init_train_state,
     make_train_step,
 )
@@ -55,7 +56,7 @@ class SearchTraining(NamedTuple):
     step: TrainStep
 
 
-def make_search(
+def make_search_training(
     supernet: Supernet,
     policy: Policy,
     loss_fn: LossFn,
@@ -214,12 +215,7 @@ def unrolled_gradients(
     """
     grads = jax.grad(train_loss)(params, alphas)
 
-    def stepped(grads: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"):
-            updates, _ = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates)
-
-    after, pullback = jax.vjp(stepped, grads)
+    after, pullback = jax.vjp(lambda grads: descend(tx, grads, opt_state, params)[0], grads)
     loss, (by_params, by_alphas) = jax.value_and_grad(valid_loss, argnums=(0, 1))(after, alphas)
     (direction,) = pullback(by_params)
     scale = distance / (optax.tree.norm(direction) + 1e-12)
@@ -236,16 +232,14 @@ def gauss_newton_diagonal(logits_fn: Callable[[Any], chex.Array], alphas: Any) -
     """The diagonal of the Gauss-Newton matrix of the mean cross-entropy: a tree like alphas.
 
     With u the derivative of an image's logits along one alpha and p its probabilities, that of this alpha is the mean
-    over images of sum(p u^2) - sum(p u)^2. u is a product with the Jacobian, made of two reverse passes: the operations
-    have gradients of their own, and so no forward mode.
+    over images of sum(p u^2) - sum(p u)^2. u is a product with the Jacobian, forward.
     """
     flat, restore = ravel_pytree(alphas)
-    logits, pullback = jax.vjp(lambda flat: logits_fn(restore(flat)), flat)
+    logits, push = jax.linearize(lambda flat: logits_fn(restore(flat)), flat)
     probabilities = jax.nn.softmax(logits, axis=-1)
-    _, push = jax.vjp(lambda cotangent: pullback(cotangent)[0], jnp.zeros_like(logits))
 
     def of(index: chex.Array) -> chex.Array:
-        (along,) = push(jax.nn.one_hot(index, flat.size, dtype=flat.dtype))
+        along = push(jax.nn.one_hot(index, flat.size, dtype=flat.dtype))
         square, mean = (probabilities * along**2).sum(axis=-1), (probabilities * along).sum(axis=-1)
         return (square - mean**2).mean()
 

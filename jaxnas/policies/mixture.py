@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnas.codes import exist
 from jaxnas.costs import Limit
-from jaxnas.policies.drawing import Drawer, make_drawer
+from jaxnas.policies.drawing import Drawer, entropies, make_drawer, moving_baseline
 from jaxnas.policies.policy import Gradients, Policy, Rewards, ScoreFn, Terms, Timetable, feasible_region
 from jaxnas.search import host_rng
 from jaxnas.search.regions import MAX_MEMBERS, Region
 from jaxnas.supernets import Drawn, Supernet
+from jaxnas.training import descend
 
 TERMS = ("policy_loss", "policy_entropy", "policy_grad_norm")
 NUM_DRAWS = 1000  # codes drawn from a mixture whose likeliest code misses the limit, as many as FBNet's authors draw
@@ -78,7 +80,6 @@ def make_mixture(
     """
     region, encode = feasible_region(supernet, limit), _encode(name, supernet)
     drawer = None if supernet.is_decoded else make_drawer(region)
-    exists = np.arange(max(supernet.num_candidates)) < np.array(supernet.num_candidates)[:, None]
     finish, reward_gradient = mixture.finish, _reward_gradient(mixture, drawer)
 
     def init(key: chex.PRNGKey) -> MixtureState:
@@ -101,13 +102,9 @@ def make_mixture(
     @jax.jit
     def learn(state: MixtureState, grads: Any, aid: Any) -> tuple[MixtureState, chex.Array, chex.Array]:
         grads = jax.tree.map(jnp.add, grads, jax.grad(mixture.penalty)(state.alphas, aid))
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = tx.update(grads, state.opt_state, state.alphas)
-        logs = jax.nn.log_softmax(mixture.logits(state.alphas), axis=-1)
-        entropy = -jnp.where(exists, jnp.exp(logs) * jnp.where(exists, logs, 0), 0).sum()
-        state = state._replace(
-            alphas=optax.apply_updates(state.alphas, updates), opt_state=opt_state, num_updates=state.num_updates + 1
-        )
+        alphas, opt_state = descend(tx, grads, state.opt_state, state.alphas)
+        entropy = entropies(jax.nn.log_softmax(mixture.logits(state.alphas), axis=-1)).sum()
+        state = state._replace(alphas=alphas, opt_state=opt_state, num_updates=state.num_updates + 1)
         return state, entropy, optax.tree.norm(grads)
 
     def update(key: chex.PRNGKey, state: MixtureState, feedback: Rewards | Gradients) -> tuple[MixtureState, Terms]:
@@ -150,8 +147,7 @@ def _reward_gradient(mixture: Mixture, drawer: Drawer | None) -> Any:
     @jax.jit
     def gradient(state: MixtureState, archs: chex.Array, rewards: chex.Array) -> tuple[chex.Array, Any]:
         mean = rewards.mean()
-        baseline = BASELINE_DECAY * state.baseline + (1 - BASELINE_DECAY) * mean
-        baseline = jnp.where(state.num_updates == 0, mean, baseline)
+        baseline = moving_baseline(state.baseline, mean, state.num_updates, BASELINE_DECAY)
         return baseline, jax.grad(expected_loss)(state.alphas, archs, rewards - baseline)
 
     return gradient
@@ -182,8 +178,7 @@ def _within(region: Region, ask: Any, key: chex.PRNGKey, state: MixtureState, su
 
 def masked(supernet: Supernet, values: chex.Array) -> chex.Array:
     """values [num_places, max(num_candidates)], -inf where a place has fewer candidates."""
-    most = max(supernet.num_candidates)
-    return jnp.where(np.arange(most) < np.array(supernet.num_candidates)[:, None], values, -jnp.inf)
+    return jnp.where(exist(supernet.num_candidates), values, -jnp.inf)
 
 
 def normal_alphas(supernet: Supernet, key: chex.PRNGKey) -> chex.Array:

@@ -6,8 +6,8 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxnas.codes import exist
 from jaxnas.policies.tokens import token_numbers
 from jaxnas.space import SearchSpace
 
@@ -27,7 +27,7 @@ class EncoderPredictorDecoder(nn.Module):
     def setup(self) -> None:
         numbers = token_numbers(self.space)
         self.numbers, self.num_tokens = numbers, int(numbers.max()) + 1
-        self.exists = np.arange(numbers.shape[1]) < np.array(self.space.num_ops)[:, None]
+        self.exists = exist(self.space.num_ops)
         self.encoder_embedding = nn.Embed(self.num_tokens, self.hidden_size)
         self.encoder = nn.RNN(nn.LSTMCell(self.hidden_size))
         self.hidden = [nn.Dense(size) for size in self.predictor_sizes]

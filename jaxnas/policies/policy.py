@@ -7,7 +7,7 @@
     arch = policy.decide(key, state, score)
 
 A policy runs on the host and compiles what it repeats; its state is one tree of arrays, and what it does depends on
-key and state alone. `policies.make_search_step` lets it learn from shared weights, `policies.feed` from a table.
+key and state alone. `policies.make_search_training` lets it learn from shared weights, `policies.feed` from a table.
 """
 
 from collections.abc import Callable

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.checks import shown
+from jaxnas.codes import exist
 from jaxnas.ops import Tape
 from jaxnas.space import SearchSpace
 from jaxnas.supernets.choice import Drawn, count_ops
@@ -139,8 +140,7 @@ def assemble(
         return wire(run, images), used
 
     def largest(weights: np.ndarray) -> np.ndarray:
-        exists = np.arange(weights.shape[1]) < np.array(space.num_ops)[:, None]
-        return np.where(exists, weights, -np.inf).argmax(axis=1).astype(np.int32)
+        return np.where(exist(space.num_ops), weights, -np.inf).argmax(axis=1).astype(np.int32)
 
     if encode is None and decode is as_it_is and space.has_all_codes:
         encode = largest

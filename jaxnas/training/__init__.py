@@ -6,7 +6,7 @@ from jaxnas.training._fit import BatchAt, Callback, fit
 from jaxnas.training.losses import Aux, Batch, LossFn, add_losses, make_cross_entropy_loss, ranking_loss
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
 from jaxnas.training.standalone import Recipe, Standalone, make_standalone
-from jaxnas.training.step import TrainState, TrainStep, init_train_state, make_train_step, sgd, track
+from jaxnas.training.step import TrainState, TrainStep, descend, init_train_state, make_train_step, sgd, track
 
 __all__ = [
     "Aux",
@@ -21,6 +21,7 @@ __all__ = [
     "TrainStep",
     "add_losses",
     "batches",
+    "descend",
     "fit",
     "init_train_state",
     "landmarks",

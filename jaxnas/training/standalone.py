@@ -13,7 +13,7 @@ from jaxnas import codes
 from jaxnas.evaluation import cross_entropy, is_correct, ordered_map
 from jaxnas.supernets import Supernet, only
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
-from jaxnas.training.step import sgd
+from jaxnas.training.step import descend, sgd
 
 
 class Recipe(NamedTuple):
@@ -168,9 +168,7 @@ def _step(task: _Task, arch, keys, state, number, rows, images, labels, num_step
         return jax.vmap(one)(params, keys, rows).sum()
 
     grads = jax.grad(loss_fn)(params)
-    with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
-        updates, opt_state = jax.vmap(_optimiser(task.recipe, num_steps).update)(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
+    return jax.vmap(functools.partial(descend, _optimiser(task.recipe, num_steps)))(grads, opt_state, params)
 
 
 def _test(task: _Task, arch, params, images, test_images, test_labels):

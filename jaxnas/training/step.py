@@ -30,6 +30,13 @@ class TrainState(NamedTuple):
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, chex.Array]]]  # -> state, metrics
 
 
+def descend(tx: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+    """One step of an optimiser: (params, its state) after it."""
+    with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
+        updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
 def sgd(
     learning_rate: float,
     *,
