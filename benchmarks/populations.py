@@ -108,7 +108,8 @@ def run(config: Config) -> list[dict[str, Any]]:
         counts[place]["repeated"] += len(rows) - len(set(rows.tolist()))
         largest[place] = max(largest[place], difference)
     made = {
-        "command": f"python -m benchmarks.populations --count {config.count} --minutes {config.minutes:g}",
+        "command": f"python -m benchmarks.populations --spaces {' '.join(config.spaces)} --count {config.count}"
+        f" --minutes {config.minutes:g} --seed {config.seed}",
         "commit": workdir.commit(),
         "versions": command.versions(),
         "device": command.device_name(),

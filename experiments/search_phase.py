@@ -32,7 +32,7 @@ from tqdm import tqdm
 from jaxnas import codes, plotting, ranking, runs, tables
 from jaxnas.checks import Count, OneOf, Pair
 from jaxnas.datasets import Dataset
-from jaxnas.policies import POLICIES, Policy, Pool, Training, feed, make_search
+from jaxnas.policies import POLICIES, NaoPool, NaoTraining, Policy, feed, make_search_training
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES
@@ -116,7 +116,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
             of_feedback = {name: accuracies(judge, one) for name, one in found[feedback].items()}
             panels["shared weights" if prefix == "" else f"the table, {config.num_queries} look-ups"] = of_feedback
             for name, one in found[feedback].items():
-                figures |= compared(f"{prefix}{name}", one, of_feedback[name], of_feedback["random"], judge)
+                figures |= figures_of(f"{prefix}{name}", one, of_feedback[name], judge)
+                for other in ("random", "random_search"):
+                    if other in of_feedback and other != name:
+                        figures |= compared(f"{prefix}{name}", other, of_feedback[name], of_feedback[other])
                 rows += [
                     {"feedback": feedback, "policy": name, "seed": problem.seed + seed, "arch": text, "accuracy": value}
                     for seed, (text, value) in enumerate(
@@ -132,8 +135,6 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 
 def check(config: Config, judge: Judge, space: SearchSpace) -> None:
     """Raise a ValueError for what can't be done, before anything is trained."""
-    if unknown := sorted(set(config.policies) - set(POLICIES)):
-        raise ValueError(f"policies: {', '.join(unknown)} is unknown; choose from {', '.join(POLICIES)}.")
     if "random" not in config.policies or len(set(config.policies)) < len(config.policies):
         raise ValueError("policies: each is named once, and random, which the others are compared with, is among them.")
     if config.feedback != "weights" and judge.choose_by is None:
@@ -173,11 +174,11 @@ def make_policy(config: Config, name: str, space: SearchSpace, num_updates: int)
     elif name == "nao":  # four rounds: two fifths of the queries first, a fifth in each of three more
         first, more = max(2, 2 * config.num_queries // 5), max(2, config.num_queries // 5)
         settings = {
-            "pool": Pool(first, first, more - more // 4, more // 4),
+            "pool": NaoPool(first, first, more - more // 4, more // 4),
             "num_ascended": max(1, first // 2),
             "hidden_size": 32,
             "predictor_sizes": (64, 64),
-            "training": Training(num_steps=config.nao_steps, batch_size=32),
+            "training": NaoTraining(num_steps=config.nao_steps, batch_size=32),
             "rescore": config.feedback != "table",
             "by_params": False,
         }
@@ -232,7 +233,7 @@ def shared(config: Config, space: SearchSpace, data: Dataset, name: str, folder:
     def valid_at(number: int) -> Batch:
         return valid[seed](number)
 
-    search = make_search(
+    search = make_search_training(
         policy.supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, preprocess=preprocess,
         idle=training.idle,
     )  # fmt: skip
@@ -273,11 +274,11 @@ def accuracies(judge: Judge, found: Found) -> np.ndarray:
     return judge.accuracy(np.array(found["archs"], np.int32))
 
 
-def compared(name: str, found: Found, values: np.ndarray, of_random: np.ndarray, judge: Judge) -> dict[str, Any]:
+def figures_of(name: str, found: Found, values: np.ndarray, judge: Judge) -> dict[str, Any]:
     """The figures of one policy."""
     best = int(np.argmax(values))
     rank = judge.rank(np.array(found["archs"][best], np.int32))
-    figures = ranking.estimate_mean(values).named(f"{name}_mean_accuracy") | {
+    return ranking.estimate_mean(values).named(f"{name}_mean_accuracy") | {
         f"{name}_std_accuracy": float(np.std(values, ddof=1)),
         f"{name}_best_accuracy": float(values[best]),
         f"{name}_best_rank": rank,
@@ -287,13 +288,16 @@ def compared(name: str, found: Found, values: np.ndarray, of_random: np.ndarray,
         f"{name}_seconds": found["seconds"],
         f"{name}_forward_passes": found["forward_passes"],
     }
-    if not name.endswith("random"):
-        moments = [part for group in (values, of_random) for part in (group.mean(), group.std(ddof=1), len(group))]
-        varies = np.ptp(values) > 0 or np.ptp(of_random) > 0
-        welch = scipy.stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue if varies else None
-        figures[f"{name}_p_value"] = None if welch is None else float(welch)
-        figures |= ranking.estimate_mean(values - of_random).named(f"{name}_minus_random")
-    return figures
+
+
+def compared(name: str, other: str, values: np.ndarray, of_other: np.ndarray) -> dict[str, Any]:
+    """The figures of one policy beside another: Welch's p, and the mean difference, paired by seed."""
+    moments = [part for group in (values, of_other) for part in (group.mean(), group.std(ddof=1), len(group))]
+    varies = np.ptp(values) > 0 or np.ptp(of_other) > 0
+    welch = scipy.stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue if varies else None
+    p_value = f"{name}_p_value" if other == "random" else f"{name}_p_value_{other}"
+    figures = {p_value: None if welch is None else float(welch)}
+    return figures | ranking.estimate_mean(values - of_other).named(f"{name}_minus_{other}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ EXPERIMENTS = {
     "supernet_factors": [],
     "pcnas": ["--num-seeds", "2"],
     "search_compare": [],
+    "search_phase": [],
     "posterior_fading": [],
     "build_table": [],
     "measure_latency": [],

@@ -336,6 +336,7 @@ def test_routes_agree(bn_mode):
             np.testing.assert_allclose(loss, expected, rtol=1e-3)
 
 
+@pytest.mark.slow("training a super-net of two cells, whose step compiles for half a minute")
 def test_training():
     """The loss falls; a step moves what its path takes, and nothing else."""
     supernet, _ = built(1)

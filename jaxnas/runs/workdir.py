@@ -20,7 +20,7 @@ from typing import Any
 import filelock
 import jax
 
-from jaxnas.files import checksum, replace_file
+from jaxnas.files import checksum, decode_json, read_file, replace_file
 from jaxnas.runs import sealed
 from jaxnas.runs.config import fields, flat
 
@@ -89,7 +89,7 @@ def claim(workdir: Path, name: str, preset: str, config: Any) -> str:
         _write_json(path, wanted)
         return run
     try:
-        stored = json.loads(path.read_text())
+        stored = decode_json(read_file(path))
         held, stored_config = stored["name"], dict(stored["config"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(
@@ -149,9 +149,9 @@ def show(workdir: Path, run: str) -> None:
     """Print the figures of result.json, which has to be of the run of that identity, and the files beside it."""
     path = workdir / "result.json"
     try:
-        result = json.loads(path.read_text())
+        result = decode_json(read_file(path))
         whole = result.pop("checksum") == checksum(result)
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         whole = False
     if not whole or result.get("run") != run:
         what = "of another run" if whole else "damaged, edited or no result"
