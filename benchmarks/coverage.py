@@ -1,6 +1,6 @@
 """How often the intervals of `jaxnas.ranking` hold the figure that they are of: simulations with a known one.
 
-    python -m benchmarks.coverage                                   # a table; about ten minutes on one core
+    python -m benchmarks.coverage                                   # a table; six minutes on one core
     python -m benchmarks.coverage --quick                           # fewer simulations
     python -m benchmarks.coverage --json --out results/coverage.json    # what the docstrings state
 

@@ -42,7 +42,7 @@ EXPERIMENTS = {
 PER_RUN = 6
 NAMELESS = r"/\.[^/]*$|/d/[0-9a-f]+$"  # hidden, or called otherwise in each run
 TIMED = re.compile(r"seconds|_per_s$|^commit$|^checksum$|^versions$")
-MEASURED = re.compile(r"_ms$|spearman|kendall|error|spread|^scale$")
+MEASURED = re.compile(r"_ms$|spearman|kendall|error|spread|scattered|^scale$")
 PHASES = {
     "checkpoint": r"checkpoints/",
     "training": r"training\.csv$|trainings/",
