@@ -8,7 +8,10 @@ search and regularised evolution ask for as many. The published comparison gave 
 pool. A mixture is fed with codes drawn from it.
 
 `prob_surpass_random` is the chance that the best of all seeds beats as many uniform draws; `p_value` that of Welch's
-t-test against the random policy, `minus_random` the mean difference to it, seeds paired, with a bootstrap interval.
+t-test against the random policy, `minus_random` the mean difference to it, seeds paired, with Student's interval and a
+percentile bootstrap's beside it, which is too short for few seeds. `parameter_free` is the share of choices that end
+with an operation without parameters; parameter_free.png has its weight in mixtures over the training, where collapse
+to skip-connections shows.
 
     python -m experiments.search_phase quick --workdir runs/policies
     python -m experiments.search_phase cpu --data-dir DIR --workdir runs/policies-nb201
@@ -38,6 +41,7 @@ from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
+from jaxnas.supernets import Supernet
 from jaxnas.tables import Judge
 from jaxnas.training import Batch, BatchAt, batches, make_cross_entropy_loss, make_preprocess, sgd
 
@@ -45,8 +49,11 @@ from .shared.config import SupernetConfig, settle
 from .shared.problem import load_images, resize
 from .shared.supernet import build, make_score
 
+PARAMETER_FREE = "policy_parameter_free"  # the column of training.csv
 BASELINES = {"random_search": "random", "evolution": "evolution"}  # which ask for as much as the policies do
-Found = dict[str, Any]  # of a policy: "archs" [num_seeds][num_choices], "seconds", "forward_passes"
+# Of a policy: "archs" [num_seeds][num_choices], "seconds", "forward_passes"; "steps" [num_points] and "parameter_free"
+# [num_seeds][num_points] of a mixture over the training.
+Found = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Config(SupernetConfig):
     """Which policies, how often, and what feeds them."""
 
     policies: tuple[Annotated[str, OneOf(POLICIES)], ...] = (
-        "random", "enas", "reinforce", "darts", "gdas", "fbnet", "bayesnas", "nao",
+        "random", "enas", "reinforce", "darts", "darts_second_order", "gdas", "fbnet", "bayesnas", "nao",
     )  # fmt: skip
     feedback: Literal["both", "table", "weights"] = "both"
     num_seeds: Pair = 10  # runs of each policy, from seeds seed, seed + 1, ...
@@ -87,9 +94,11 @@ PRESETS = {
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Search and judge; see the module's docstring. Files: a folder for each feedback, searches.csv, outcomes.png."""
+    """Search and judge; see the module's docstring. Files: a folder for each feedback, searches.csv,
+    outcomes.png and parameter_free.png."""
     config = settle(config)
     problem, space = config.problem, get_space(config.problem.space)
+    supernet = build(config.network, space)
     truth = tables.load_truth(space, problem.dataset, data_dir=problem.data_dir)
     judge = tables.make_judge(truth)
     check(config, judge, space)
@@ -117,6 +126,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
             panels["shared weights" if prefix == "" else f"the table, {config.num_queries} look-ups"] = of_feedback
             for name, one in found[feedback].items():
                 figures |= figures_of(f"{prefix}{name}", one, of_feedback[name], judge)
+                figures |= {f"{prefix}{name}_parameter_free": parameter_free(supernet, one)}
                 for other in ("random", "random_search"):
                     if other in of_feedback and other != name:
                         figures |= compared(f"{prefix}{name}", other, of_feedback[name], of_feedback[other])
@@ -130,6 +140,11 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     title = f"What policies end with, {space.name} on {problem.dataset}, {plotting.counted(config.num_seeds, 'seed')}"
     figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label="stand-alone test accuracy")
     plotting.save_figure(figure, workdir / "outcomes.png")
+    if mixed := {name: one for name, one in found.get("weights", {}).items() if "steps" in one}:
+        shares = {f"{name}: weight without parameters": one["parameter_free"] for name, one in mixed.items()}
+        title = f"How much of the mixture has no parameters, {space.name} on {problem.dataset}"
+        curve = plotting.training_curve(next(iter(mixed.values()))["steps"], shares, title=title)
+        plotting.save_figure(curve, workdir / "parameter_free.png")
     return figures
 
 
@@ -237,7 +252,7 @@ def shared(config: Config, space: SearchSpace, data: Dataset, name: str, folder:
         policy.supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, preprocess=preprocess,
         idle=training.idle,
     )  # fmt: skip
-    seconds, archs = 0.0, []
+    seconds, archs, curves = 0.0, [], []
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
         init_key, train_key, valid_key, last_key = jax.random.split(jax.random.key(seed), 4)
         valid[seed] = batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, split="valid")
@@ -258,8 +273,15 @@ def shared(config: Config, space: SearchSpace, data: Dataset, name: str, folder:
         state, seconds = trained.state, seconds + trained.seconds
         scored = lambda found, state=state: score(state, np.asarray(found)).accuracy  # noqa: E731
         archs.append(policy.decide(last_key, state.sampler_state.policy, scored).tolist())
+        curves.append([(row["step"], row[PARAMETER_FREE]) for row in trained.rows if PARAMETER_FREE in row])
     steps = forward_passes(policy, num_steps, num_updates, config.num_asked) * training.batch_size
-    return {"archs": archs, "seconds": seconds, "forward_passes": float(steps)}
+    found = {"archs": archs, "seconds": seconds, "forward_passes": float(steps)}
+    if policy.relax is None:
+        return found
+    return found | {
+        "steps": [step for step, _ in curves[0]],
+        "parameter_free": [[share for _, share in curve] for curve in curves],
+    }
 
 
 def forward_passes(policy: Policy, num_steps: int, num_updates: int, num_asked: int) -> float:
@@ -290,14 +312,26 @@ def figures_of(name: str, found: Found, values: np.ndarray, judge: Judge) -> dic
     }
 
 
+def parameter_free(supernet: Supernet, found: Found) -> float:
+    """The share of choices that end with a candidate without parameters, over all seeds."""
+    taken = supernet.decode(np.array(found["archs"], np.int32))
+    return float(supernet.parameter_free[np.arange(taken.shape[1]), taken].mean())
+
+
 def compared(name: str, other: str, values: np.ndarray, of_other: np.ndarray) -> dict[str, Any]:
-    """The figures of one policy beside another: Welch's p, and the mean difference, paired by seed."""
+    """The figures of one policy beside another: Welch's p, and the mean difference, paired by seed, with the intervals
+    of Student's t and of the percentile bootstrap."""
     moments = [part for group in (values, of_other) for part in (group.mean(), group.std(ddof=1), len(group))]
     varies = np.ptp(values) > 0 or np.ptp(of_other) > 0
     welch = scipy.stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue if varies else None
     p_value = f"{name}_p_value" if other == "random" else f"{name}_p_value_{other}"
     figures = {p_value: None if welch is None else float(welch)}
-    return figures | ranking.estimate_mean(values - of_other).named(f"{name}_minus_{other}")
+    differences, minus = values - of_other, f"{name}_minus_{other}"
+    bounds = (differences[0],) * 2  # of differences that are all equal
+    if np.ptp(differences) > 0:
+        bounds = scipy.stats.bootstrap((differences,), np.mean, method="percentile", rng=0).confidence_interval
+    figures |= {f"{minus}_bootstrap_{side}": float(bound) for side, bound in zip(("low", "high"), bounds, strict=True)}
+    return figures | ranking.estimate_mean(differences).named(minus)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ SETTINGS = {
     "enas": {"num_asked": 10, "learning_rate": 0.05, "hidden_size": 8, "num_layers": 1, "num_updates": 2},
     "reinforce": {"learning_rate": 0.1, "num_asked": 2},
     "darts": {"learning_rate": 0.1},
+    "darts_second_order": {"learning_rate": 0.1},
     "gdas": {"learning_rate": 0.1},
     "pc_darts": {"learning_rate": 0.1, "warmup": 0.5},
     "fbnet": {"learning_rate": 0.1},

@@ -1,5 +1,7 @@
 """Search policies, which learn where to search while the super-net trains, by name: `POLICIES[name](supernet)`."""
 
+import functools
+
 from jaxnas.policies._bayesnas import bayesnas
 from jaxnas.policies._darts import darts
 from jaxnas.policies._enas import enas
@@ -18,6 +20,7 @@ POLICIES: dict[str, PolicyFactory] = {
     "enas": enas,
     "reinforce": reinforce,
     "darts": darts,
+    "darts_second_order": functools.partial(darts, unrolled=True),
     "gdas": gdas,
     "pc_darts": pc_darts,
     "fbnet": fbnet,

@@ -40,4 +40,5 @@ def darts(
         logits=lambda alphas: masked(supernet, alphas),
     )
     tx = adam(learning_rate, weight_decay, b1=beta1)
-    return make_mixture("darts", supernet, limit, mixture, tx, every_step, unrolled=unrolled)
+    name = "darts_second_order" if unrolled else "darts"
+    return make_mixture(name, supernet, limit, mixture, tx, every_step, unrolled=unrolled)

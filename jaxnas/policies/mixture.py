@@ -18,7 +18,7 @@ from jaxnas.search.regions import MAX_MEMBERS, Region
 from jaxnas.supernets import Drawn, Supernet
 from jaxnas.training import descend
 
-TERMS = ("policy_loss", "policy_entropy", "policy_grad_norm")
+TERMS = ("policy_loss", "policy_entropy", "policy_grad_norm", "policy_parameter_free")
 NUM_DRAWS = 1000  # codes drawn from a mixture whose likeliest code misses the limit, as many as FBNet's authors draw
 BASELINE_DECAY = 0.9
 
@@ -68,6 +68,9 @@ def make_mixture(
 ) -> Policy:
     """A policy from how its weights come about; `options` are the last fields of `Policy`.
 
+    Terms are of before the update; `policy_parameter_free` is the weight, a mean over places, of candidates without
+    parameters, to which DARTS is known to collapse.
+
     With `Gradients` an update follows the loss's gradient, the penalty's added. With `Rewards` it follows the gradient
     of the expected reward of codes drawn from the mixture, less a moving average (REINFORCE), in its place: so a table,
     which knows no mixtures, can feed it.
@@ -81,6 +84,7 @@ def make_mixture(
     region, encode = feasible_region(supernet, limit), _encode(name, supernet)
     drawer = None if supernet.is_decoded else make_drawer(region)
     finish, reward_gradient = mixture.finish, _reward_gradient(mixture, drawer)
+    free = supernet.parameter_free
 
     def init(key: chex.PRNGKey) -> MixtureState:
         alphas, extra = mixture.init(key)
@@ -100,12 +104,13 @@ def make_mixture(
         return archs[region.contains(archs)][:num_archs]
 
     @jax.jit
-    def learn(state: MixtureState, grads: Any, aid: Any) -> tuple[MixtureState, chex.Array, chex.Array]:
+    def learn(state: MixtureState, grads: Any, aid: Any) -> tuple[MixtureState, tuple[chex.Array, ...]]:
         grads = jax.tree.map(jnp.add, grads, jax.grad(mixture.penalty)(state.alphas, aid))
         alphas, opt_state = descend(tx, grads, state.opt_state, state.alphas)
-        entropy = entropies(jax.nn.log_softmax(mixture.logits(state.alphas), axis=-1)).sum()
+        logs = jax.nn.log_softmax(mixture.logits(state.alphas), axis=-1)
+        share = jnp.where(free, jnp.exp(logs), 0.0).sum(axis=-1).mean()
         state = state._replace(alphas=alphas, opt_state=opt_state, num_updates=state.num_updates + 1)
-        return state, entropy, optax.tree.norm(grads)
+        return state, (entropies(logs).sum(), optax.tree.norm(grads), share)
 
     def update(key: chex.PRNGKey, state: MixtureState, feedback: Rewards | Gradients) -> tuple[MixtureState, Terms]:
         if isinstance(feedback, Rewards):
@@ -119,8 +124,8 @@ def make_mixture(
             state, loss = state._replace(baseline=baseline), -rewards.mean()
         else:
             grads, loss = feedback.alphas, feedback.loss
-        state, entropy, norm = learn(state, grads, mixture.aid(state))
-        terms = (float(value) for value in jax.device_get((loss, entropy, norm)))
+        state, others = learn(state, grads, mixture.aid(state))
+        terms = (float(value) for value in jax.device_get((loss, *others)))
         return finish(state, feedback), dict(zip(TERMS, terms, strict=True))
 
     def decide(key: chex.PRNGKey, state: MixtureState, score: ScoreFn) -> np.ndarray:

@@ -85,6 +85,17 @@ class Supernet(NamedTuple):
         return tuple(by_place[place] for place in range(len(by_place)))
 
     @property
+    def parameter_free(self) -> np.ndarray:
+        """Bool [num_places, max(num_candidates)]: which candidates have no parameters in any layer, such as none, skip
+        and pooling; False where a place has fewer candidates."""
+        free = exist(self.num_candidates).copy()
+        for layer in self.layers.values():
+            if layer.choice is not None:
+                for index, operation in enumerate(layer.candidates.values()):
+                    free[layer.choice, index] &= not jax.tree.leaves(outline(operation, layer.in_shape)[1])
+        return free
+
+    @property
     def has_shared_params(self) -> bool:
         """Whether candidates share parameters."""
         return self.view is not as_it_is
