@@ -141,8 +141,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label="stand-alone test accuracy")
     plotting.save_figure(figure, workdir / "outcomes.png")
     if mixed := {name: one for name, one in found.get("weights", {}).items() if "steps" in one}:
-        shares = {f"{name}: weight without parameters": one["parameter_free"] for name, one in mixed.items()}
-        title = f"How much of the mixture has no parameters, {space.name} on {problem.dataset}"
+        shares = {name: one["parameter_free"] for name, one in mixed.items()}
+        title = f"Weight of candidates without parameters in each mixture, {space.name} on {problem.dataset}"
         curve = plotting.training_curve(next(iter(mixed.values()))["steps"], shares, title=title)
         plotting.save_figure(curve, workdir / "parameter_free.png")
     return figures

@@ -305,6 +305,20 @@ def test_bad_settings_are_refused(name, settings, said, supernet):
 # --- updates by hand
 
 
+def test_weight_without_parameters(supernet):
+    """Of the first choice three of four candidates have none, of the others two of three and all three; alphas that
+    favour them by log 2 at the first make it 6 of 7."""
+    free = supernet.parameter_free
+    assert free.tolist() == [[True, True, True, False], [True, True, False, False], [True, True, True, False]]
+    policy = POLICIES["darts"](supernet)
+    state = policy.init(jax.random.key(0))
+    alphas = jnp.zeros((3, 4)).at[0, :3].set(jnp.log(2.0))
+    _, terms = policy.update(
+        jax.random.key(0), state._replace(alphas=alphas), Gradients(jnp.zeros((3, 4)), jnp.zeros(()))
+    )
+    assert terms["policy_parameter_free"] == pytest.approx((6 / 7 + 2 / 3 + 1) / 3, abs=1e-3)
+
+
 def test_reinforce_by_hand(supernet):
     """Two codes with rewards 1 and 0: the baseline is 0.5, signals are +-0.5, and the first step of Adam moves each
     logit by the learning rate in the direction of (one-hot - probability) times the signal, averaged."""

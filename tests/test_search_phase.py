@@ -46,6 +46,14 @@ def test_figures_by_hand(fed, truth):
             welch = scipy.stats.ttest_ind(values, ends["random"], equal_var=False).pvalue
             assert result[f"fed_{name}_p_value"] == (pytest.approx(welch) if varies else None)
             assert result[f"fed_{name}_minus_random"] == pytest.approx((values - ends["random"]).mean())
+            # Means of two differences drawn with repetition: one of them, the other, or between, at 1 : 1 : 2.
+            low, high = (result[f"fed_{name}_minus_random_bootstrap_{side}"] for side in ("low", "high"))
+            assert [low, high] == pytest.approx(sorted(values - ends["random"]))
+        kept = [row["arch"] for row in rows if row["policy"] == name]
+        identities = sum(text.count("0") for text in kept)
+        # Of the four layers the second is strided, where identity is a convolution.
+        strided = sum(text.replace("-", "")[1] == "0" for text in kept)
+        assert result[f"fed_{name}_parameter_free"] == pytest.approx((identities - strided) / 8)
     assert "enas_mean_accuracy" not in result
     with Image.open(fed / "outcomes.png") as picture:
         assert picture.width > 900
