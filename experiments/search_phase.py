@@ -33,9 +33,8 @@ import scipy.stats
 from tqdm import tqdm
 
 from jaxnas import codes, plotting, ranking, runs, tables
-from jaxnas.checks import Count, OneOf, Pair
-from jaxnas.datasets import Dataset
-from jaxnas.policies import POLICIES, NaoPool, NaoTraining, Policy, feed, make_search_training
+from jaxnas.checks import OneOf, Pair
+from jaxnas.policies import POLICIES, feed
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES
@@ -43,21 +42,17 @@ from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Supernet
 from jaxnas.tables import Judge
-from jaxnas.training import Batch, BatchAt, batches, make_cross_entropy_loss, make_preprocess, sgd
 
-from .shared.config import SupernetConfig, settle
+from .shared.config import settle
+from .shared.policies import Found, PolicySearchConfig, make_policy, search_with_weights
 from .shared.problem import load_images, resize
-from .shared.supernet import build, make_score
+from .shared.supernet import build
 
-PARAMETER_FREE = "policy_parameter_free"  # the column of training.csv
 BASELINES = {"random_search": "random", "evolution": "evolution"}  # which ask for as much as the policies do
-# Of a policy: "archs" [num_seeds][num_choices], "seconds", "forward_passes"; "steps" [num_points] and "parameter_free"
-# [num_seeds][num_points] of a mixture over the training.
-Found = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(SupernetConfig):
+class Config(PolicySearchConfig):
     """Which policies, how often, and what feeds them."""
 
     policies: tuple[Annotated[str, OneOf(POLICIES)], ...] = (
@@ -65,11 +60,6 @@ class Config(SupernetConfig):
     )  # fmt: skip
     feedback: Literal["both", "table", "weights"] = "both"
     num_seeds: Pair = 10  # runs of each policy, from seeds seed, seed + 1, ...
-    num_queries: Count = 100  # look-ups of a policy that the table feeds
-    num_asked: Count = 10  # codes judged for an update of enas and reinforce
-    num_updates: Count = 50  # of enas after each epoch of the weights
-    num_final: Count = 100  # codes that enas and reinforce draw in the end, of which the best by score is taken
-    nao_steps: Count = 500  # of its networks, in each round
 
 
 PRESETS = {
@@ -114,16 +104,24 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         data, found["weights"] = load_images(problem, space), {}
         sized = resize(problem, space, data)
         for name in config.policies:
-            ask = functools.partial(shared, config, sized, data, name, workdir / "weights", origin)
+            ask = functools.partial(
+                search_with_weights, config, config.num_seeds, sized, data, name, workdir / "weights", origin
+            )
             found["weights"][name] = kept(workdir / "weights" / f"{name}.json", {**origin, "policy": name}, ask)
     figures: dict[str, Any] = {"space": space.name, "dataset": problem.dataset, "num_seeds": config.num_seeds}
-    figures |= {"num_queries": config.num_queries, "num_archs": len(judge.feasible), "table_best": judge.feasible[0]}
+    figures |= {
+        "num_queries": config.policy.num_queries,
+        "num_archs": len(judge.feasible),
+        "table_best": judge.feasible[0],
+    }
     panels: dict[str, dict[str, np.ndarray]] = {}
     rows = []
     for feedback, prefix in (("weights", ""), ("table", "fed_")):
         if feedback in found:
             of_feedback = {name: accuracies(judge, one) for name, one in found[feedback].items()}
-            panels["shared weights" if prefix == "" else f"the table, {config.num_queries} look-ups"] = of_feedback
+            panels["shared weights" if prefix == "" else f"the table, {config.policy.num_queries} look-ups"] = (
+                of_feedback
+            )
             for name, one in found[feedback].items():
                 figures |= figures_of(f"{prefix}{name}", one, of_feedback[name], judge)
                 figures |= {f"{prefix}{name}_parameter_free": parameter_free(supernet, one)}
@@ -163,7 +161,7 @@ def check(config: Config, judge: Judge, space: SearchSpace) -> None:
             " with any; take a space with a whole table."
         )
     for name in config.policies:
-        make_policy(config, name, space.resized(), 1)
+        make_policy(config, name, space, 1)
 
 
 def kept(path: Path, origin: sealed.Origin, search: Callable[[], Found]) -> Found:
@@ -173,31 +171,6 @@ def kept(path: Path, origin: sealed.Origin, search: Callable[[], Found]) -> Foun
         sealed.write_json(path, "searches", search(), origin)
     found: Found = sealed.read_json(path, "searches", origin)
     return found
-
-
-def make_policy(config: Config, name: str, space: SearchSpace, num_updates: int) -> Policy:
-    """A policy with published settings, but those that its config scales down; `num_updates` there will be."""
-    partial = 4 if name == "pc_darts" else 1
-    network = dataclasses.replace(config.network, affine=bool(config.network.affine))
-    supernet = build(network, space, partial_channels=partial)
-    settings: dict[str, Any] = {}
-    if name in ("enas", "reinforce"):
-        settings = {"num_asked": config.num_asked, "num_final": config.num_final}
-        settings |= {"num_updates": config.num_updates} if name == "enas" else {}
-    elif name in ("gdas", "fbnet"):
-        settings = {"num_updates": num_updates}
-    elif name == "nao":  # four rounds: two fifths of the queries first, a fifth in each of three more
-        first, more = max(2, 2 * config.num_queries // 5), max(2, config.num_queries // 5)
-        settings = {
-            "pool": NaoPool(first, first, more - more // 4, more // 4),
-            "num_ascended": max(1, first // 2),
-            "hidden_size": 32,
-            "predictor_sizes": (64, 64),
-            "training": NaoTraining(num_steps=config.nao_steps, batch_size=32),
-            "rescore": config.feedback != "table",
-            "by_params": False,
-        }
-    return POLICIES[name](supernet, **settings)
 
 
 def fed(config: Config, judge: Judge, name: str) -> Found:
@@ -211,85 +184,20 @@ def fed(config: Config, judge: Judge, name: str) -> Found:
         return np.array([known[code.tobytes()] for code in np.asarray(asked, judge.truth.archs.dtype)])
 
     if name not in BASELINES:
-        fed_config = dataclasses.replace(config, feedback="table")
-        policy = make_policy(fed_config, name, space, config.num_queries)
+        policy = make_policy(config, name, space, config.policy.num_queries, rescore=False)
     for number in tqdm(range(config.num_seeds), desc=f"{name}, table", disable=not config.problem.progress):
         key = jax.random.key(config.problem.seed + number)
         if policy is not None:
-            outcome = feed(policy, look_up, config.num_queries, key)
+            outcome = feed(policy, look_up, config.policy.num_queries, key)
             archs.append((outcome.decided if name == "random" else outcome.best).tolist())
             continue
         options = {"population_size": 10, "tournament_size": 3} if name == "evolution" else {}  # of NATS-Bench
         search = SEARCHES[BASELINES[name]](space, None, num_archs=1, **options)
         state = search.init(key)
-        while (left := config.num_queries - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
+        while (left := config.policy.num_queries - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
             state = search.tell(state, asked, look_up(asked))
         archs.append(search.best(state)[0].tolist())
     return {"archs": archs, "seconds": time.perf_counter() - begin, "forward_passes": 0.0}
-
-
-def shared(config: Config, space: SearchSpace, data: Dataset, name: str, folder: Path, origin: sealed.Origin) -> Found:
-    """A policy that learns while the super-net trains: what each seed ends with."""
-    training = config.training
-    assert training.num_steps is not None and training.learning_rate is not None
-    num_steps, per_epoch = training.num_steps, max(1, len(data.train_images) // training.batch_size)
-    timetable = make_policy(config, name, space, 1).timetable(num_steps, per_epoch)
-    num_updates = timetable.done(num_steps)
-    policy = make_policy(config, name, space, max(1, num_updates))
-    preprocess = make_preprocess(data.mean, data.std, crop=training.crop, flip=training.flip)
-    tx = sgd(
-        training.learning_rate, num_steps=num_steps, momentum=training.momentum, weight_decay=training.weight_decay,
-        clip_norm=training.clip_norm, final_learning_rate=training.final_learning_rate,
-    )  # fmt: skip
-    loss_fn = make_cross_entropy_loss(policy.supernet, preprocess=preprocess, label_smoothing=training.label_smoothing)
-    score = make_score(config.scoring, policy.supernet, data, progress=False)
-    valid: dict[int, BatchAt] = {}  # seed -> its validation batches: one step is compiled for all seeds
-
-    def valid_at(number: int) -> Batch:
-        return valid[seed](number)
-
-    search = make_search_training(
-        policy.supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, preprocess=preprocess,
-        idle=training.idle,
-    )  # fmt: skip
-    seconds, archs, curves = 0.0, [], []
-    for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
-        init_key, train_key, valid_key, last_key = jax.random.split(jax.random.key(seed), 4)
-        valid[seed] = batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, split="valid")
-        trained = runs.resumable(
-            search.step,
-            search.init(init_key),
-            batches(train_key, data.train_images, data.train_labels, training.batch_size),
-            num_steps,
-            folder / name / f"seed{seed}",
-            fingerprint=space.fingerprint,
-            origin={**origin, "policy": name, "seed": seed},
-            checkpoint_every=training.checkpoint_every,
-            report_every=training.report_every,
-            keep=1,
-            label=f"{name}, seed {seed}",
-            progress=config.problem.progress,
-        )
-        state, seconds = trained.state, seconds + trained.seconds
-        scored = lambda found, state=state: score(state, np.asarray(found)).accuracy  # noqa: E731
-        archs.append(policy.decide(last_key, state.sampler_state.policy, scored).tolist())
-        curves.append([(row["step"], row[PARAMETER_FREE]) for row in trained.rows if PARAMETER_FREE in row])
-    steps = forward_passes(policy, num_steps, num_updates, config.num_asked) * training.batch_size
-    found = {"archs": archs, "seconds": seconds, "forward_passes": float(steps)}
-    if policy.relax is None:
-        return found
-    return found | {
-        "steps": [step for step, _ in curves[0]],
-        "parameter_free": [[share for _, share in curve] for curve in curves],
-    }
-
-
-def forward_passes(policy: Policy, num_steps: int, num_updates: int, num_asked: int) -> float:
-    """Of a run, per image of a batch, in architectures: three for a step with its gradient, each candidate of a mixture
-    for itself; what is scored at the end is left out."""
-    width = float(np.mean(policy.supernet.num_candidates)) if policy.relax and policy.name != "gdas" else 1.0
-    asked = {"enas": num_asked, "reinforce": num_asked, "random": 0}.get(policy.name, 1)
-    return 3 * width * num_steps + num_updates * (3 * width if policy.relax else asked)
 
 
 def accuracies(judge: Judge, found: Found) -> np.ndarray:
