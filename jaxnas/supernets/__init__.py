@@ -14,6 +14,7 @@ from jaxnas.supernets.dag import dag_supernet
 from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
 from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
 from jaxnas.supernets.size import size_supernet
+from jaxnas.supernets.soft import soft_weights, softened
 from jaxnas.supernets.supernet import Supernet, check_images, check_kept, only, select_stats
 from jaxnas.supernets.two_cell import two_cell_supernet
 
@@ -118,4 +119,6 @@ __all__ = [
     "only",
     "run_operation",
     "select_stats",
+    "soft_weights",
+    "softened",
 ]
