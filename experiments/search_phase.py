@@ -23,7 +23,7 @@ Figures are in experiments/README.md. A killed run goes on policy by policy, and
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,7 +35,6 @@ from tqdm import tqdm
 from jaxnas import codes, plotting, ranking, runs, tables
 from jaxnas.checks import OneOf, Pair
 from jaxnas.policies import POLICIES, feed
-from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES
 from jaxnas.space import SearchSpace
@@ -44,7 +43,7 @@ from jaxnas.supernets import Supernet
 from jaxnas.tables import Judge
 
 from .shared.config import settle
-from .shared.policies import Found, PolicySearchConfig, make_policy, search_with_weights
+from .shared.policies import Found, PolicySearchConfig, check_judged, kept, make_policy, search_with_weights
 from .shared.problem import load_images, resize
 from .shared.supernet import build
 
@@ -155,22 +154,9 @@ def check(config: Config, judge: Judge, space: SearchSpace) -> None:
             f"the table of {space.name} has neither validation accuracies nor a second training seed: what would feed"
             " the policies is what they are judged by; take --feedback weights."
         )
-    if len(judge.feasible) < space.size and space.has_all_codes:
-        raise ValueError(
-            f"the table of {space.name} has {len(judge.feasible)} of {space.size} architectures, and a policy may end"
-            " with any; take a space with a whole table."
-        )
+    check_judged(judge, space)
     for name in config.policies:
         make_policy(config, name, space, 1)
-
-
-def kept(path: Path, origin: sealed.Origin, search: Callable[[], Found]) -> Found:
-    """What a policy found: from its file, or now."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sealed.write_json(path, "searches", search(), origin)
-    found: Found = sealed.read_json(path, "searches", origin)
-    return found
 
 
 def fed(config: Config, judge: Judge, name: str) -> Found:

@@ -1,23 +1,28 @@
 """Search policies as the experiments build them and let them learn beside the shared weights."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from jaxnas import runs
 from jaxnas.checks import Count
 from jaxnas.datasets import Dataset
-from jaxnas.policies import POLICIES, NaoPool, NaoTraining, Policy, make_search_training
+from jaxnas.policies import POLICIES, NaoPool, NaoTraining, Policy, SearchTraining, Timetable, make_search_training
 from jaxnas.runs import sealed
 from jaxnas.space import SearchSpace
-from jaxnas.training import Batch, BatchAt, batches, make_cross_entropy_loss, make_preprocess, sgd
+from jaxnas.supernets import Supernet
+from jaxnas.tables import Judge
+from jaxnas.training import BatchAt, LossFn, TrainState, batches
 
-from .config import SupernetConfig
-from .supernet import build, make_score
+from .config import NetworkConfig, SupernetConfig
+from .supernet import Score, build, make_objective, make_score
 
+PARTIAL_CHANNELS = {"pc_darts": 4}  # of the super-net that a policy is published with
 PARAMETER_FREE = "policy_parameter_free"  # the column of training.csv
 # Of a policy: "archs" [num_seeds][num_choices], "seconds", "forward_passes"; "steps" [num_points] and "parameter_free"
 # [num_seeds][num_points] of a mixture over the training.
@@ -42,13 +47,17 @@ class PolicySearchConfig(SupernetConfig):
     policy: PolicyConfig = PolicyConfig()
 
 
+def supernet_of(policy: str, config: NetworkConfig, space: SearchSpace) -> Supernet:
+    """The super-net of a config for a policy of this name; a ValueError where the space has no place for it."""
+    network = dataclasses.replace(config, affine=bool(config.affine))
+    return build(network, space, partial_channels=PARTIAL_CHANNELS.get(policy, 1))
+
+
 def make_policy(
     config: PolicySearchConfig, name: str, space: SearchSpace, num_updates: int, *, rescore: bool = True
 ) -> Policy:
     """A policy with published settings, but those that its config scales down; `num_updates` there will be."""
-    of_policy, partial = config.policy, 4 if name == "pc_darts" else 1
-    network = dataclasses.replace(config.network, affine=bool(config.network.affine))
-    supernet = build(network, space, partial_channels=partial)
+    of_policy, supernet = config.policy, supernet_of(name, config.network, space)
     settings: dict[str, Any] = {}
     if name in ("enas", "reinforce"):
         settings = {"num_asked": of_policy.num_asked, "num_final": of_policy.num_final}
@@ -69,6 +78,95 @@ def make_policy(
     return POLICIES[name](supernet, **settings)
 
 
+class SearchSetup(NamedTuple):
+    """A policy and how it trains with its super-net: all seeds share one, so that its step is compiled once."""
+
+    policy: Policy
+    data: Dataset
+    search: SearchTraining
+    valid_at: list[BatchAt]  # its last entry gives the policy's batches: those of the seed in training
+
+
+def make_search_setup(
+    config: SupernetConfig,
+    policy: Policy,
+    data: Dataset,
+    timetable: Timetable,
+    terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
+) -> SearchSetup:
+    """The step of a settled config, of policy and weights; `terms` as for `make_objective`."""
+    tx, loss_fn, preprocess = make_objective(config.training, policy.supernet, data, terms)
+    valid_at: list[BatchAt] = []
+    search = make_search_training(
+        policy.supernet,
+        policy,
+        loss_fn,
+        tx,
+        timetable=timetable,
+        valid_at=lambda number: valid_at[-1](number),
+        preprocess=preprocess,
+        idle=config.training.idle,
+    )
+    return SearchSetup(policy, data, search, valid_at)
+
+
+def train_search(
+    config: SupernetConfig,
+    setup: SearchSetup,
+    folder: Path,
+    *,
+    seed: int,
+    origin: sealed.Origin,
+    label: str,
+    begin: TrainState | None = None,
+    more_at: BatchAt = lambda step: {},
+    until: int | None = None,
+) -> runs.Trained:
+    """Train policy and weights of a seed, or go on from the folder's checkpoint.
+
+    Args:
+      seed: of weights, policy and batches.
+      origin: of what is written in the folder.
+      begin: the state to begin at; None: fresh ones.
+      more_at: step -> further splits of the batch of a weight step.
+      until: the step to stop at, on the way to the `num_steps` that the schedules span; None: the end.
+    """
+    policy, data, search, valid_at = setup
+    training = config.training
+    assert training.num_steps is not None
+    init_key, train_key, valid_key, _ = _keys(seed)
+    valid_at[:] = [batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, split="valid")]
+    train_at = batches(train_key, data.train_images, data.train_labels, training.batch_size)
+    return runs.resumable(
+        search.step,
+        search.init(init_key) if begin is None else begin,
+        lambda step: train_at(step) | more_at(step),
+        training.num_steps if until is None else until,
+        folder,
+        fingerprint=policy.supernet.space.fingerprint,
+        origin=origin,
+        checkpoint_every=training.checkpoint_every,
+        report_every=training.report_every,
+        keep=1,
+        label=label,
+        progress=config.problem.progress,
+    )
+
+
+def decide(policy: Policy, state: TrainState, score: Score, seed: int) -> list[int]:
+    """The code that a policy ends with; what it compares in the end it compares by accuracy."""
+    decided = policy.decide(
+        _keys(seed)[3], state.sampler_state.policy, lambda archs: score(state, np.asarray(archs)).accuracy
+    )
+    code: list[int] = decided.tolist()
+    return code
+
+
+def _keys(seed: int) -> jax.Array:
+    """Of weights and policy, of training batches, of the policy's, and of its decision."""
+    return jax.random.split(jax.random.key(seed), 4)
+
+
 def search_with_weights(
     config: PolicySearchConfig,
     num_seeds: int,
@@ -80,48 +178,25 @@ def search_with_weights(
 ) -> Found:
     """A policy that learns while the super-net trains: what each seed ends with."""
     training = config.training
-    assert training.num_steps is not None and training.learning_rate is not None
+    assert training.num_steps is not None
     num_steps, per_epoch = training.num_steps, max(1, len(data.train_images) // training.batch_size)
     timetable = make_policy(config, name, space, 1).timetable(num_steps, per_epoch)
     num_updates = timetable.done(num_steps)
     policy = make_policy(config, name, space, max(1, num_updates))
-    preprocess = make_preprocess(data.mean, data.std, crop=training.crop, flip=training.flip)
-    tx = sgd(
-        training.learning_rate, num_steps=num_steps, momentum=training.momentum, weight_decay=training.weight_decay,
-        clip_norm=training.clip_norm, final_learning_rate=training.final_learning_rate,
-    )  # fmt: skip
-    loss_fn = make_cross_entropy_loss(policy.supernet, preprocess=preprocess, label_smoothing=training.label_smoothing)
+    setup = make_search_setup(config, policy, data, timetable)
     score = make_score(config.scoring, policy.supernet, data, progress=False)
-    valid: dict[int, BatchAt] = {}  # seed -> its validation batches: one step is compiled for all seeds
-
-    def valid_at(number: int) -> Batch:
-        return valid[seed](number)
-
-    search = make_search_training(
-        policy.supernet, policy, loss_fn, tx, timetable=timetable, valid_at=valid_at, preprocess=preprocess,
-        idle=training.idle,
-    )  # fmt: skip
     seconds, archs, curves = 0.0, [], []
     for seed in range(config.problem.seed, config.problem.seed + num_seeds):
-        init_key, train_key, valid_key, last_key = jax.random.split(jax.random.key(seed), 4)
-        valid[seed] = batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, split="valid")
-        trained = runs.resumable(
-            search.step,
-            search.init(init_key),
-            batches(train_key, data.train_images, data.train_labels, training.batch_size),
-            num_steps,
+        trained = train_search(
+            config,
+            setup,
             folder / name / f"seed{seed}",
-            fingerprint=space.fingerprint,
+            seed=seed,
             origin={**origin, "policy": name, "seed": seed},
-            checkpoint_every=training.checkpoint_every,
-            report_every=training.report_every,
-            keep=1,
             label=f"{name}, seed {seed}",
-            progress=config.problem.progress,
         )
-        state, seconds = trained.state, seconds + trained.seconds
-        scored = lambda found, state=state: score(state, np.asarray(found)).accuracy  # noqa: E731
-        archs.append(policy.decide(last_key, state.sampler_state.policy, scored).tolist())
+        seconds += trained.seconds
+        archs.append(decide(policy, trained.state, score, seed))
         curves.append([(row["step"], row[PARAMETER_FREE]) for row in trained.rows if PARAMETER_FREE in row])
     steps = forward_passes(policy, num_steps, num_updates, config.policy.num_asked) * training.batch_size
     found = {"archs": archs, "seconds": seconds, "forward_passes": float(steps)}
@@ -139,3 +214,21 @@ def forward_passes(policy: Policy, num_steps: int, num_updates: int, num_asked: 
     width = float(np.mean(policy.supernet.num_candidates)) if policy.relax and policy.name != "gdas" else 1.0
     asked = {"enas": num_asked, "reinforce": num_asked, "random": 0}.get(policy.name, 1)
     return 3 * width * num_steps + num_updates * (3 * width if policy.relax else asked)
+
+
+def check_judged(judge: Judge, space: SearchSpace) -> None:
+    """Raise a ValueError where a policy may end with an architecture that the table doesn't know."""
+    if len(judge.feasible) < space.size and space.has_all_codes:
+        raise ValueError(
+            f"the table of {space.name} has {len(judge.feasible)} of {space.size} architectures, and a policy may end"
+            " with any; take a space with a whole table."
+        )
+
+
+def kept(path: Path, origin: sealed.Origin, search: Callable[[], Found]) -> Found:
+    """What a search found: from its file, or now."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sealed.write_json(path, "searches", search(), origin)
+    found: Found = sealed.read_json(path, "searches", origin)
+    return found

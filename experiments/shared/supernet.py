@@ -19,6 +19,7 @@ from jaxnas.space import SearchSpace
 from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.training import (
     LossFn,
+    Preprocess,
     TrainState,
     TrainStep,
     add_losses,
@@ -104,15 +105,27 @@ def make_setup(
     sampling: SamplingConfig | Sampler,
     terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
 ) -> TrainingSetup:
-    """Sampler, optimiser and step of a settled config. `terms`, as `add_losses` takes them, are added to the
-    cross-entropy; an empty mapping draws as any other does, None as a cross-entropy alone."""
-    assert config.num_steps is not None and config.learning_rate is not None
+    """Sampler, optimiser and step of a settled config; `terms` as for `make_objective`."""
     sampler = sampling
     if isinstance(sampling, SamplingConfig):
         options = {} if sampling.num_archs is None else {"num_archs": sampling.num_archs}
         assert sampling.sampler is not None
         sampler = SAMPLERS[sampling.sampler](supernet.space, **options)
     assert isinstance(sampler, Sampler)
+    tx, loss_fn, _ = make_objective(config, supernet, data, terms)
+    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
+    return TrainingSetup(supernet, data, sampler, tx, step)
+
+
+def make_objective(
+    config: TrainingConfig,
+    supernet: Supernet,
+    data: Dataset,
+    terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
+) -> tuple[optax.GradientTransformation, LossFn, Preprocess]:
+    """Optimiser, loss and what is done to images, of a settled config. `terms`, as `add_losses` takes them, are added
+    to the cross-entropy; an empty mapping draws as any other does, None as a cross-entropy alone."""
+    assert config.num_steps is not None and config.learning_rate is not None
     tx = sgd(
         config.learning_rate,
         num_steps=config.num_steps,
@@ -130,8 +143,7 @@ def make_setup(
     )
     if terms is not None:
         loss_fn = add_losses({"cross_entropy": (1.0, loss_fn), **terms})
-    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
-    return TrainingSetup(supernet, data, sampler, tx, step)
+    return tx, loss_fn, preprocess
 
 
 def train(
