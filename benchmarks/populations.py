@@ -60,7 +60,7 @@ TOLERANCE = 2e-3  # nats of an image; float32 sums in another order, through man
 class Config:
     """How many populations, of what."""
 
-    spaces: tuple[str, ...] = tuple(SPACES)
+    spaces: tuple[str, ...] = tuple(name for name, space in SPACES.items() if not space.is_text)
     count: int = 10_000
     minutes: float = math.inf  # after which no other population is begun
     seed: int = 0

@@ -18,7 +18,7 @@ class Layout(Protocol):
     """The fixed part of a network, an immutable tuple; `jaxnas.supernets.BUILDERS` has a super-net for each kind."""
 
     @property
-    def image_size(self) -> int: ...  # pixels, height and width
+    def image_size(self) -> int: ...  # pixels, height and width; 0: it reads text
 
     @property
     def in_channels(self) -> int: ...
@@ -181,6 +181,11 @@ class SearchSpace:
     def has_all_codes(self) -> bool:
         """Whether every combination exists, so that none needs checking."""
         return self.is_valid is _all_valid
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its networks read rows of words and say after each which comes next; else they classify images."""
+        return not self.layout.image_size
 
     @property
     def fingerprint(self) -> str:

@@ -300,6 +300,8 @@ def test_spaces_are_known_by_name():
         "nasbench_macro": 6_561,
         "darts": 8**16 * 14_400**2,
         "nats_size": 32_768,
+        "rnn32": 32,
+        "darts_rnn": 40_320 * 4**8,
         "digits_chain": 243,
         # Six first layers of a stage without a skip and ten others with one, behind a fixed first block.
         "mobile_small": 6**6 * 7**10,
@@ -312,8 +314,8 @@ def test_spaces_are_known_by_name():
     with pytest.raises(ValueError) as error:
         get_space("nasbench301")
     known = (
-        "darts, digits_chain, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, nasbench101,"
-        " nasbench101_v4, nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro, nats_size"
+        "darts, darts_rnn, digits_chain, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar,"
+        " nasbench101, nasbench101_v4, nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro, nats_size, rnn32"
     )
     assert str(error.value).startswith(f"unknown search space 'nasbench301'; choose one of {known}, or one of ")
 

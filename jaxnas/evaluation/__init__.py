@@ -5,7 +5,7 @@ from jaxnas.evaluation.per_image import cross_entropy, is_correct
 from jaxnas.evaluation.planning import Plan
 from jaxnas.evaluation.population import Population, work
 from jaxnas.evaluation.route import ordered_map
-from jaxnas.evaluation.scores import Scores
+from jaxnas.evaluation.scores import Scores, merits
 
 __all__ = [
     "BNMode",
@@ -17,6 +17,7 @@ __all__ = [
     "cross_entropy",
     "is_correct",
     "make_evaluator",
+    "merits",
     "ordered_map",
     "work",
 ]

@@ -19,8 +19,8 @@ ToDevices = Callable[[Any], chex.Array]  # a host array -> the same on devices
 class ImageBatch(NamedTuple):
     """Batches side by side, on the devices of one row."""
 
-    images: chex.Array  # float [num_batches, num_images, height, width, channels]
-    labels: chex.Array  # int [num_batches, num_images]
+    images: chex.Array  # float [num_batches, num_images, height, width, channels]; int [num_batches, num_rows, length]
+    labels: chex.Array  # int [num_batches, num_images]; [num_batches, num_rows, length]
     mask: chex.Array | None  # bool [num_batches, num_images]: False for padding; None: nothing is padded anywhere
 
 
@@ -43,12 +43,15 @@ class LoadedRow(NamedTuple):
 
 
 def score_images(logits: chex.Array, batch: ImageBatch) -> tuple[chex.Array, chex.Array]:
-    """Loss and correctness [..., num_images] of logits [..., num_images, classes] on one batch; 0 outside its mask."""
+    """Loss and correctness [..., num_images] of logits [..., num_images, classes] on one batch; 0 outside its mask. Of
+    text the mean over a row's words: the share of those that are right."""
     losses, correct = cross_entropy(logits, batch.labels), is_correct(logits, batch.labels)
+    if batch.labels.ndim == 2:
+        losses, correct = losses.mean(axis=-1), correct.mean(axis=-1)
     if batch.mask is None:
         return losses, correct
     mask = jnp.expand_dims(batch.mask, tuple(range(losses.ndim - 1)))
-    return losses * mask.astype(losses.dtype), correct & mask
+    return losses * mask.astype(losses.dtype), correct * mask.astype(correct.dtype)
 
 
 def rows_of(mesh: jax.sharding.Mesh | None) -> list[DeviceRow]:
@@ -101,8 +104,12 @@ def cut_batches(images: chex.Array, labels: chex.Array, size: int, wide: int) ->
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     num_batches = -(-len(images) // size)
     missing = num_batches * size - len(images)
-    images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))).reshape(num_batches, size, *images.shape[1:])
-    labels = jnp.pad(labels, (0, missing)).reshape(num_batches, size)
+
+    def cut(array: chex.Array) -> chex.Array:
+        padded = jnp.pad(array, ((0, missing), *[(0, 0)] * (array.ndim - 1)))
+        return padded.reshape(num_batches, size, *array.shape[1:])
+
+    images, labels = cut(images), cut(labels)
     counts = np.full(num_batches, size) - missing * (np.arange(num_batches) == num_batches - 1)
     mask = np.arange(size) < counts[:, None]
     rows = np.minimum(np.arange(-(-num_batches // wide) * wide), num_batches - 1).reshape(-1, wide)

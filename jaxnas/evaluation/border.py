@@ -22,10 +22,15 @@ def check_given(bn_mode: str, stats: Stats | None, calibration_images: chex.Arra
 
 def check_images(supernet: Supernet, name: str, images: chex.Array) -> None:
     """Raise a ValueError where images are none that the network takes, or none at all; or the first `LOOKED_AT` are
-    pixels that were not standardised: whole numbers, NaN, or too large. Fractions of 0 to 1 can't be told."""
+    pixels that were not standardised: whole numbers, NaN, or too large. Fractions of 0 to 1 can't be told. Of text all
+    words are looked at, since one that the network doesn't know would be taken for another."""
     supernets.check_images(supernet.space, images, name)
     if not len(images):
         raise ValueError(f"{supernet.space.name}: there are no {name}, expected at least one.")
+    if supernet.space.is_text:
+        most = supernet.space.layout.num_classes - 1
+        checks.array(name, images, (None, None), "integer", least=0, most=most)
+        return
     few = np.asarray(images[:LOOKED_AT], np.float32)
     low, high = float(few.min()), float(few.max())
     if not -LARGEST <= low <= high <= LARGEST:  # or NaN
@@ -37,10 +42,10 @@ def check_images(supernet: Supernet, name: str, images: chex.Array) -> None:
         )
 
 
-def check_labels(supernet: Supernet, labels: chex.Array, num_images: int) -> np.ndarray:
-    """The labels as int32; a ValueError where they are none of the images' classes."""
-    most = supernet.space.layout.num_classes - 1
-    return checks.array("labels", labels, (num_images,), "integer", least=0, most=most).astype(np.int32)
+def check_labels(supernet: Supernet, labels: chex.Array, images: chex.Array) -> np.ndarray:
+    """The labels as int32, one for each image or word; a ValueError where they are none of their classes."""
+    most, shape = supernet.space.layout.num_classes - 1, images.shape[: 2 if supernet.space.is_text else 1]
+    return checks.array("labels", labels, shape, "integer", least=0, most=most).astype(np.int32)
 
 
 def check_stats(supernet: Supernet, stats: Stats, archs: np.ndarray) -> None:

@@ -1,6 +1,8 @@
 """The routes "mask", "serial" and "dispatch": a population is cut into compiled calls of one size."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -23,8 +25,8 @@ def make_calls(supernet: Supernet) -> Route:
         """Loss and correctness of each image: [num_archs, num_batches, num_images]."""
 
         def of_batch(batch: ImageBatch) -> tuple[chex.Array, chex.Array]:
-            logits, _ = forward(supernet, strategy, groups, params, archs, stats, batch.images, batch.mask)
-            return score_images(logits, batch)
+            finish = functools.partial(score_images, batch=batch)  # one by one: logits of a text are large
+            return forward(supernet, strategy, groups, params, archs, stats, batch.images, batch.mask, finish)[0]
 
         return jax.vmap(of_batch, out_axes=1)(batch)
 
@@ -35,7 +37,8 @@ def make_calls(supernet: Supernet) -> Route:
         """Statistics used, [num_archs, num_batches, 2, size] by layer."""
 
         def of_batch(batch: ImageBatch) -> chex.ArrayTree:
-            return forward(supernet, strategy, groups, params, archs, None, batch.images, batch.mask)[1]
+            nothing = lambda logits: ()  # noqa: E731
+            return forward(supernet, strategy, groups, params, archs, None, batch.images, batch.mask, nothing)[1]
 
         return jax.vmap(of_batch, out_axes=1)(batch)
 
@@ -78,11 +81,14 @@ def forward(
     stats: Stats | None,
     images: chex.Array,
     mask: chex.Array | None,
-) -> tuple[chex.Array, chex.ArrayTree]:
-    """Logits [num_archs, num_images, classes] and statistics [num_archs, ...] by one of the routes."""
+    finish: Callable[[chex.Array], Any],
+) -> tuple[Any, chex.ArrayTree]:
+    """What `finish` makes of each architecture's logits [num_images, classes], [num_archs, ...]; and statistics
+    [num_archs, ...], by one of the routes."""
 
-    def apply(arch: chex.Array, stats: Stats | None, groups: Groups) -> tuple[chex.Array, chex.ArrayTree]:
-        return supernet.apply(params, arch, images, stats=stats, mask=mask, groups=groups)
+    def apply(arch: chex.Array, stats: Stats | None, groups: Groups) -> tuple[Any, chex.ArrayTree]:
+        logits, used = supernet.apply(params, arch, images, stats=stats, mask=mask, groups=groups)
+        return finish(logits), used
 
     if strategy == "serial":
         return jax.lax.map(lambda xs: apply(xs[0], xs[1], None), (archs, stats))

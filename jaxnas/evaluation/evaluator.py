@@ -46,7 +46,8 @@ class EvaluateFn(Protocol):
         Args:
           archs: or what `Evaluator.prepare` made of them.
           images: float [num_images, height, width, channels] as the network takes them (standardised); plain arrays.
-          labels: int [num_images], in [0, num_classes).
+            Of text words int [num_rows, length], each row from the memory before the first word.
+          labels: int [num_images], in [0, num_classes); of text each word's successor, [num_rows, length].
           stats: tracked statistics (`TrainState.stats`), for bn_mode "tracked"; of all that archs take.
           calibration_images: for bn_mode "calibrated".
           bar: of a caller that scores in several calls.
@@ -101,7 +102,7 @@ def make_evaluator(
         common: `evaluation.graph`), "serial" (`lax.map` over a switch, one architecture after the other), "dispatch"
         (`vmap`, architectures grouped by operation), "mask" (`vmap`, every operation of every choice times its
         one-hot weight: the reference to compare with), or "auto": graph on CPU and where images alone fill an
-        accelerator, else dispatch; with a warning serial, where a wiring of one's own does more than add.
+        accelerator, else dispatch; of text serial, and with a warning where a wiring of one's own does more than add.
       bn_mode: normalise by the images of each call ("batch": scores depend on images_per_call), by statistics that
         each architecture takes from `calibration_images` first ("calibrated"), or by the training's own running
         statistics, mixed over all paths ("tracked").
@@ -120,7 +121,7 @@ def make_evaluator(
       mesh: devices to share the work, with axes ("archs", "data"): each row of devices scores architectures of its
         own, and within a row each device takes whole batches of images, so that scores don't depend on the mesh.
         Numbers that don't divide are padded. None: the default device.
-      per_image: keep `image_loss` and `image_correct`.
+      per_image: keep `image_loss` and `image_correct`; not of text.
       progress: a bar with architectures done, image·arch per second and time left; a caller that scores in several
         calls passes a tqdm `bar` of its own to evaluate instead.
 
@@ -130,6 +131,8 @@ def make_evaluator(
     checks.choice("strategy", strategy, STRATEGIES)
     checks.choice("bn_mode", bn_mode, BN_MODES)
     strategy = _followed(supernet, strategy)
+    if per_image and supernet.recurrence is not None:
+        raise ValueError(f"{supernet.space.name}: per_image is for images, of which each is right or not.")
     rows = rows_of(mesh)
     plan = make_planner(
         supernet,
@@ -160,7 +163,14 @@ def make_evaluator(
 
 
 def _followed(supernet: Supernet, strategy: Strategy) -> Strategy:
-    """The strategy, or "serial" in place of "auto" where a wiring of the user's own does more than add."""
+    """The strategy, or "serial" in place of "auto" of text, and where a wiring of the user's own does more than add."""
+    if supernet.recurrence is not None and strategy in ("auto", "graph"):
+        if strategy == "auto":
+            return "serial"
+        raise ValueError(
+            f"{supernet.space.name}: strategy 'graph' follows wirings, and a recurrent network is a loop over words;"
+            " take 'serial', 'dispatch' or 'mask'."
+        )
     why = why_untraceable(supernet) if strategy in ("auto", "graph") else None
     if why is None:
         return strategy
@@ -208,7 +218,7 @@ def _evaluate(
     bar: tqdm | None = None,
 ) -> Scores:
     check_images(engine.supernet, "images", images)
-    labels = check_labels(engine.supernet, labels, len(images))
+    labels = check_labels(engine.supernet, labels, images)
     check_given(engine.bn_mode, stats, calibration_images)
     if calibration_images is not None:
         check_images(engine.supernet, "calibration_images", calibration_images)

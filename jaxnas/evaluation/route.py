@@ -18,7 +18,7 @@ class UnitScores(NamedTuple):
 
     positions: np.ndarray  # int [num_archs], of its architectures in the population
     losses: np.ndarray  # float [num_archs, num_batches, num_images], 0 for padding
-    correct: np.ndarray  # bool, likewise
+    correct: np.ndarray  # bool, likewise; of text the share of right words, float
 
 
 class Unit(NamedTuple):

@@ -9,10 +9,11 @@ from tqdm import tqdm
 from jaxnas.evaluation.batches import LoadedRow
 from jaxnas.evaluation.population import Population
 from jaxnas.evaluation.route import Unit, ordered_map
+from jaxnas.space import SearchSpace
 
 
 class Scores(NamedTuple):
-    """What a population scored, and under which rule."""
+    """What a population scored, and under which rule. Of text both are means over words; exp(loss) is perplexity."""
 
     archs: np.ndarray  # int32 [num_archs, num_choices]
     loss: np.ndarray  # float64 [num_archs], mean cross-entropy in nats; `ranking.as_scores` orders by either
@@ -24,6 +25,12 @@ class Scores(NamedTuple):
     strategy: str  # the route taken
     image_loss: np.ndarray | None = None  # float32 [num_archs, num_images], on request
     image_correct: np.ndarray | None = None  # bool [num_archs, num_images], on request
+
+
+def merits(space: SearchSpace, scores: Scores) -> np.ndarray:
+    """What searches are rewarded by, in [0, 1], float64 [num_archs]: accuracies; of text one over the perplexity, which
+    is what the words that come are given in (geometric) mean."""
+    return np.exp(-scores.loss) if space.is_text else np.asarray(scores.accuracy)
 
 
 def run_units(
@@ -45,7 +52,7 @@ def run_units(
         positions, *columns = unit.run(loaded[number % len(loaded)])
         losses, hits = (column.reshape(len(column), -1)[:, :num_images] for column in columns)
         loss[positions] = losses.sum(axis=1, dtype=np.float64)
-        correct[positions] = hits.sum(axis=1)
+        correct[positions] = hits.sum(axis=1, dtype=np.float64)
         if per_image:
             image_loss[positions], image_correct[positions] = losses, hits
         return len(positions)

@@ -16,6 +16,7 @@ from jaxnas.ops.normalisation import Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, Operation, as_operation, conv_cost
 from jaxnas.ops.partial import PartialChannels
 from jaxnas.ops.pooling import AveragePool, Reduction, Skip, Zero
+from jaxnas.ops.recurrent import Bias, Gated, Product, Words
 from jaxnas.ops.separable import DilatedConv, FactorisedReduction, SeparableConv
 
 OpFactory = Callable[[int, int, bool, Policy], Any]
@@ -65,6 +66,7 @@ __all__ = [
     "DYNAMIC_OPS",
     "OPS",
     "Algebra",
+    "Bias",
     "ChannelMask",
     "Channels",
     "Classifier",
@@ -73,6 +75,7 @@ __all__ = [
     "Cost",
     "DynamicConvBN",
     "FactorisedReduction",
+    "Gated",
     "Head",
     "Kernel",
     "MaxPool",
@@ -84,11 +87,13 @@ __all__ = [
     "PlaceChannels",
     "Policy",
     "PooledProjection",
+    "Product",
     "Reduction",
     "ScaleShift",
     "Skip",
     "Stem",
     "Tape",
+    "Words",
     "Zero",
     "as_operation",
     "conv_cost",

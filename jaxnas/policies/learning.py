@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxnas.evaluation import Strategy, cross_entropy, make_evaluator
+from jaxnas.evaluation import Strategy, cross_entropy, make_evaluator, merits
 from jaxnas.policies.policy import Gradients, Policy, Rewards, Terms, Timetable
 from jaxnas.samplers import Sampler, tile_of
 from jaxnas.supernets import Params, Supernet
@@ -68,11 +68,13 @@ def make_search_training(
     idle: Literal["move", "rest"] = "move",
     stats_momentum: float | None = None,
     strategy: Strategy = "serial",
+    num_rows: int | None = None,
 ) -> SearchTraining:
     """Build the step: the weights on what the policy proposes, then the policy's updates that are due.
 
     Codes are judged by the accuracy, with the weights as they are, on a validation batch that all codes of an update
-    share; a mixture by the gradient of its cross-entropy there.
+    share; a mixture by the gradient of its cross-entropy there. Of text nothing is remembered from one validation batch
+    to the next, and codes are judged by one over the perplexity.
 
     Args:
       loss_fn: of the weight step; `add_losses` puts landmarks beside the cross-entropy.
@@ -82,6 +84,7 @@ def make_search_training(
       idle, stats_momentum: see `make_train_step`; a mixture uses every candidate, and its statistics are no
         candidate's.
       strategy: how codes are scored, see `make_evaluator`; "serial" compiles once for few codes on one batch.
+      num_rows: see `init_train_state`.
 
     Raises:
       ValueError: statistics to be tracked of a mixture.
@@ -127,7 +130,7 @@ def make_search_training(
         terms = state.sampler_state.terms  # copied: the next step consumes the state before metrics are read
         return state, metrics | {name: term.copy() for name, term in terms.items()}
 
-    return SearchTraining(lambda key: init_train_state(supernet, sampler, tx, key), step)
+    return SearchTraining(lambda key: init_train_state(supernet, sampler, tx, key, num_rows=num_rows), step)
 
 
 def make_judge_step(
@@ -149,7 +152,7 @@ def make_judge_step(
             if len(images) not in evaluators:
                 evaluators[len(images)] = make_evaluator(supernet, strategy=strategy, images_per_call=len(images))
             scores = evaluators[len(images)].evaluate(state.params, archs, prepare(key, images), labels)
-            return Rewards(archs, np.asarray(scores.accuracy))
+            return Rewards(archs, merits(supernet.space, scores))
 
         return rewards
 

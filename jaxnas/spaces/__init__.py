@@ -11,6 +11,7 @@ from jaxnas.spaces._nasbench101 import nasbench101, nasbench101_space
 from jaxnas.spaces._nasbench201 import nasbench201
 from jaxnas.spaces._nasbench_macro import nasbench_macro
 from jaxnas.spaces._nats_size import nats_size
+from jaxnas.spaces._rnn import darts_rnn, rnn32, rnn_space
 from jaxnas.spaces.chain import chain_isomorphs, chain_space
 from jaxnas.spaces.mobile import Stage, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, mobile_space
 
@@ -21,6 +22,7 @@ __all__ = [
     "chain_isomorphs",
     "chain_space",
     "darts",
+    "darts_rnn",
     "darts_space",
     "digits_chain",
     "get_space",
@@ -34,6 +36,8 @@ __all__ = [
     "nasbench201",
     "nasbench_macro",
     "nats_size",
+    "rnn32",
+    "rnn_space",
 ]
 
 SPACES: dict[str, SearchSpace] = {
@@ -45,6 +49,8 @@ SPACES: dict[str, SearchSpace] = {
     "nasbench_macro": nasbench_macro,
     "darts": darts,
     "nats_size": nats_size,
+    "rnn32": rnn32,
+    "darts_rnn": darts_rnn,
     "digits_chain": digits_chain,
     "mobile_small": mobile_small,
     "mobile_large": mobile_large,

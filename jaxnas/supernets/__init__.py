@@ -7,15 +7,17 @@ from jaxnas.ops import Channels, Policy
 from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
 from jaxnas.spaces._darts import TwoCellLayout
 from jaxnas.spaces._nats_size import SizeLayout
+from jaxnas.spaces._rnn import RecurrentLayout
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
 from jaxnas.supernets.choice import Drawn
 from jaxnas.supernets.dag import dag_supernet
 from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
 from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
+from jaxnas.supernets.recurrent import recurrent_supernet
 from jaxnas.supernets.size import size_supernet
 from jaxnas.supernets.soft import soft_weights, softened
-from jaxnas.supernets.supernet import Supernet, check_images, check_kept, only, select_stats
+from jaxnas.supernets.supernet import Recurrence, Supernet, check_images, check_kept, only, select_stats
 from jaxnas.supernets.two_cell import two_cell_supernet
 
 # Type of layout -> (space, its layout, settings) -> super-net.
@@ -25,6 +27,7 @@ BUILDERS: dict[type, Callable[[SearchSpace, Any, Factors], Supernet]] = {
     DagLayout: dag_supernet,
     SizeLayout: size_supernet,
     TwoCellLayout: two_cell_supernet,
+    RecurrentLayout: recurrent_supernet,
 }
 
 
@@ -110,6 +113,7 @@ __all__ = [
     "OpOn",
     "Params",
     "Policy",
+    "Recurrence",
     "Stats",
     "Supernet",
     "build_supernet",

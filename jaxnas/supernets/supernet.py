@@ -38,6 +38,19 @@ class SupernetApply(Protocol):
     ) -> tuple[chex.Array, Stats]: ...
 
 
+class Recurrence(NamedTuple):
+    """Of super-nets that read text: what goes on from one batch of rows to the next.
+
+    Attributes:
+      start: num_rows -> memory before the first word, an array with an axis of rows in front.
+      unroll: (params, arch, words int [num_rows, length], memory) -> (logits float32 [num_rows, length, classes],
+        memory after the last word). `apply` begins at `start`.
+    """
+
+    start: Callable[[int], chex.Array]
+    unroll: Callable[[Params, Any, chex.Array, chex.Array], tuple[chex.Array, chex.Array]]
+
+
 class Supernet(NamedTuple):
     """All sub-networks of a space over one parameter tree.
 
@@ -49,6 +62,8 @@ class Supernet(NamedTuple):
         arch: int32 [num_choices]; or float [num_places, max(num_candidates)], weights that mix the candidates of each
           place of the decoded code; or `Drawn`, such weights of which one candidate each runs.
         images: float [num_images, height, width, channels], already normalised. logits: float32 [num_images, classes].
+        Of text (`SearchSpace.is_text`) words int [num_rows, length], and logits of each word's successor, float32
+        [num_rows, length, classes].
         stats None: normalise by these images (those where `mask` is True) and return what was used.
         stats given (calibrated, tracked): normalise by them and return them.
         key: draws what dropout takes away, which is a training matter; None: nothing is dropped. ramp: strength of path
@@ -65,6 +80,7 @@ class Supernet(NamedTuple):
       encode: weights of candidates, float [num_places, max(num_candidates)] on the host -> the code int32 [num_choices]
         that they stand for; of equal weights the first. None: no code stands for a mixture.
       joins: of each place, the number of the node whose inputs are summed that it leads into.
+      recurrence: of text, else None.
     """
 
     space: SearchSpace
@@ -77,6 +93,7 @@ class Supernet(NamedTuple):
     decode: Callable[[Any], Any] = as_it_is
     encode: Callable[[np.ndarray], np.ndarray] | None = None
     joins: tuple[int, ...] = ()
+    recurrence: Recurrence | None = None
 
     @property
     def num_candidates(self) -> tuple[int, ...]:
@@ -164,10 +181,19 @@ def assemble(
 def check_images(space: SearchSpace, images: Any, name: str = "images") -> None:
     """Raise a ValueError where a network of the space takes no such images, by shape and number type alone: no value
     is looked at, so that it holds while a function is traced as well."""
-    layout = space.layout
+    layout: Any = space.layout
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
-        raise ValueError(f"{space.name}: {name} are {shown(images)}, expected an array of floats.")
-    expected, shape, dtype = (layout.image_size, layout.image_size, layout.in_channels), images.shape, images.dtype
+        kind = "integers" if space.is_text else "floats"
+        raise ValueError(f"{space.name}: {name} are {shown(images)}, expected an array of {kind}.")
+    shape, dtype = images.shape, images.dtype
+    if space.is_text:
+        if len(shape) != 2 or not 1 <= shape[1] <= layout.num_words or not jnp.issubdtype(dtype, jnp.integer):
+            raise ValueError(
+                f"{space.name}: {name} are {dtype} of shape {shape}, expected words, integers [num_rows, length], of at"
+                f" most {layout.num_words} a row; `space.resized` makes a space for others."
+            )
+        return
+    expected = (layout.image_size, layout.image_size, layout.in_channels)
     if len(shape) != 4 or shape[1:] != expected:
         raise ValueError(
             f"{space.name}: {name} have shape {shape}, expected [num_images, {str(expected)[1:-1]}];"

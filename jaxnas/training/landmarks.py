@@ -19,7 +19,7 @@ from jaxnas.codes import check
 from jaxnas.evaluation import cross_entropy
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Supernet
-from jaxnas.training.losses import Aux, LossFn, Reduce, check_batch, ranking_loss
+from jaxnas.training.losses import Aux, LossFn, Reduce, check_batch, mean_of_each, ranking_loss
 from jaxnas.training.preprocess import Preprocess
 
 PairDraw = Callable[[chex.PRNGKey], chex.Array]  # key -> int [num_pairs, 2]: ranks (worse, better), the worst is 0
@@ -95,7 +95,7 @@ def make_ranking_loss_fn(
             taken = pairs.ravel()
             pairs, codes, order = jnp.arange(pairs.size).reshape(-1, 2), codes[taken], order[taken]
         logits, _ = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(codes)
-        losses = cross_entropy(logits, labels).mean(axis=-1)
+        losses = mean_of_each(cross_entropy(logits, labels))
         cost = functools.partial(ranking_loss, margin=margin, beta=beta, tolerance=tolerance / spread)
         return cost(losses, order, pairs=pairs, reduce_fn=reduce_fn), Aux()
 

@@ -15,7 +15,12 @@ from jaxnas.supernets import Params, Stats, Supernet, check_kept
 from jaxnas.supernets.choice import Groups
 from jaxnas.training.preprocess import Preprocess
 
-Batch = dict[str, dict[str, chex.Array]]  # split -> {"images": [num_images, h, w, c], "labels": int32 [num_images]}
+# split -> {"images": [num_images, h, w, c], "labels": int32 [num_images]}; of text words int [num_rows, length], each
+# one's successor, and "first", a bool: nothing is remembered of the rows before. A training step adds its memory under
+# MEMORY, {"rows": [num_archs, num_rows, ...]}.
+Batch = dict[str, dict[str, chex.Array]]
+
+MEMORY = "memory"
 
 DROPOUT = 2**16  # folded into a loss's key: far from what `preprocess` and sums of losses make of it
 
@@ -27,6 +32,7 @@ class Aux(NamedTuple):
     arch_accuracy: chex.Array | None = None  # [num_archs], fractions
     stats: Stats | None = None  # layer -> [num_archs, 2, size], the normalisation statistics used
     terms: dict[str, chex.Array] | None = None  # name -> scalar, what each term of a sum adds; see `add_losses`
+    memory: chex.Array | None = None  # of text, [num_archs, num_rows, ...] after the batch
 
 
 class LossFn(Protocol):
@@ -70,8 +76,9 @@ def check_batch(batch: Batch, split: str) -> tuple[chex.Array, chex.Array]:
             f"the batch has {', '.join(batch) or 'nothing'}, expected {{{split!r}: {{'images': ..., 'labels': ...}}}}."
         )
     images, labels = batch[split]["images"], batch[split]["labels"]
-    if len(labels.shape) != 1 or labels.shape != images.shape[:1]:
-        raise ValueError(f"labels have shape {labels.shape}, expected {images.shape[:1]}, one for each image.")
+    kind, expected = ("word", images.shape) if len(images.shape) == 2 else ("image", images.shape[:1])
+    if labels.shape != expected:
+        raise ValueError(f"labels have shape {labels.shape}, expected {expected}, one for each {kind}.")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels are {labels.dtype}, expected integers: the class of each image.")
     return images, labels
@@ -93,6 +100,9 @@ def make_cross_entropy_loss(
 ) -> LossFn:
     """Cross-entropy of a population on one batch, summed over architectures. Each draws its own dropout. Weights of
     candidates, float [num_archs, num_places, max(num_candidates)], are a population too (see `Supernet.apply`).
+
+    Of text it is the mean over rows and words, and where a step remembers, each architecture goes on from what the one
+    in its place left behind: truncated back-propagation.
 
     Args:
       preprocess: (key, images) -> float images; all architectures of a step see the same ones.
@@ -116,21 +126,35 @@ def make_cross_entropy_loss(
             keys = jax.random.split(jax.random.fold_in(key, DROPOUT), num_archs)
             drops = {"ramp": 1.0 if dropout_steps is None else jnp.minimum(1.0, (step + 1) / dropout_steps)}
 
-        def apply(arch, key, groups):
+        recurrence, memory = supernet.recurrence, None
+        if recurrence is not None and MEMORY in batch:
+            memory = jnp.where(batch[split].get("first", False), 0, batch[MEMORY]["rows"])
+
+        def apply(arch, key, memory, groups):
+            if recurrence is not None and memory is not None:
+                logits, memory = recurrence.unroll(params, arch, images, memory)
+                return logits, None, memory
             drawn = {} if key is None else {"key": key, **drops}
-            return supernet.apply(params, arch, images, groups=groups, **drawn)
+            return *supernet.apply(params, arch, images, groups=groups, **drawn), None
 
         if num_archs == 1:  # without the axis, which costs a quarter more on CPU
-            alone = apply(jax.tree.map(lambda leaf: leaf[0], archs), None if keys is None else keys[0], None)
-            logits, stats = jax.tree.map(lambda leaf: leaf[None], alone)
+            arch, key_of_one, before = jax.tree.map(lambda leaf: leaf[0], (archs, keys, memory))
+            alone = apply(arch, key_of_one, before, None)
+            logits, stats, memory = jax.tree.map(lambda leaf: leaf[None], alone)
         else:
-            logits, stats = jax.vmap(lambda arch, key: apply(arch, key, groups))(archs, keys)
+            each = lambda arch, key, memory: apply(arch, key, memory, groups)  # noqa: E731
+            logits, stats, memory = jax.vmap(each)(archs, keys, memory)
         losses = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        arch_loss = losses.mean(axis=-1)
-        accuracy = is_correct(logits, labels).mean(axis=-1)
-        return arch_loss.sum(), Aux(arch_loss, accuracy, stats)
+        arch_loss = mean_of_each(losses)
+        accuracy = mean_of_each(is_correct(logits, labels))
+        return arch_loss.sum(), Aux(arch_loss, accuracy, stats, memory=memory)
 
     return loss_fn
+
+
+def mean_of_each(values: chex.Array) -> chex.Array:
+    """values [num_archs, ...] -> [num_archs], over images or over rows and words."""
+    return values.mean(axis=tuple(range(1, values.ndim)))
 
 
 def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> LossFn:

@@ -11,7 +11,7 @@ import optax
 from jaxnas.checks import choice, number, whole
 from jaxnas.samplers import Sampler
 from jaxnas.supernets import Params, Stats, Supernet, check_kept
-from jaxnas.training.losses import Aux, Batch, LossFn, check_outcome
+from jaxnas.training.losses import MEMORY, Aux, Batch, LossFn, check_outcome
 
 
 class TrainState(NamedTuple):
@@ -25,6 +25,9 @@ class TrainState(NamedTuple):
     # Never changes: step keys are fold_in(key, step). Plain uint32, which every library can store, where the key is of
     # JAX's default kind; else as it was given.
     key: chex.Array
+    # Of text, [num_archs, num_rows, ...]: what each place of the population remembers of the rows before. Whichever
+    # architecture comes next takes it over, as in the code of "Evaluating the Search Phase of NAS".
+    memory: chex.Array | tuple[()] = ()
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, chex.Array]]]  # -> state, metrics
@@ -65,9 +68,19 @@ def sgd(
 
 
 def init_train_state(
-    supernet: Supernet, sampler: Sampler, tx: optax.GradientTransformation, key: chex.PRNGKey
+    supernet: Supernet,
+    sampler: Sampler,
+    tx: optax.GradientTransformation,
+    key: chex.PRNGKey,
+    *,
+    num_rows: int | None = None,
 ) -> TrainState:
-    """A fresh state from one key; tracked statistics start at mean 0 and variance 1."""
+    """A fresh state from one key; tracked statistics start at mean 0 and variance 1.
+
+    Args:
+      num_rows: of a batch of text, which the memory goes with; None: nothing is remembered from one batch to the next.
+        Of images it says nothing.
+    """
     params_key, sampler_key, run_key = jax.random.split(key, 3)
     params = supernet.init(params_key)
     stats = {
@@ -77,7 +90,12 @@ def init_train_state(
         for name, layer in supernet.layers.items()
     }
     sampler_state = sampler.init(sampler_key)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler_state, stats, _plain(run_key))
+    memory: chex.Array | tuple[()] = ()
+    if supernet.recurrence is not None and num_rows is not None:
+        archs = jax.eval_shape(sampler.sample, sampler_key, sampler_state)
+        start = supernet.recurrence.start(whole("num_rows", num_rows, 1))
+        memory = jnp.repeat(start[None], jax.tree.leaves(archs)[0].shape[0], axis=0)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler_state, stats, _plain(run_key), memory)
 
 
 def _plain(key: chex.PRNGKey) -> chex.Array:
@@ -127,6 +145,8 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
         sample_key, loss_key = jax.random.split(jax.random.fold_in(_typed(state.key), state.step))
         archs = sampler.sample(sample_key, state.sampler_state)
+        if not isinstance(state.memory, tuple):
+            batch = {**batch, MEMORY: {"rows": state.memory}}
 
         def reported(params: Params) -> tuple[chex.Array, Aux]:
             loss, aux = check_outcome("loss_fn", loss_fn(params, archs, batch, loss_key, state.step, sampler.groups))
@@ -162,6 +182,7 @@ def make_train_step(
             sampler_state=sampler.update(state.sampler_state, archs, aux.arch_loss),
             stats=stats,
             key=state.key,
+            memory=state.memory if aux.memory is None else aux.memory,
         )
         metrics = {"loss": aux.arch_loss.mean()}
         if aux.arch_accuracy is not None:
