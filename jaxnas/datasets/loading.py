@@ -19,7 +19,8 @@ class Dataset(NamedTuple):
     """Images uint8 [num_images, height, width, channels], labels int32 [num_images] in [0, num_classes).
 
     The first n images of each part are a sample of it stratified by class. `mean` and `std` are those of the train
-    part, float32 [channels], in units where the pixel value 255 is 1.
+    part, float32 [channels], in units where the pixel value 255 is 1. Texts, for which they are empty, have words
+    in place of images: see `load_text`.
     """
 
     name: str
@@ -32,6 +33,11 @@ class Dataset(NamedTuple):
     num_classes: int
     mean: np.ndarray
     std: np.ndarray
+    source: str = ""  # of a text, with its checksum
+
+    @property
+    def is_text(self) -> bool:
+        return self.train_images.ndim == 2
 
 
 def load(

@@ -30,7 +30,7 @@ class Recipe(NamedTuple):
 
 
 class Standalone(NamedTuple):
-    """What the trained networks reach on the test images."""
+    """What the trained networks reach on the test images; of text on each test row by itself, means over words."""
 
     accuracy: np.ndarray  # float64 [num_archs, num_seeds], fractions
     loss: np.ndarray  # float64 [num_archs, num_seeds], nats
@@ -38,7 +38,8 @@ class Standalone(NamedTuple):
 
 class TrainAlone(Protocol):
     """Trains archs int [num_archs, num_choices], each from every key [num_seeds]. Images are uint8 [num_images, height,
-    width, channels], labels int [num_images]."""
+    width, channels], labels int [num_images]; of text words int [num_rows, length], each row going on where the one
+    before ends, and the words that follow."""
 
     def __call__(
         self,
@@ -65,9 +66,11 @@ def make_standalone(
     """Build `train(archs, keys, images, labels, test_images, test_labels) -> Standalone`.
 
     A key decides initial weights and the order of images; seeds train side by side in one program, their parameters
-    batched. After training, batch
-    normalisation takes its statistics from the first `num_calibration_images` training images under the final weights,
-    and the test images are scored with them.
+    batched. After training, batch normalisation takes its statistics from the first `num_calibration_images` training
+    images under the final weights, and the test images are scored with them.
+
+    Text is read in order, a row from each of `batch_size` places in a step, and what is remembered goes on from step to
+    step within an epoch.
 
     Args:
       supernet: read as a family of networks; of the others' operations nothing enters a network's result.
@@ -82,8 +85,8 @@ def make_standalone(
       workers: host threads, each with calls of its own; small networks leave cores idle.
 
     Raises:
-      ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call with compiled="each"; codes not
-        of the space; a super-net whose candidates share parameters.
+      ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call, or text, with compiled="each";
+        codes not of the space; a super-net whose candidates share parameters.
       FloatingPointError: from train, a network whose loss is not finite: it diverged.
     """
     if compiled not in ("once", "each"):
@@ -96,10 +99,15 @@ def make_standalone(
             f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
             " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded'."
         )
-    preprocess = make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
+    is_text = supernet.recurrence is not None
+    if is_text and compiled == "each":
+        raise ValueError(f"{supernet.space.name}: networks on text are trained with compiled 'once', got 'each'.")
+    preprocess = (
+        (lambda key, words: words) if is_text else make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
+    )
     task = _Task(supernet, recipe, mean, std, num_calibration_images, preprocess)
-    train_one = jax.jit(functools.partial(_train_once, task))
-    train_several = jax.jit(jax.vmap(functools.partial(_train_once, task), in_axes=(0, *[None] * 5)))
+    train_once = functools.partial(_train_rows if is_text else _train_once, task)
+    train_one, train_several = jax.jit(train_once), jax.jit(jax.vmap(train_once, in_axes=(0, *[None] * 5)))
 
     def train(archs, keys, images, labels, test_images, test_labels) -> Standalone:
         archs = codes.check(supernet.space, archs)
@@ -124,7 +132,7 @@ def make_standalone(
             raise FloatingPointError(
                 f"{name} trained from key {seed} has a test loss of {loss[row, seed]}; lower the learning rate."
             )
-        return Standalone(accuracy=correct / len(test_images), loss=loss)
+        return Standalone(accuracy=correct / np.size(test_labels), loss=loss)
 
     return train
 
@@ -197,6 +205,44 @@ def _train_once(task: _Task, arch, keys, images, labels, test_images, test_label
 
     state, _ = jax.lax.scan(epoch, _start(task, arch, keys, num_steps), jnp.arange(task.recipe.num_epochs))
     return _test(task, arch, state[0], images, test_images, test_labels)
+
+
+ROWS_PER_CALL = 32  # test rows that are scored at once: logits of a text are large
+
+
+def _train_rows(task: _Task, arch, keys, rows, labels, test_rows, test_labels):
+    recurrence, batch_size = task.supernet.recurrence, task.recipe.batch_size
+    assert recurrence is not None
+    unroll, per_epoch = recurrence.unroll, len(rows) // batch_size
+    num_steps = task.recipe.num_epochs * per_epoch
+    tx, places = _optimiser(task.recipe, num_steps), per_epoch * jnp.arange(batch_size)
+    start = jnp.repeat(recurrence.start(batch_size)[None], len(keys), axis=0)
+
+    def step(carry, number):
+        params, opt_state, memory = carry
+        within = number % per_epoch
+        memory, here = jnp.where(within == 0, 0, memory), places + within
+
+        def loss_fn(params, memory):
+            logits, memory = unroll(params, arch, rows[here], memory)
+            return cross_entropy(logits, labels[here]).mean(), memory
+
+        grads, memory = jax.vmap(jax.grad(loss_fn, has_aux=True))(params, memory)
+        params, opt_state = jax.vmap(functools.partial(descend, tx))(grads, opt_state, params)
+        return (params, opt_state, memory), None
+
+    def test_row(params, row):
+        logits, _ = unroll(params, arch, row[0][None], recurrence.start(1))
+        labels = row[1][None]
+        return cross_entropy(logits, labels).sum(), is_correct(logits, labels).sum()
+
+    def test(params):
+        row = functools.partial(test_row, params)
+        loss, correct = jax.lax.map(row, (test_rows, test_labels), batch_size=min(ROWS_PER_CALL, len(test_rows)))
+        return loss.sum() / test_labels.size, correct.sum()
+
+    (params, _, _), _ = jax.lax.scan(step, (*_start(task, arch, keys, num_steps), start), jnp.arange(num_steps))
+    return jax.lax.map(test, params)
 
 
 def _train_each(task: _Task, arch, keys, images, labels, test_images, test_labels):
