@@ -123,8 +123,8 @@ def test_executed_work_is_what_counters_in_the_operations_say(space, options):
     chosen = sum(macs * runs[number] for number, macs in enumerate(macs_of(supernet)))
     assert sum(runs.values()) > 0
     if plan.strategy == "graph":  # what is fixed runs where its input is new: the stem once a program
-        _, programs = plan_programs(supernet, archs, plan)
-        done = collections.Counter(node.layer for program in programs for _, node, _ in program.steps)
+        graph, programs = plan_programs(supernet, archs, plan)
+        done = collections.Counter(node.layer for program in programs for _, node, _ in program.steps(graph))
         assert done["stem"] == len(programs) and done["head"] == sum(len(program.leaves) for program in programs)
         width, size = space.layout.width if space is CELL else 0, space.layout.image_size
         reduction = size**2 // 4 * (9 * width * 2 * width + 9 * 4 * width**2 + 2 * width**2)

@@ -32,7 +32,7 @@ def make_graph_route(supernet: Supernet) -> Route:
     }
 
     def run(graph: Graph, program: Program, row: LoadedRow) -> UnitScores:
-        evaluate = functools.partial(run_program, supernet, program, row.params)
+        evaluate = functools.partial(run_program, supernet, graph, program, row.params)
         stats: StatsOf | None = None
         if row.stats is not None:
             tracked = row.stats  # of a candidate all nodes have the same
@@ -56,15 +56,14 @@ def make_graph_route(supernet: Supernet) -> Route:
 
         return UnitScores(positions, column(0), column(1))
 
-    def executed_macs(program: Program) -> float:
-        macs = {name: layer.costs.macs for name, layer in supernet.layers.items()}
-        nodes = (node for _, node, _ in program.steps if node.op is not None)
-        return float(sum(macs[node.layer][index_of[node.layer, node.op]] for node in nodes))
+    def executed_macs(graph: Graph, program: Program) -> float:
+        macs = [0.0 if op is None else supernet.layers[name].costs.macs[index_of[name, op]] for name, op in graph.kinds]
+        return float(np.array(macs)[graph.kind[program.order]].sum())
 
     def route(archs: np.ndarray, plan: Plan) -> list[Unit]:
         graph, programs = plan_programs(supernet, archs, plan)
         return [
-            Unit(functools.partial(run, graph, program), functools.partial(executed_macs, program))
+            Unit(functools.partial(run, graph, program), functools.partial(executed_macs, graph, program))
             for program in programs
         ]
 
@@ -97,6 +96,7 @@ def _add(inputs: Inputs) -> chex.Array:
 
 def run_program(
     supernet: Supernet,
+    graph: Graph,
     program: Program,
     params: Params,
     images: chex.Array,
@@ -120,7 +120,7 @@ def run_program(
     """
     values, used, logits = {IMAGES: images}, {}, {}
     layers, leaves = supernet.layers, set(program.leaves.tolist())
-    for number, node, free in program.steps:
+    for number, node, free in program.steps(graph):
         inputs = tuple(values[source] for source in node.inputs)
         if node.op is None:
             values[number] = _add(inputs)
