@@ -35,22 +35,27 @@ class ProblemConfig:
     """Which networks, at which size, on which images."""
 
     space: Annotated[str, SpaceName()] = "digits_chain"
-    dataset: Annotated[str, Text("digits, or a name of TFDS")] = "digits"
-    # of tables, and of image sets in its folder tfds; None: JAXNAS_DATA, else TFDS's own for images
+    dataset: Annotated[str, Text("digits, or a name of TFDS; for networks on text pydoc or shakespeare")] = "digits"
+    # of tables, texts, and of image sets in its folder tfds; None: JAXNAS_DATA, else TFDS's own for images
     data_dir: Annotated[str, Text("a folder")] | None = dataclasses.field(default=None, compare=False)
     seed: Seed = 0  # of all that is drawn
-    # channels of the stem, which all widths scale with (of nats_size the largest); small: 8, of nats_size 16; None: the
-    # space's own
+    # channels of the stem, which all widths scale with (of nats_size the largest), or the hidden state's size; small: 8,
+    # of nats_size 16, on text 64; None: the space's own
     width: Width | Literal["small"] | None = None
     cells_per_stage: Cells | None = None  # for spaces of cells; chains have none
     image_size: Pixels | Literal["small"] | None = None  # small: 8 for cells, 16 for chains; None: the space's own
     num_train: Count | None = 600  # training images; None: all
-    num_valid: Count = 300  # images held out of training; scores are taken on them
+    num_valid: Count = 300  # images held out of training; scores are taken on them. Of a text rows, at most
+    vocabulary: Count | None = 1000  # words of a text that are told apart, the most frequent; None: all
+    words_per_row: Count = (
+        35  # of a text, through which a step is differentiated; rows that are scored have 4 times more
+    )
     progress: bool = dataclasses.field(default=True, compare=False)
 
     def check(self) -> None:
         """Raise a ValueError where there is no such data set."""
-        datasets.check_name(self.dataset, self.data_dir)
+        check = datasets.check_text_name if get_space(self.space).is_text else datasets.check_name
+        check(self.dataset, self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +76,9 @@ class NetworkConfig:
 class SamplingConfig:
     """Which architectures a training step draws."""
 
-    sampler: Annotated[str, OneOf(SAMPLERS)] | None = "fair"  # None: fair, or uniform where not every code exists
+    sampler: Annotated[str, OneOf(SAMPLERS)] | None = (
+        "fair"  # None: fair; uniform on text, and where not every code exists
+    )
     num_archs: Count | None = None  # architectures per step; None: the sampler's default
 
 
@@ -81,11 +88,11 @@ class TrainingConfig:
 
     batch_size: Count = 64
     num_steps: Count | None = 600  # None: what experiments/README.md says was enough
-    learning_rate: Positive | None = 0.1  # None: 0.5 for cells, 0.025 for two cells, 0.1 for others
+    learning_rate: Positive | None = 0.1  # None: 0.5 for cells, 0.025 for two cells, 4 on text, 0.1 for others
     final_learning_rate: NotNegative = 0.0
     momentum: Share = 0.9
     weight_decay: NotNegative = 5e-4
-    clip_norm: Positive = 5.0
+    clip_norm: Positive | None = None  # None: 0.25 on text, 5 for others
     label_smoothing: Share = 0.0
     crop: Crop = 1  # pixels of random shift
     flip: bool = False
@@ -176,10 +183,11 @@ def settle(config: ConfigType) -> ConfigType:
     by_space: dict[str, Any] = {
         "affine": by_kind(space, cells=False, others=True),
         "num_steps": by_kind(space, cells=2_400, two_cells=900, others=2_500),
-        "learning_rate": by_kind(space, cells=0.5, two_cells=0.025, others=0.1),  # of two cells DARTS's own
+        "learning_rate": by_kind(space, cells=0.5, two_cells=0.025, others=4.0 if space.is_text else 0.1),  # as DARTS's
+        "clip_norm": 0.25 if space.is_text else 5.0,
     }
     if "sampler" in given:
-        by_space["sampler"] = "fair" if space.has_all_codes else "uniform"
+        by_space["sampler"] = "fair" if space.has_all_codes and not space.is_text else "uniform"
     return runs.replace(config, **{name: value for name, value in by_space.items() if given[name] is None})
 
 
@@ -191,5 +199,7 @@ def by_kind(space: SearchSpace, *, cells: Value, others: Value, two_cells: Value
 
 
 def small_width(space: SearchSpace) -> int:
-    """What the width "small" is: 8, or 16 where a choice is one of eight widths up to it."""
+    """What the width "small" is: 8, or 16 where a choice is one of eight widths up to it; of a hidden state 64."""
+    if space.is_text:
+        return 64
     return 16 if isinstance(space.layout, SizeLayout) else 8

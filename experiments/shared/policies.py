@@ -12,6 +12,7 @@ import optax
 from jaxnas import runs
 from jaxnas.checks import Count
 from jaxnas.datasets import Dataset
+from jaxnas.evaluation import merits
 from jaxnas.policies import POLICIES, NaoPool, NaoTraining, Policy, SearchTraining, Timetable, make_search_training
 from jaxnas.runs import sealed
 from jaxnas.space import SearchSpace
@@ -106,6 +107,7 @@ def make_search_setup(
         valid_at=lambda number: valid_at[-1](number),
         preprocess=preprocess,
         idle=config.training.idle,
+        num_rows=config.training.batch_size,
     )
     return SearchSetup(policy, data, search, valid_at)
 
@@ -154,9 +156,10 @@ def train_search(
 
 
 def decide(policy: Policy, state: TrainState, score: Score, seed: int) -> list[int]:
-    """The code that a policy ends with; what it compares in the end it compares by accuracy."""
+    """The code that a policy ends with; what it compares in the end it compares by accuracy, on text by perplexity."""
+    space = policy.supernet.space
     decided = policy.decide(
-        _keys(seed)[3], state.sampler_state.policy, lambda archs: score(state, np.asarray(archs)).accuracy
+        _keys(seed)[3], state.sampler_state.policy, lambda archs: merits(space, score(state, np.asarray(archs)))
     )
     code: list[int] = decided.tolist()
     return code

@@ -12,6 +12,7 @@ from jaxnas.spaces import get_space
 
 from .config import ProblemConfig, by_kind, small_width
 
+SCORED_ROWS = 4  # a row of a text that is scored, by itself, is so much longer than one that is trained on
 MOST_TRIED = 2**20  # codes of a space in which not all exist
 
 
@@ -27,13 +28,34 @@ class Problem(NamedTuple):
 def load_problem(config: ProblemConfig) -> Problem:
     """Space, images and table of a config; a ValueError or OSError where one of them isn't there."""
     published = get_space(config.space)
-    truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
+    truth = load_truth(config, published)
     data = load_images(config, published)
     return Problem(published, resize(config, published, data), data, truth)
 
 
+def load_truth(config: ProblemConfig, published: SearchSpace) -> tables.Table:
+    """The table of a config. Of text `test_accuracy` becomes one over the perplexity, which words that come are given
+    in (geometric) mean: networks on text are ranked by it, not by how often they guess right."""
+    truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
+    if not published.is_text:
+        return truth
+    if "test_loss" not in truth.columns:
+        raise ValueError(f"the table of {published.name} on {config.dataset} has no test_loss; make it by build_table.")
+    return truth._replace(columns={**truth.columns, "test_accuracy": np.exp(-truth.columns["test_loss"])})
+
+
 def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
-    """The images of a config, at its size or else at the space's own."""
+    """The images of a config, at its size or else at the space's own; or its text."""
+    if published.is_text:
+        return datasets.load_text(
+            config.dataset,
+            length=config.words_per_row,
+            scored_length=SCORED_ROWS * config.words_per_row,
+            vocabulary=config.vocabulary,
+            num_train=config.num_train,
+            num_valid=config.num_valid,
+            data_dir=config.data_dir,
+        )
     image_size = by_kind(published, cells=8, others=16) if config.image_size == "small" else config.image_size
     return datasets.load(
         config.dataset,
@@ -46,9 +68,14 @@ def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
 
 def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> SearchSpace:
     """The space with the sizes of the config and of the images."""
-    is_cells = "cells_per_stage" in published.sizes
+    is_cells, width = "cells_per_stage" in published.sizes, config.width
+    width = small_width(published) if width == "small" else width
+    if published.is_text:
+        return published.resized(
+            width=width, num_classes=data.num_classes, num_words=SCORED_ROWS * config.words_per_row
+        )
     return published.resized(
-        width=small_width(published) if config.width == "small" else config.width,
+        width=width,
         image_size=data.train_images.shape[1],
         in_channels=data.train_images.shape[-1],
         num_classes=data.num_classes,

@@ -13,12 +13,12 @@ from jaxnas.checks import Count, NotNegative, Pair, Positive, Seed, Share
 from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
 from jaxnas.supernets import Supernet
-from jaxnas.training import batches, landmarks, make_preprocess
+from jaxnas.training import batches, landmarks
 from jaxnas.training.schedules import SCHEDULES
 
 from .config import ProblemConfig, RankedConfig, ScoringConfig, TrainingConfig
 from .problem import Problem
-from .supernet import TrainingSetup, make_setup
+from .supernet import TrainingSetup, make_setup, preprocess_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def make_setups(
             tolerance=config.tolerance if name == "landmark" else 0.0,  # it is one of accuracies
             reduce_fn={"mean": jax.numpy.mean, "sum": jax.numpy.sum}[config.reduction],
             tile=config.tile,
-            preprocess=make_preprocess(data.mean, data.std, crop=training.crop, flip=training.flip),
+            preprocess=preprocess_of(training, data),
         )
         terms = {"ranking": (schedule, regulariser)}
         setups[name] = make_setup(training, supernet, data, ranked.sampling, terms)

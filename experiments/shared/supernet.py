@@ -80,7 +80,8 @@ def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, prog
         together = plotting.counted(plan.images_per_call, "image")
         workers = plotting.counted(plan.workers, "thread")
         print(f"scoring by {plan.strategy}: {together} normalised together, {workers}")
-    images = standardise(jnp.asarray(data.valid_images[:num_images]), data.mean, data.std)
+    num_images = min(num_images, held_out)
+    images = network_inputs(data, data.valid_images[:num_images])
     labels = jnp.asarray(data.valid_labels[:num_images])
     given = {}
     if config.bn_mode == "calibrated":
@@ -89,13 +90,25 @@ def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, prog
                 f"num_calibration_images is {config.num_calibration_images}, but there are {num_train} training images."
             )
         few = data.train_images[: config.num_calibration_images]
-        given["calibration_images"] = standardise(jnp.asarray(few), data.mean, data.std)
+        given["calibration_images"] = network_inputs(data, few)
 
     def score(state: TrainState, archs: np.ndarray, *, first: int | None = None, bar: tqdm | None = None) -> Scores:
         extra = given | ({"stats": state.stats} if config.bn_mode == "tracked" else {})
         return evaluator.evaluate(state.params, archs, images[:first], labels[:first], bar=bar, **extra)
 
     return score
+
+
+def network_inputs(data: Dataset, images: np.ndarray) -> jax.Array:
+    """Images as networks take them, standardised; words as they are."""
+    return jnp.asarray(images) if data.is_text else standardise(jnp.asarray(images), data.mean, data.std)
+
+
+def preprocess_of(config: TrainingConfig, data: Dataset) -> Preprocess:
+    """What is done to the images of a training step; to words nothing."""
+    if data.is_text:
+        return lambda key, words: words
+    return make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
 
 
 def make_setup(
@@ -134,7 +147,7 @@ def make_objective(
         clip_norm=config.clip_norm,
         final_learning_rate=config.final_learning_rate,
     )
-    preprocess = make_preprocess(data.mean, data.std, crop=config.crop, flip=config.flip)
+    preprocess = preprocess_of(config, data)
     loss_fn = make_cross_entropy_loss(
         supernet,
         preprocess=preprocess,
@@ -186,7 +199,7 @@ def train(
 
     return runs.resumable(
         step,
-        init_train_state(supernet, sampler, tx, init_key),
+        init_train_state(supernet, sampler, tx, init_key, num_rows=config.training.batch_size),
         lambda number: train_at(number) | more_at(number),
         num_steps if until is None else until,
         folder,
