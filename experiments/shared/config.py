@@ -39,17 +39,15 @@ class ProblemConfig:
     # of tables, texts, and of image sets in its folder tfds; None: JAXNAS_DATA, else TFDS's own for images
     data_dir: Annotated[str, Text("a folder")] | None = dataclasses.field(default=None, compare=False)
     seed: Seed = 0  # of all that is drawn
-    # channels of the stem, which all widths scale with (of nats_size the largest), or the hidden state's size; small: 8,
-    # of nats_size 16, on text 64; None: the space's own
+    # channels of the stem, which all widths scale with (of nats_size the largest), or on text of the hidden state;
+    # small: 8, of nats_size 16, on text 64; None: the space's own
     width: Width | Literal["small"] | None = None
     cells_per_stage: Cells | None = None  # for spaces of cells; chains have none
     image_size: Pixels | Literal["small"] | None = None  # small: 8 for cells, 16 for chains; None: the space's own
     num_train: Count | None = 600  # training images; None: all
     num_valid: Count = 300  # images held out of training; scores are taken on them. Of a text rows, at most
     vocabulary: Count | None = 1000  # words of a text that are told apart, the most frequent; None: all
-    words_per_row: Count = (
-        35  # of a text, through which a step is differentiated; rows that are scored have 4 times more
-    )
+    words_per_row: Count = 35  # of a text, through which a step is differentiated; scored rows are 4 times as long
     progress: bool = dataclasses.field(default=True, compare=False)
 
     def check(self) -> None:

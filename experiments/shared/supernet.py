@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, prog
     num_images = min(num_images, held_out)
     images = network_inputs(data, data.valid_images[:num_images])
     labels = jnp.asarray(data.valid_labels[:num_images])
-    given = {}
+    given: dict[str, Any] = {}
     if config.bn_mode == "calibrated":
         if config.num_calibration_images > num_train:
             raise ValueError(
@@ -93,7 +93,7 @@ def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, prog
         given["calibration_images"] = network_inputs(data, few)
 
     def score(state: TrainState, archs: np.ndarray, *, first: int | None = None, bar: tqdm | None = None) -> Scores:
-        extra = given | ({"stats": state.stats} if config.bn_mode == "tracked" else {})
+        extra: dict[str, Any] = given | ({"stats": state.stats} if config.bn_mode == "tracked" else {})
         return evaluator.evaluate(state.params, archs, images[:first], labels[:first], bar=bar, **extra)
 
     return score
