@@ -11,11 +11,12 @@ pool. A mixture is fed with codes drawn from it.
 t-test against the random policy, `minus_random` the mean difference to it, seeds paired, with Student's interval and a
 percentile bootstrap's beside it, which is too short for few seeds. `parameter_free` is the share of choices that end
 with an operation without parameters; parameter_free.png has its weight in mixtures over the training, where collapse
-to skip-connections shows.
+to skip-connections shows. Networks on text are judged by one over their perplexity in place of accuracy.
 
     python -m experiments.search_phase quick --workdir runs/policies
     python -m experiments.search_phase cpu --data-dir DIR --workdir runs/policies-nb201
     python -m experiments.search_phase table --data-dir DIR --workdir runs/policies-fed      # no super-net: minutes
+    python -m experiments.search_phase cpu --space rnn32 --dataset shakespeare --data-dir DIR --workdir runs/rnn
 
 Figures are in experiments/README.md. A killed run goes on policy by policy, and within a super-net's training.
 """
@@ -44,7 +45,7 @@ from jaxnas.tables import Judge
 
 from .shared.config import settle
 from .shared.policies import Found, PolicySearchConfig, check_judged, kept, make_policy, search_with_weights
-from .shared.problem import load_images, resize
+from .shared.problem import load_images, load_truth, resize
 from .shared.supernet import build
 
 BASELINES = {"random_search": "random", "evolution": "evolution"}  # which ask for as much as the policies do
@@ -88,15 +89,14 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     config = settle(config)
     problem, space = config.problem, get_space(config.problem.space)
     supernet = build(config.network, space)
-    truth = tables.load_truth(space, problem.dataset, data_dir=problem.data_dir)
-    judge = tables.make_judge(truth)
+    judge = tables.make_judge(load_truth(problem, space))
     check(config, judge, space)
 
     found: dict[str, dict[str, Found]] = {}
     origin = {"run": identity}
     if config.feedback != "weights":
         found["table"] = {}
-        for name in (*config.policies, *BASELINES):
+        for name in (*teachable(config, supernet), *BASELINES):
             ask = functools.partial(fed, config, judge, name)
             found["table"][name] = kept(workdir / "table" / f"{name}.json", {**origin, "policy": name}, ask)
     if config.feedback != "table":
@@ -123,6 +123,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
             )
             for name, one in found[feedback].items():
                 figures |= figures_of(f"{prefix}{name}", one, of_feedback[name], judge)
+                if space.is_text:
+                    figures |= ranking.estimate_mean(1 / of_feedback[name]).named(f"{prefix}{name}_mean_perplexity")
                 figures |= {f"{prefix}{name}_parameter_free": parameter_free(supernet, one)}
                 for other in ("random", "random_search"):
                     if other in of_feedback and other != name:
@@ -135,7 +137,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                 ]
     runs.write_rows(workdir / "searches.csv", rows)
     title = f"What policies end with, {space.name} on {problem.dataset}, {plotting.counted(config.num_seeds, 'seed')}"
-    figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label="stand-alone test accuracy")
+    label = "1 / perplexity on the test part, trained alone" if space.is_text else "stand-alone test accuracy"
+    figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label=label)
     plotting.save_figure(figure, workdir / "outcomes.png")
     if mixed := {name: one for name, one in found.get("weights", {}).items() if "steps" in one}:
         shares = {name: one["parameter_free"] for name, one in mixed.items()}
@@ -157,6 +160,17 @@ def check(config: Config, judge: Judge, space: SearchSpace) -> None:
     check_judged(judge, space)
     for name in config.policies:
         make_policy(config, name, space, 1)
+
+
+def teachable(config: Config, supernet: Supernet) -> list[str]:
+    """The policies that a table can feed: not mixtures of edges, of which codes are no draws with a known chance."""
+    names = []
+    for name in config.policies:
+        if supernet.is_decoded and make_policy(config, name, supernet.space, 1).relax is not None:
+            print(f"{name} is not fed with the table: its mixture gives codes of {supernet.space.name} no known chance")
+        else:
+            names.append(name)
+    return names
 
 
 def fed(config: Config, judge: Judge, name: str) -> Found:

@@ -20,6 +20,7 @@ from experiments import (
     pcnas,
     quickstart,
     rank_correlation,
+    rnn_ranking,
     search_compare,
     search_phase,
     supernet_factors,
@@ -39,6 +40,7 @@ EXPERIMENTS = {
     "pcnas": pcnas,
     "search_compare": search_compare,
     "search_phase": search_phase,
+    "rnn_ranking": rnn_ranking,
     "build_table": build_table,
 }
 SMALL = chain_space(

