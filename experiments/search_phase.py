@@ -113,6 +113,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_archs": len(judge.feasible),
         "table_best": judge.feasible[0],
     }
+    if space.is_text and config.feedback != "table":
+        figures["corpus"] = data.source
     panels: dict[str, dict[str, np.ndarray]] = {}
     rows = []
     for feedback, prefix in (("weights", ""), ("table", "fed_")):
