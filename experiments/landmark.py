@@ -33,14 +33,15 @@ from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import Whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
-from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
 from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
 from .shared.regulariser import (
+    PUBLISHED,
     Landmarks,
     RegulariserConfig,
+    archs_beside,
     check_regulariser,
     choose_landmarks,
     make_setups,
@@ -94,8 +95,7 @@ PRESETS = {
     # training images is the regulariser's and test images score; here that half serves both.
     "paper": runs.replace(
         runs.replace(Config(), **LANDMARKREG), affine=True, num_archs=1, num_eval_archs=1100, num_curve_points=0,
-        num_seeds=3, landmark_batch_size=256, pairs="biased", tile=1, num_landmarks_per_step=None, margin=0.0,
-        reduction="sum", coefficient=10.0, schedule="published_increase", warmup_share=150 / 400,
+        num_seeds=3, landmark_batch_size=256, schedule="published_increase", warmup_share=150 / 400, **PUBLISHED,
     ),
 }  # fmt: skip
 
@@ -117,12 +117,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     problem = load_problem(config.problem)
     space, truth = problem.space, problem.truth
     chosen = choose_landmarks(config.regulariser, problem)
-    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth)
-    archs = archs[~_same_network(space, archs, chosen.archs)]
-    if len(archs) < 2:
-        raise ValueError(
-            f"outside the landmarks there are {len(archs)} architectures, expected 2; raise num_eval_archs."
-        )
+    archs = archs_beside(space, evaluation_archs(space, config.scoring.num_eval_archs, truth), chosen.archs)
     test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = costs.arch_costs(problem.published, archs).macs
 
@@ -217,12 +212,6 @@ def train_all(
 
 def origin_of(identity: str, seed: int, training: str) -> sealed.Origin:
     return {"run": identity, "seed": seed, "training": training}
-
-
-def _same_network(space: SearchSpace, archs: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Which of `archs` are, trained alone, the same network as one of `codes`: bool [num_archs]."""
-    known = {tuple(code) for code in space.isomorphs(codes).tolist()}
-    return np.array([tuple(code) in known for code in space.isomorphs(archs).tolist()])
 
 
 def _step_seconds(curve: list[dict[str, float]]) -> float:

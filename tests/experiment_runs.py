@@ -17,6 +17,7 @@ import pytest
 from experiments import (
     build_table,
     landmark,
+    landmark_search,
     pcnas,
     quickstart,
     rank_correlation,
@@ -36,6 +37,7 @@ EXPERIMENTS = {
     "quickstart": quickstart,
     "rank_correlation": rank_correlation,
     "landmark": landmark,
+    "landmark_search": landmark_search,
     "supernet_factors": supernet_factors,
     "pcnas": pcnas,
     "search_compare": search_compare,

@@ -31,6 +31,7 @@ EXPERIMENTS = {
     "quickstart": [],
     "rank_correlation": ["--num-seeds", "2", "--num-snapshots", "2"],
     "landmark": [],
+    "landmark_search": [],
     "supernet_factors": [],
     "pcnas": ["--num-seeds", "2"],
     "search_compare": [],

@@ -15,8 +15,9 @@ from jaxnas.datasets import Dataset
 from jaxnas.evaluation import merits
 from jaxnas.policies import POLICIES, NaoPool, NaoTraining, Policy, SearchTraining, Timetable, make_search_training
 from jaxnas.runs import sealed
+from jaxnas.samplers import uniform
 from jaxnas.space import SearchSpace
-from jaxnas.supernets import Supernet
+from jaxnas.supernets import Supernet, soft_weights
 from jaxnas.tables import Judge
 from jaxnas.training import BatchAt, LossFn, TrainState, batches
 
@@ -110,6 +111,17 @@ def make_search_setup(
         num_rows=config.training.batch_size,
     )
     return SearchSetup(policy, data, search, valid_at)
+
+
+def mixing_softly(policy: Policy, tilt: float) -> Policy:
+    """The policy whose weight steps train softoneshot mixtures of random codes in place of its own mixture."""
+    supernet, sample = policy.supernet, uniform(policy.supernet.space).sample
+
+    @jax.jit
+    def propose(key: Any, state: Any) -> jax.Array:
+        return soft_weights(supernet.weights(sample(key, ())), supernet.num_candidates, tilt=tilt)
+
+    return policy._replace(propose=propose)
 
 
 def train_search(

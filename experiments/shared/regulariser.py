@@ -12,8 +12,9 @@ from jaxnas import costs, ranking, tables
 from jaxnas.checks import Count, NotNegative, Pair, Positive, Seed, Share
 from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
+from jaxnas.space import SearchSpace
 from jaxnas.supernets import Supernet
-from jaxnas.training import batches, landmarks
+from jaxnas.training import LossFn, batches, landmarks
 from jaxnas.training.schedules import SCHEDULES
 
 from .config import ProblemConfig, RankedConfig, ScoringConfig, TrainingConfig
@@ -22,7 +23,7 @@ from .supernet import TrainingSetup, make_setup, preprocess_of
 
 
 @dataclasses.dataclass(frozen=True)
-class RegulariserConfig:
+class LandmarkConfig:
     """Which landmarks, and how their order enters the loss."""
 
     num_landmarks: Pair = 30
@@ -39,10 +40,23 @@ class RegulariserConfig:
     tolerance: NotNegative = 0.0  # accuracies that differ by no more are ties, which are dropped
     reduction: Literal["mean", "sum"] = "mean"  # over the pairs of a step
     coefficient: NotNegative = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RegulariserConfig(LandmarkConfig):
+    """The same, and how its weight moves."""
+
     schedule: Literal[
         "constant", "cosine_increase", "published_increase", "cosine_decrease", "stepped", "stepped_decrease"
     ] = "cosine_increase"
     warmup_share: Share = 0.5  # of the steps, with a coefficient of zero
+
+
+# As in the scripts of nas-landmarkreg: one pair a step, of which only the two landmarks run.
+PUBLISHED = {
+    "pairs": "biased", "tile": 1, "num_landmarks_per_step": None, "margin": 0.0, "reduction": "sum",
+    "coefficient": 10.0,
+}  # fmt: skip
 
 
 class Landmarks(NamedTuple):
@@ -53,7 +67,7 @@ class Landmarks(NamedTuple):
     macs: np.ndarray  # float64 [num_landmarks]
 
 
-def check_regulariser(config: RegulariserConfig, scoring: ScoringConfig, problem: ProblemConfig) -> None:
+def check_regulariser(config: LandmarkConfig, scoring: ScoringConfig, problem: ProblemConfig) -> None:
     """Raise a ValueError for settings that contradict each other."""
     per_step = config.num_landmarks_per_step
     if per_step is not None and per_step > config.num_landmarks:
@@ -66,7 +80,7 @@ def check_regulariser(config: RegulariserConfig, scoring: ScoringConfig, problem
         )
 
 
-def choose_landmarks(config: RegulariserConfig, problem: Problem) -> Landmarks:
+def choose_landmarks(config: LandmarkConfig, problem: Problem) -> Landmarks:
     """Out of the whole space, by the config's selection."""
     pool = enumerate_archs(problem.space)
     key = jax.random.key(config.landmark_seed)
@@ -81,6 +95,17 @@ def choose_landmarks(config: RegulariserConfig, problem: Problem) -> Landmarks:
     return Landmarks(pool[rows], accuracy, costs.arch_costs(problem.published, pool[rows]).macs)
 
 
+def archs_beside(space: SearchSpace, archs: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Of the architectures to score, those that are, trained alone, another network than each landmark."""
+    known = {tuple(code) for code in space.isomorphs(chosen).tolist()}
+    archs = archs[[tuple(code) not in known for code in space.isomorphs(archs).tolist()]]
+    if len(archs) < 2:
+        raise ValueError(
+            f"outside the landmarks there are {len(archs)} architectures, expected 2; raise num_eval_archs."
+        )
+    return archs
+
+
 def make_setups(
     ranked: RankedConfig, config: RegulariserConfig, supernet: Supernet, data: Dataset, chosen: Landmarks
 ) -> dict[str, TrainingSetup]:
@@ -89,22 +114,37 @@ def make_setups(
     schedule = make_schedule(config, training, max(1, len(data.train_images) // training.batch_size))
     setups = {"baseline": make_setup(training, supernet, data, ranked.sampling, {})}
     for name, order in (("landmark", chosen.accuracy), ("flops_order", chosen.macs)):
-        regulariser = landmarks.make_ranking_loss_fn(
-            supernet,
-            chosen.archs,
-            order,
-            draw=landmarks.PAIR_DRAWS[config.pairs](config.num_landmarks_per_step or len(order), config.num_pairs),
-            num_per_step=config.num_landmarks_per_step,
-            margin=config.margin,
-            beta=config.beta,
-            tolerance=config.tolerance if name == "landmark" else 0.0,  # it is one of accuracies
-            reduce_fn={"mean": jax.numpy.mean, "sum": jax.numpy.sum}[config.reduction],
-            tile=config.tile,
-            preprocess=preprocess_of(training, data),
-        )
+        tolerance = config.tolerance if name == "landmark" else 0.0  # it is one of accuracies
+        regulariser = make_regulariser(config, training, supernet, data, chosen.archs, order, tolerance=tolerance)
         terms = {"ranking": (schedule, regulariser)}
         setups[name] = make_setup(training, supernet, data, ranked.sampling, terms)
     return setups
+
+
+def make_regulariser(
+    config: LandmarkConfig,
+    training: TrainingConfig,
+    supernet: Supernet,
+    data: Dataset,
+    archs: np.ndarray,
+    order: np.ndarray,
+    *,
+    tolerance: float,
+) -> LossFn:
+    """The ranking loss of landmarks [num_landmarks, num_choices], without its coefficient."""
+    return landmarks.make_ranking_loss_fn(
+        supernet,
+        archs,
+        order,
+        draw=landmarks.PAIR_DRAWS[config.pairs](config.num_landmarks_per_step or len(order), config.num_pairs),
+        num_per_step=config.num_landmarks_per_step,
+        margin=config.margin,
+        beta=config.beta,
+        tolerance=tolerance,
+        reduce_fn={"mean": jax.numpy.mean, "sum": jax.numpy.sum}[config.reduction],
+        tile=config.tile,
+        preprocess=preprocess_of(training, data),
+    )
 
 
 def make_schedule(config: RegulariserConfig, training: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:

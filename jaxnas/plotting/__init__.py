@@ -6,7 +6,7 @@ and the viridis map, which colour-blind readers can tell apart. Titles longer th
 
 from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
 from jaxnas.plotting.figure import counted, save_figure
-from jaxnas.plotting.policies import outcomes
+from jaxnas.plotting.policies import outcomes, paired_sides
 from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
 from jaxnas.plotting.searches import latency_scatter, narrowing, percent, regret_over_cost
 
@@ -19,6 +19,7 @@ __all__ = [
     "latency_scatter",
     "narrowing",
     "outcomes",
+    "paired_sides",
     "paired_taus",
     "panels_over_size",
     "percent",

@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 from jaxnas.plotting.figure import (
     BLUE,
     DARK_GREY,
+    GREY,
     PALE_GREY,
     VERMILION,
+    WIDTH,
     axes_of,
     new_figure,
     set_legend,
@@ -57,5 +59,39 @@ def outcomes(
     all_axes[0].set_xlim(low - room, quantiles[-1] + room)
     all_axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0))
     all_axes[0].set_title("\n".join(wrapped(title)), loc="left", fontsize=10, pad=24)  # above the quantiles' names
+    set_legend(figure)
+    return figure
+
+
+def paired_sides(
+    panels: Mapping[str, tuple[Mapping[str, ArrayLike], Mapping[str, float]]],
+    *,
+    sides: tuple[str, str],
+    title: str,
+) -> Figure:
+    """The same seeds without and with something, by policy: a panel for each measure, in it two columns for each policy
+    and a line that joins the two points of a seed.
+
+    Args:
+      panels: measure -> (policy -> values [2, num_seeds], reference -> value, a dotted line with its name).
+      sides: names of the two.
+    """
+    figure = new_figure(0.55 * WIDTH)
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    for axes, (measure, (policies, references)) in zip(all_axes, panels.items(), strict=True):
+        axes_of(axes, "", measure)
+        for place, values in enumerate(policies.values()):
+            pair, columns = np.asarray(values, np.float64), (place - 0.2, place + 0.2)
+            axes.plot(columns, pair, color=GREY, linewidth=0.8, zorder=2)
+            for column, points, colour, side in zip(columns, pair, (BLUE, VERMILION), sides, strict=True):
+                axes.scatter(np.full(len(points), column), points, s=14, color=colour, label=side, zorder=3)
+                axes.scatter(column, points.mean(), s=160, marker="_", color=colour, label=f"mean {side}", zorder=4)
+        for name, value in references.items():
+            axes.axhline(value, color=DARK_GREY, linewidth=0.8, linestyle=":", zorder=1)
+            place = axes.get_yaxis_transform()
+            axes.text(0.01, value, f"{name}: {value:.3f}", transform=place, fontsize=7, va="bottom", color=DARK_GREY)
+        axes.set_xticks(range(len(policies)), list(policies))
+        axes.set_xlim(-0.5, len(policies) - 0.5)
+    figure.suptitle("\n".join(wrapped(title)), x=0.01, horizontalalignment="left", fontsize=10)
     set_legend(figure)
     return figure
