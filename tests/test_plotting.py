@@ -235,6 +235,21 @@ def test_paired_taus_join_the_points_of_a_seed():
     assert legend(figure) == ["one seed", mean, "FLOPs only: 0.250"]  # every kind of line, once
 
 
+def test_paired_sides_join_the_points_of_a_seed():
+    taus = {"gdas": [[0.1, 0.3], [0.2, 0.7]], "nao": [[0.4, 0.4], [0.5, 0.3]]}
+    panels = {"tau": (taus, {"FLOPs only": 0.6}), "accuracy": ({"gdas": [[0.9, 0.8], [0.7, 0.8]]}, {})}
+    figure = plotting.paired_sides(panels, sides=("without", "with"), title="2 seeds")
+    left, right = figure.axes
+    *seeds, flops = left.lines
+    assert [line.get_ydata().tolist() for line in seeds] == [[0.1, 0.2], [0.3, 0.7], [0.4, 0.5], [0.4, 0.3]]
+    assert flops.get_ydata()[0] == 0.6 and [text.get_text() for text in left.texts] == ["FLOPs only: 0.600"]
+    assert [label.get_text() for label in left.get_xticklabels()] == ["gdas", "nao"]
+    without, mean, *_ = right.collections
+    assert without.get_offsets()[:, 1].tolist() == [0.9, 0.8] and mean.get_offsets()[0, 1] == pytest.approx(0.85)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["tau", "accuracy"]
+    assert legend(figure) == ["without", "mean without", "with", "mean with"]
+
+
 def forest():
     effects = {
         "affine=true": (-0.1, -0.2, -0.05),
