@@ -15,6 +15,7 @@ import numpy as np
 from jaxnas.ops.derivative import derivative_by, vary_alike
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
+from jaxnas.ops.platform import by_platform
 from jaxnas.ops.reduction import is_large, sum_over_images
 
 _init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -50,9 +51,14 @@ def project(x: chex.Array, weights: chex.Array, relu_first: bool) -> Any:
 
 
 def _convolve_backward(stride, relu_first, kept, cotangent):
-    x, weights = kept
-    if jax.default_backend() != "cpu":
+    def by_autodiff(x, weights, cotangent):
         return jax.vjp(lambda x, weights: _convolve(x, weights, stride, relu_first), x, weights)[1](cotangent)
+
+    by_products = functools.partial(_convolve_backward_on_cpu, stride, relu_first)
+    return by_platform(*kept, cotangent, cpu=by_products, others=by_autodiff)
+
+
+def _convolve_backward_on_cpu(stride, relu_first, x, weights, cotangent):
     turned = weights[::-1, ::-1].swapaxes(2, 3)
 
     def products(x, cotangent):
@@ -162,10 +168,14 @@ def depthwise(x: chex.Array, weights: chex.Array, stride: int, dilation: int = 1
     for each place of the kernel. Gradients, of smaller batches, gain nothing from it. Autodiff would remember every
     shifted view.
     """
-    if jax.default_backend() == "cpu" and is_large(x):
-        y = jax.lax.map(lambda image: _depthwise(image[None], weights, stride, dilation)[0], x)
-    else:
-        y = _depthwise(x, weights, stride, dilation)
+
+    def image_by_image(x, weights):
+        return jax.lax.map(lambda image: _depthwise(image[None], weights, stride, dilation)[0], x)
+
+    def at_once(x, weights):
+        return _depthwise(x, weights, stride, dilation)
+
+    y = by_platform(x, weights, cpu=image_by_image, others=at_once) if is_large(x) else at_once(x, weights)
     return y, (x, weights)
 
 

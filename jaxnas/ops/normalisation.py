@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.ops.derivative import derivative_by
+from jaxnas.ops.platform import by_platform
 from jaxnas.ops.reduction import sum_over_images
 
 EPSILON = 1e-5
@@ -87,14 +88,18 @@ def moments(x: chex.Array, mask: chex.Array | None) -> chex.Array:
     def average(terms: chex.Array) -> chex.Array:
         return jnp.sum(terms if mask is None else terms * weight, axis=(0, 1, 2)) / count
 
-    if jax.default_backend() == "cpu":
+    def two_passes(x: chex.Array) -> chex.Array:
         mean = average(x)
         deviations = x - along_channels(mean)
         return jnp.stack([mean, average(deviations * deviations)])
-    pixel = x[0, height // 2, width // 2]
-    deviations = x - along_channels(pixel)
-    mean = average(deviations)
-    return jnp.stack([pixel + mean, relu(average(deviations * deviations) - mean * mean)])
+
+    def one_pass(x: chex.Array) -> chex.Array:
+        pixel = x[0, height // 2, width // 2]
+        deviations = x - along_channels(pixel)
+        mean = average(deviations)
+        return jnp.stack([pixel + mean, relu(average(deviations * deviations) - mean * mean)])
+
+    return by_platform(x, cpu=two_passes, others=one_pass)
 
 
 def along_channels(vector: chex.Array) -> chex.Array:

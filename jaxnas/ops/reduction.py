@@ -1,4 +1,4 @@
-"""Sums over all images and pixels, in the form that is fast on the device at hand."""
+"""Sums over all images and pixels, in the form that is fast on the device that runs them."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.ops.derivative import vary_alike
+from jaxnas.ops.platform import by_platform
 
 LARGE = 2**17  # numbers; 64 images of 8x8 pixels and 24 channels are still small
 
@@ -24,9 +25,17 @@ def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -
     images at once is up to sixteen times slower there. Small ones gain nothing and compile longer that way; on an
     accelerator a loop over images would be the slow form.
     """
-    if jax.default_backend() != "cpu" or not is_large(arrays[0]):
+
+    def at_once(*arrays: chex.Array) -> chex.ArrayTree:
         return jax.tree.map(lambda term: jnp.sum(term, axis=(0, 1, 2)), terms(*arrays))
 
+    if not is_large(arrays[0]):
+        return at_once(*arrays)
+    image_by_image = functools.partial(_image_by_image, terms)
+    return by_platform(*arrays, cpu=image_by_image, others=at_once)
+
+
+def _image_by_image(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -> chex.ArrayTree:
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_one(images: chex.ArrayTree) -> chex.ArrayTree:
         return jax.tree.map(lambda term: term[0], terms(*(image[None] for image in images)))
