@@ -9,9 +9,10 @@ pool. A mixture is fed with codes drawn from it.
 
 `prob_surpass_random` is the chance that the best of all seeds beats as many uniform draws; `p_value` that of Welch's
 t-test against the random policy, `minus_random` the mean difference to it, seeds paired, with Student's interval and a
-percentile bootstrap's beside it, which is too short for few seeds. `parameter_free` is the share of choices that end
-with an operation without parameters; parameter_free.png has its weight in mixtures over the training, where collapse
-to skip-connections shows. Networks on text are judged by one over their perplexity in place of accuracy.
+percentile bootstrap's beside it, which is too short for few seeds. `minus_uniform` is that to the mean of all uniform
+draws, which the table knows, so that the luck of a few draws is not in it. `parameter_free` is the share of choices
+that end with an operation without parameters; parameter_free.png has its weight in mixtures over the training, where
+collapse to skip-connections shows. Networks on text are judged by one over their perplexity in place of accuracy.
 
     python -m experiments.search_phase quick --workdir runs/policies
     python -m experiments.search_phase cpu --data-dir DIR --workdir runs/policies-nb201
@@ -112,6 +113,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_queries": config.policy.num_queries,
         "num_archs": len(judge.feasible),
         "table_best": judge.feasible[0],
+        "uniform_mean_accuracy": float(judge.feasible.mean()),
     }
     if space.is_text and config.feedback != "table":
         figures["corpus"] = data.source
@@ -142,12 +144,21 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     label = "1 / perplexity on the test part, trained alone" if space.is_text else "stand-alone test accuracy"
     figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label=label)
     plotting.save_figure(figure, workdir / "outcomes.png")
-    if mixed := {name: one for name, one in found.get("weights", {}).items() if "steps" in one}:
-        shares = {name: one["parameter_free"] for name, one in mixed.items()}
+    if mixed := {name: one for name, one in found.get("weights", {}).items() if one.get("steps")}:
         title = f"Weight of candidates without parameters in each mixture, {space.name} on {problem.dataset}"
-        curve = plotting.training_curve(next(iter(mixed.values()))["steps"], shares, title=title)
-        plotting.save_figure(curve, workdir / "parameter_free.png")
+        plotting.save_figure(
+            plotting.training_curve(*over_training(mixed), title=title), workdir / "parameter_free.png"
+        )
     return figures
+
+
+def over_training(mixed: Mapping[str, Found]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """All steps [num_steps], and of each mixture its shares [num_seeds, num_steps], nan before its first update."""
+    steps = np.unique([step for one in mixed.values() for step in one["steps"]])
+    shares = {name: np.full((len(one["parameter_free"]), len(steps)), np.nan) for name, one in mixed.items()}
+    for name, one in mixed.items():
+        shares[name][:, np.searchsorted(steps, one["steps"])] = one["parameter_free"]
+    return steps, shares
 
 
 def check(config: Config, judge: Judge, space: SearchSpace) -> None:
@@ -210,16 +221,21 @@ def figures_of(name: str, found: Found, values: np.ndarray, judge: Judge) -> dic
     """The figures of one policy."""
     best = int(np.argmax(values))
     rank = judge.rank(np.array(found["archs"][best], np.int32))
-    return ranking.estimate_mean(values).named(f"{name}_mean_accuracy") | {
-        f"{name}_std_accuracy": float(np.std(values, ddof=1)),
-        f"{name}_best_accuracy": float(values[best]),
-        f"{name}_best_rank": rank,
-        f"{name}_prob_surpass_random": ranking.prob_surpass_random(
-            rank, num_archs=len(judge.feasible), num_draws=len(values)
-        ),
-        f"{name}_seconds": found["seconds"],
-        f"{name}_forward_passes": found["forward_passes"],
-    }
+    minus_uniform = ranking.estimate_mean(values - judge.feasible.mean())
+    return (
+        ranking.estimate_mean(values).named(f"{name}_mean_accuracy")
+        | minus_uniform.named(f"{name}_minus_uniform")
+        | {
+            f"{name}_std_accuracy": float(np.std(values, ddof=1)),
+            f"{name}_best_accuracy": float(values[best]),
+            f"{name}_best_rank": rank,
+            f"{name}_prob_surpass_random": ranking.prob_surpass_random(
+                rank, num_archs=len(judge.feasible), num_draws=len(values)
+            ),
+            f"{name}_seconds": found["seconds"],
+            f"{name}_forward_passes": found["forward_passes"],
+        }
+    )
 
 
 def parameter_free(supernet: Supernet, found: Found) -> float:

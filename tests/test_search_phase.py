@@ -37,6 +37,7 @@ def test_figures_by_hand(fed, truth):
     for name, values in ends.items():
         assert len(values) == 2
         assert result[f"fed_{name}_mean_accuracy"] == pytest.approx(values.mean())
+        assert result[f"fed_{name}_minus_uniform"] == pytest.approx(values.mean() - judged.mean())
         assert result[f"fed_{name}_best_accuracy"] == pytest.approx(values.max())
         rank = 1 + int((judged > values.max()).sum())
         assert result[f"fed_{name}_best_rank"] == rank

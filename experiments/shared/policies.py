@@ -212,7 +212,9 @@ def search_with_weights(
         )
         seconds += trained.seconds
         archs.append(decide(policy, trained.state, score, seed))
-        curves.append([(row["step"], row[PARAMETER_FREE]) for row in trained.rows if PARAMETER_FREE in row])
+        # A row is of the steps since the one before, and there are terms from the first update on.
+        rows = [row for row in trained.rows if timetable.done(int(row["step"]) - training.report_every) > 0]
+        curves.append([(row["step"], row[PARAMETER_FREE]) for row in rows if PARAMETER_FREE in row])
     steps = forward_passes(policy, num_steps, num_updates, config.policy.num_asked) * training.batch_size
     found = {"archs": archs, "seconds": seconds, "forward_passes": float(steps)}
     if policy.relax is None:

@@ -24,7 +24,8 @@ from jaxnas.plotting.figure import (
 def outcomes(
     panels: Mapping[str, Mapping[str, ArrayLike]], truth: ArrayLike, *, title: str, accuracy_label: str
 ) -> Figure:
-    """What each policy found, a row each and a panel for each kind of feedback, over the quantiles of the space.
+    """What each policy found, a row each and a panel for each kind of feedback, over the quantiles of the space. What
+    is far below all of these stands at the edge, as an arrow.
 
     Args:
       panels: name of the feedback -> policy -> accuracies [num_seeds], fractions.
@@ -35,7 +36,7 @@ def outcomes(
     figure = new_figure(1.4 + 0.5 * len(panels) + 0.26 * sum(sizes))
     found = np.concatenate([np.atleast_1d(row) for rows in panels.values() for row in rows.values()])
     quantiles = np.quantile(np.asarray(truth, np.float64), [0.25, 0.5, 0.75, 0.9, 0.99, 1.0])
-    low = min(float(np.min(found)), quantiles[1])
+    low = max(min(float(np.min(found)), quantiles[1]), quantiles[0] - 3 * (quantiles[-1] - quantiles[0]))
     room = 0.05 * max(quantiles[-1] - low, 1e-3)
     all_axes = np.atleast_1d(figure.subplots(len(panels), sharex=True, height_ratios=sizes))
     for axes, (feedback, rows) in zip(all_axes, panels.items(), strict=True):
@@ -50,8 +51,14 @@ def outcomes(
         for place, values in enumerate(rows.values()):
             accuracies = np.atleast_1d(np.asarray(values, np.float64))
             spread = place + 0.25 * np.linspace(-1, 1, len(accuracies)) * (len(accuracies) > 1)
-            axes.scatter(accuracies, spread, s=12, color=BLUE, label="a seed", zorder=3)
-            axes.scatter(accuracies.mean(), place, s=60, marker="|", color=VERMILION, label="mean", zorder=4)
+            for is_there, marker, label in (
+                (accuracies >= low, "o", "a seed"),
+                (accuracies < low, "<", "a seed, lower"),
+            ):
+                if is_there.any():
+                    shown = np.maximum(accuracies[is_there], low)
+                    axes.scatter(shown, spread[is_there], s=12, color=BLUE, marker=marker, label=label, zorder=3)
+            axes.scatter(max(low, accuracies.mean()), place, s=60, marker="|", color=VERMILION, label="mean", zorder=4)
         axes.set_yticks(range(len(rows)), list(rows), fontsize=9)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="y", color=PALE_GREY)
