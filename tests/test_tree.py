@@ -23,6 +23,7 @@ ANY_ARGUMENTS = {
     "jaxnas/ops/derivative.py: derivative_by",
     "jaxnas/ops/dynamic.py: DYNAMIC_OPS",
     "jaxnas/ops/nnx.py: NNXOperation",
+    "jaxnas/ops/platform.py: by_platform",
     "jaxnas/ops/reduction.py: sum_over_images",
     "jaxnas/ranking/intervals.py: estimate",
     "jaxnas/ranking/intervals.py: estimate_difference",
