@@ -6,6 +6,7 @@ checked by the exact limit on the host, and codes that don't exist, or miss it, 
 `MAX_ROUNDS` is drawn uniformly from the feasible region, so that there always is an answer.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -87,14 +88,15 @@ def make_drawer(region: Region, chain: Chain = TABLE) -> Drawer:
         _, (logs, of_choices) = jax.lax.scan(step, (chain.start(params), *zero), (choices, arch))
         return logs.sum(), of_choices.sum()
 
-    @jax.jit
-    def draw_round(keys: chex.PRNGKey, params: Any) -> chex.Array:
+    @functools.partial(jax.jit, static_argnames="size")
+    def draw_round(key: chex.PRNGKey, number: int, params: Any, *, size: int) -> chex.Array:
+        keys = jax.random.split(jax.random.fold_in(key, number), size)
         return jax.vmap(draw_one, in_axes=(0, None))(keys, params)
 
     def draw(key: chex.PRNGKey, params: Any, num_archs: int) -> np.ndarray:
         found, size = np.zeros((0, space.num_choices), np.int32), max(MIN_DRAWS, num_archs)
         for number in range(MAX_ROUNDS):
-            archs = np.asarray(draw_round(jax.random.split(jax.random.fold_in(key, number), size), params))
+            archs = np.asarray(draw_round(key, number, params, size=size))
             found = np.concatenate([found, archs[region.contains(archs)]])
             if len(found) >= num_archs:
                 return found[:num_archs]

@@ -111,9 +111,8 @@ def make_search_training(
     judge = make_judge_step(supernet, policy, tx, preprocess, strategy)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
-        number, key = int(state.step), jax.random.fold_in(jax.random.fold_in(state.key, POLICY), state.step)
-        searcher = state.sampler_state
-        propose_key, update_key = jax.random.split(key)
+        number, searcher = int(state.step), state.sampler_state
+        propose_key, update_key = policy_keys(state.key, state.step)
         searcher = searcher._replace(population=as_arrays(policy.propose(propose_key, searcher.policy)))
         state, metrics = weight_step(state._replace(sampler_state=searcher), batch)
         done = timetable.done(number)
@@ -131,6 +130,13 @@ def make_search_training(
         return state, metrics | {name: term.copy() for name, term in terms.items()}
 
     return SearchTraining(lambda key: init_train_state(supernet, sampler, tx, key, num_rows=num_rows), step)
+
+
+@jax.jit
+def policy_keys(key: chex.PRNGKey, step: chex.Array) -> tuple[chex.PRNGKey, chex.PRNGKey]:
+    """A state's keys of this step: to propose, and to update."""
+    propose_key, update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, POLICY), step))
+    return propose_key, update_key
 
 
 def make_judge_step(
