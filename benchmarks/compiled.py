@@ -182,7 +182,8 @@ def run(config: Config) -> list[dict[str, Any]]:
     records = []
     for name in config.spaces:
         with recorded() as calls:
-            supernet, (code, *_), batch = make_problem(config, name)
+            supernet, _, batch = make_problem(config, name)
+            code = np.zeros(supernet.space.num_choices, np.int32)  # as whatever is drawn
             made: dict[Route, tuple[np.ndarray, int]] = {}  # work of each part, and the programs called
             for route in config.routes:
                 print(f"{name}: {route} ...", file=sys.stderr, flush=True)

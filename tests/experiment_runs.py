@@ -16,6 +16,7 @@ import pytest
 
 from experiments import (
     build_table,
+    darts_cells,
     landmark,
     landmark_search,
     pcnas,
@@ -43,6 +44,7 @@ EXPERIMENTS = {
     "search_compare": search_compare,
     "search_phase": search_phase,
     "rnn_ranking": rnn_ranking,
+    "darts_cells": darts_cells,
     "build_table": build_table,
 }
 SMALL = chain_space(

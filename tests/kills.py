@@ -36,6 +36,7 @@ EXPERIMENTS = {
     "pcnas": ["--num-seeds", "2"],
     "search_compare": [],
     "search_phase": [],
+    "darts_cells": [],
     "posterior_fading": [],
     "build_table": [],
     "measure_latency": [],

@@ -4,10 +4,11 @@ import dataclasses
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import evaluator, memory, populations, scaling, standalone, train_step
+from benchmarks import compiled, evaluator, memory, populations, scaling, standalone, train_step
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
@@ -134,7 +135,89 @@ def test_training_steps_are_timed_side_by_side(capsys):
     for route, num_pairs in (("landmarks", 435), ("serial_pair", 1)):
         assert of[route]["ms_per_pair"] == pytest.approx((of[route]["ms"] - of["single"]["ms"]) / num_pairs)
     assert of["single"]["ms_per_pair"] is None
+    for route in ("mixture", "darts"):
+        assert of[route]["ratio_to_operations"] == of[route]["ms"] / of["operations"]["ms"]
     assert "fixed_scan" in train_step.table(records)
+
+
+@pytest.mark.parametrize("route", ["codes", "mixture"])
+def test_policies_train_on_what_they_are_timed_on(route):
+    """The controller of ENAS draws the code that the limit leaves; DARTS mixes with nearly equal weights."""
+    supernet, (code, *_), _ = train_step.make_problem(train_step.Sizes(width=2, image_size=4, batch_size=4), "toy")
+    policy = train_step.make_policy(supernet, route, code)
+    population = policy.propose(jax.random.key(0), policy.init(jax.random.key(0)))
+    expected = code[None] if route == "codes" else np.full((1, 2, 2), 0.5)
+    np.testing.assert_allclose(population, expected, atol=2e-3)
+
+
+def test_sum_of_operations_wants_the_same_candidates_everywhere(monkeypatch):
+    layout = ChainLayout(stem_width=2, widths=(2, 4), strides=(1, 2), head_width=0, image_size=4)
+    monkeypatch.setitem(SPACES, "uneven", chain_space("uneven", layout, [("identity", "mb1_k3"), ("mb1_k3",)]))
+    supernet, (code, *_), batch = train_step.make_problem(
+        train_step.Sizes(width=2, image_size=4, batch_size=4), "uneven"
+    )
+    with pytest.raises(ValueError, match=r"^operations: no code of uneven takes the same candidate everywhere"):
+        train_step.make_steps(supernet, "operations", code, batch)
+
+
+# A loop of three trips around a kernel, a conditional of two branches, and a copy, as XLA writes them.
+PROGRAM = """HloModule jit_f, is_scheduled=true
+
+%body (arg: f32[8]) -> f32[8] {
+  %arg = f32[8]{0} parameter(0)
+  ROOT %sum = f32[8]{0} fusion(%arg), kind=kLoop, calls=%fused
+}
+
+%first (arg.1: f32[8]) -> f32[8] {
+  %arg.1 = f32[8]{0} parameter(0)
+  %one = f32[8]{0} fusion(%arg.1), kind=kLoop, calls=%fused
+  ROOT %two = f32[8]{0} fusion(%one, %arg.1), kind=kLoop, calls=%fused
+}
+
+%second (arg.2: f32[8]) -> f32[8] {
+  %arg.2 = f32[8]{0} parameter(0)
+  ROOT %same = f32[8]{0} copy(%arg.2)
+}
+
+ENTRY %main (x: f32[8], which: s32[]) -> (f32[8], f32[8]) {
+  %x = f32[8]{0} parameter(0)
+  %which = s32[] parameter(1)
+  %loop = f32[8]{0} while(%x), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %chosen = f32[8]{0} conditional(%which, %loop, %loop), branch_computations={%first, %second}
+  ROOT %both = (f32[8]{0}, /*index=1*/f32[8]{0}) tuple(%chosen, %loop)
+}
+"""
+
+
+def test_kernels_conditionals_and_bytes_by_hand():
+    """The loop's kernel moves 2 x 32 bytes, three times; the branches 64 + 96 and 64, of which the mean counts."""
+    work = compiled.work_of(PROGRAM)
+    assert work == (3 + 1.5, 1, 0.5, pytest.approx((3 * 64 + (160 + 64) / 2) / 1e6))
+
+
+def test_calls_are_recorded_and_compute_nothing():
+    with compiled.recorded() as calls:
+        inner = jax.jit(lambda x: x + 1)
+        outer = jax.jit(lambda x, *, factor: factor * inner(x), static_argnames="factor")
+        result = outer(np.ones(3, np.float32), factor=2.0)
+    np.testing.assert_array_equal(result, np.zeros(3))
+    (call,) = calls
+    assert call.static == {"factor": 2.0} and call.args[0].shape == (3,)
+    np.testing.assert_array_equal(outer(np.ones(3, np.float32), factor=2.0), np.zeros(3))  # made inside
+
+
+def test_without_a_compiler_for_the_card_a_line_says_what_is_missing(capsys, monkeypatch):
+    def missing(**options):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    compiled.h100.cache_clear()
+    monkeypatch.setattr(compiled.topologies, "get_topology_desc", missing)
+    for name in ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+    with pytest.raises(SystemExit) as stop:
+        compiled.main(["--quick"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "pip install 'jax[cuda13]'" in line and line.startswith("python -m benchmarks.comp")
 
 
 @pytest.mark.slow("the benchmarks of training are run")

@@ -159,6 +159,19 @@ def test_mixtures_follow_the_gradient(name, of_name):
     np.testing.assert_array_equal(policy.decide(jax.random.key(0), state, None), TARGET)
 
 
+@pytest.mark.parametrize("name", ["reinforce", "enas", "darts", "gdas", "pc_darts"])
+def test_preference_is_what_a_decision_follows(name, of_name):
+    """Log-probabilities of all codes of a controller; of a mixture the largest is the decision's."""
+    policy = of_name(name)
+    state, archs = policy.init(jax.random.key(3)), enumerate_archs(CELL)
+    preferences = policy.prefer(state, archs)
+    assert preferences.shape == (len(archs),)
+    if policy.relax is None:
+        assert np.exp(preferences).sum() == pytest.approx(1, rel=1e-4)
+    else:
+        np.testing.assert_array_equal(archs[np.argmax(preferences)], policy.decide(jax.random.key(0), state, None))
+
+
 def test_random_is_one_uniform_draw(supernet):
     """Not the best of those it asked for."""
     policy = POLICIES["random"](supernet, num_archs=5)

@@ -56,9 +56,10 @@ def supernet_of(policy: str, config: NetworkConfig, space: SearchSpace) -> Super
 
 
 def make_policy(
-    config: PolicySearchConfig, name: str, space: SearchSpace, num_updates: int, *, rescore: bool = True
+    config: PolicySearchConfig, name: str, space: SearchSpace, num_updates: int, *, rescore: bool = True, **changes: Any
 ) -> Policy:
-    """A policy with published settings, but those that its config scales down; `num_updates` there will be."""
+    """A policy with published settings, but those that its config scales down, and `changes`; `num_updates` there
+    will be."""
     of_policy, supernet = config.policy, supernet_of(name, config.network, space)
     settings: dict[str, Any] = {}
     if name in ("enas", "reinforce"):
@@ -77,7 +78,7 @@ def make_policy(
             "rescore": rescore,
             "by_params": False,
         }
-    return POLICIES[name](supernet, **settings)
+    return POLICIES[name](supernet, **settings | changes)
 
 
 class SearchSetup(NamedTuple):
@@ -190,17 +191,20 @@ def search_with_weights(
     name: str,
     folder: Path,
     origin: sealed.Origin,
+    also: Callable[[Policy, TrainState, Score], dict[str, Any]] = lambda policy, state, score: {},
+    **settings: Any,
 ) -> Found:
-    """A policy that learns while the super-net trains: what each seed ends with."""
+    """A policy, of further `settings`, that learns while the super-net trains: what each seed ends with, and a list of
+    what `also` says of each."""
     training = config.training
     assert training.num_steps is not None
     num_steps, per_epoch = training.num_steps, max(1, len(data.train_images) // training.batch_size)
-    timetable = make_policy(config, name, space, 1).timetable(num_steps, per_epoch)
+    timetable = make_policy(config, name, space, 1, **settings).timetable(num_steps, per_epoch)
     num_updates = timetable.done(num_steps)
-    policy = make_policy(config, name, space, max(1, num_updates))
+    policy = make_policy(config, name, space, max(1, num_updates), **settings)
     setup = make_search_setup(config, policy, data, timetable)
     score = make_score(config.scoring, policy.supernet, data, progress=False)
-    seconds, archs, curves = 0.0, [], []
+    seconds, archs, curves, more = 0.0, [], [], []
     for seed in range(config.problem.seed, config.problem.seed + num_seeds):
         trained = train_search(
             config,
@@ -212,11 +216,13 @@ def search_with_weights(
         )
         seconds += trained.seconds
         archs.append(decide(policy, trained.state, score, seed))
+        more.append(also(policy, trained.state, score))
         # A row is of the steps since the one before, and there are terms from the first update on.
         rows = [row for row in trained.rows if timetable.done(int(row["step"]) - training.report_every) > 0]
         curves.append([(row["step"], row[PARAMETER_FREE]) for row in rows if PARAMETER_FREE in row])
     steps = forward_passes(policy, num_steps, num_updates, config.policy.num_asked) * training.batch_size
     found = {"archs": archs, "seconds": seconds, "forward_passes": float(steps)}
+    found |= {what: [each[what] for each in more] for what in more[0]}
     if policy.relax is None:
         return found
     return found | {

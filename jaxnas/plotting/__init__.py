@@ -6,12 +6,13 @@ and the viridis map, which colour-blind readers can tell apart. Titles longer th
 
 from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
 from jaxnas.plotting.figure import counted, save_figure
-from jaxnas.plotting.policies import outcomes, paired_sides
+from jaxnas.plotting.policies import collapse, outcomes, paired_sides
 from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
 from jaxnas.plotting.searches import latency_scatter, narrowing, percent, regret_over_cost
 
 __all__ = [
     "Panel",
+    "collapse",
     "cost_growth",
     "counted",
     "forest",

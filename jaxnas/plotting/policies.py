@@ -1,5 +1,6 @@
-"""What search policies end with, over seeds."""
+"""What search policies end with, over seeds, and what becomes of their mixtures on the way."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,8 +11,11 @@ from numpy.typing import ArrayLike
 from jaxnas.plotting.figure import (
     BLUE,
     DARK_GREY,
+    GREEN,
     GREY,
+    ORANGE,
     PALE_GREY,
+    PURPLE,
     VERMILION,
     WIDTH,
     axes_of,
@@ -100,5 +104,50 @@ def paired_sides(
         axes.set_xticks(range(len(policies)), list(policies))
         axes.set_xlim(-0.5, len(policies) - 0.5)
     figure.suptitle("\n".join(wrapped(title)), x=0.01, horizontalalignment="left", fontsize=10)
+    set_legend(figure)
+    return figure
+
+
+def collapse(
+    weights: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    found: Mapping[str, ArrayLike],
+    shares: ArrayLike,
+    accuracies: ArrayLike,
+    *,
+    title: str,
+) -> Figure:
+    """Whether searches run out of parameters: above, the weight of candidates without any in mixtures over the
+    training, each seed and their mean; below, their share in what was found, beside that of a table's architectures.
+
+    Args:
+      weights: mixture -> steps [num_steps], weights [num_seeds, num_steps]; none: the lower panel alone.
+      found: policy -> shares [num_seeds].
+      shares, accuracies: of the table's architectures, fractions [num_archs].
+      title: of the figure.
+    """
+    colours = dict(zip(found, itertools.cycle((DARK_GREY, ORANGE, BLUE, VERMILION, GREEN, PURPLE))))
+    figure = new_figure(2.4 + 2.4 * bool(weights) + 0.16 * len(found))
+    ratios = [1.0, 1.2] if weights else [1.0]
+    *above, below = np.atleast_1d(figure.subplots(len(ratios), height_ratios=ratios))
+    for axes in above:
+        axes_of(axes, "training step", "weight without parameters")
+        for name, (steps, values) in weights.items():
+            each = np.atleast_2d(np.asarray(values, np.float64))
+            for row in each:
+                axes.plot(steps, row, color=colours[name], linewidth=0.6, alpha=0.5)
+            axes.plot(steps, each.mean(axis=0), color=colours[name], linewidth=1.8, label=name)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes_of(below, "share of edges without parameters", "stand-alone test accuracy")
+    below.scatter(shares, accuracies, s=10, color=GREY, alpha=0.6, label="the table's")
+    low, high = np.min(accuracies), np.max(accuracies)
+    for row, (name, values) in enumerate(found.items(), start=1):
+        place = np.full(np.size(values), low - row * 0.06 * (high - low))
+        below.scatter(values, place, s=34, marker="|", color=colours[name], label=name)
+    below.axhline(low - 0.03 * (high - low), color=DARK_GREY, linewidth=0.8, linestyle=":")
+    below.text(1.0, low, "found, accuracy unknown", fontsize=7, color=DARK_GREY, ha="right", va="bottom")
+    below.set_xlim(-0.03, 1.03)
+    for axis in (below.xaxis, below.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    (*above, below)[0].set_title("\n".join(wrapped(title)), loc="left", fontsize=10)
     set_legend(figure)
     return figure

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnas.checks import number, whole
@@ -100,6 +101,8 @@ def make_controller(
     def decide(key: chex.PRNGKey, state: ControllerState, score: ScoreFn) -> Any:
         return best_of(drawer.draw(key, state.params, num_final), score)
 
+    log_probs = jax.jit(lambda params, archs: jax.vmap(drawer.log_prob, in_axes=(None, 0))(params, archs)[0])
+
     return Policy(
         name,
         supernet,
@@ -110,4 +113,5 @@ def make_controller(
         decide=decide,
         timetable=timetable,
         terms=TERMS,
+        prefer=lambda state, archs: np.asarray(log_probs(state.params, jnp.asarray(archs, jnp.int32))),
     )

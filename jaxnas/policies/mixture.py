@@ -128,15 +128,23 @@ def make_mixture(
         terms = (float(value) for value in jax.device_get((loss, *others)))
         return finish(state, feedback), dict(zip(TERMS, terms, strict=True))
 
+    def merits_of(state: MixtureState) -> np.ndarray:
+        return np.asarray(mixture.logits(state.alphas) if mixture.merits is None else mixture.merits(state))
+
+    def prefer(state: MixtureState, archs: np.ndarray) -> np.ndarray:
+        merits, taken = merits_of(state), supernet.decode(np.asarray(archs, np.int32))
+        total: np.ndarray = merits[np.arange(len(merits)), taken].sum(axis=1)
+        return total
+
     def decide(key: chex.PRNGKey, state: MixtureState, score: ScoreFn) -> np.ndarray:
-        merits = np.asarray(mixture.logits(state.alphas) if mixture.merits is None else mixture.merits(state))
-        likeliest = encode(merits)
+        likeliest = encode(merits_of(state))
         if region.contains(likeliest[None])[0]:
             return likeliest
         archs = _within(region, ask, key, state, supernet)
-        return archs[np.argmax(merits[np.arange(len(merits)), supernet.decode(archs)].sum(axis=1))]
+        return archs[np.argmax(prefer(state, archs))]
 
-    return Policy(name, supernet, init, compiled, ask, update, decide, timetable, TERMS, relax, **options)
+    options |= {"relax": relax, "prefer": prefer}
+    return Policy(name, supernet, init, compiled, ask, update, decide, timetable, TERMS, **options)
 
 
 def _reward_gradient(mixture: Mixture, drawer: Drawer | None) -> Any:

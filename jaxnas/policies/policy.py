@@ -76,6 +76,9 @@ class Policy(NamedTuple):
         differentiable with respect to `state.alphas`; None: the policy proposes codes.
       unrolled: whether the validation loss is to be that after one more step of the weights.
       curvature_every: updates from one curvature to the next; 0: none is wanted.
+      prefer: (state, archs int32 [num_archs, num_choices]) -> float [num_archs], higher for what the policy would
+        rather end with, by what it has learnt alone: the log-probability of a code, or of a mixture the sum over places
+        of the merit of what the code takes there; None: it has no opinion of single codes.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Policy(NamedTuple):
     relax: Drawing | None = None
     unrolled: bool = False
     curvature_every: int = 0
+    prefer: Callable[[Any, np.ndarray], np.ndarray] | None = None
 
 
 class PolicyFactory(Protocol):
