@@ -22,6 +22,7 @@ SMALL = {
     "01_quickstart": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100},
     "02_landmarks": {"NUM_STEPS": 2, "WARMUP_STEPS": 1, "BATCH_SIZE": 8, "NUM_LANDMARKS": 8},
     "03_pcnas": {"NUM_WARM_UP_STEPS": 2, "NUM_INTERVAL_STEPS": 1, "BATCH_SIZE": 8, "NUM_VALID": 100},
+    "04_policies": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100},
 }
 
 
