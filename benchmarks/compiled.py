@@ -98,7 +98,8 @@ def recorded() -> Iterator[list[Call]]:
 
         return run
 
-    with mock.patch.object(jax, "jit", stand_in):
+    # What asks for the device while it is traced takes the branch of the card.
+    with mock.patch.object(jax, "jit", stand_in), mock.patch.object(jax, "default_backend", lambda: "gpu"):
         yield calls
 
 

@@ -104,10 +104,12 @@ for name, policy in searched.items():
 # then the policy learns, on images held out. The step is run by `training.fit` as any other, and the policy's state
 # lies in the train state, so that checkpoints hold it too.
 #
-# On the way we ask each policy how it would bet. `prefer` is the log-probability of each code, for a mixture that of
-# drawing every operation by its weight. So all 243 codes have a probability at every moment.
+# On the way we ask each policy how it would bet. `prefer` says it of any codes: the controller's log-probabilities, of
+# a mixture the sum of its parameters. The softmax over all 243 codes makes both a probability, at every moment.
 
 # %%
+import scipy.special
+
 preprocess = training.make_preprocess(data.mean, data.std, crop=1)
 loss_fn = training.make_cross_entropy_loss(supernet, preprocess=preprocess)
 tx = training.sgd(0.1, num_steps=NUM_STEPS, weight_decay=5e-4)
@@ -122,7 +124,7 @@ for name, policy in searched.items():
 
     def bet(steps, figures, state, name=name, policy=policy):
         if policy.prefer is not None:
-            bets[name].append(np.exp(policy.prefer(state.sampler_state.policy, archs)))
+            bets[name].append(scipy.special.softmax(policy.prefer(state.sampler_state.policy, archs)))
         if steps % (NUM_STEPS // 2) == 0:
             print(f"{name:6} {steps} steps: loss {figures['loss']:.3f} nats, accuracy {figures['accuracy']:.3f}")
 
