@@ -74,9 +74,8 @@ class NetworkConfig:
 class SamplingConfig:
     """Which architectures a training step draws."""
 
-    sampler: Annotated[str, OneOf(SAMPLERS)] | None = (
-        "fair"  # None: fair; uniform on text, and where not every code exists
-    )
+    # None: fair, or uniform where not every code exists and for text
+    sampler: Annotated[str, OneOf(SAMPLERS)] | None = "fair"
     num_archs: Count | None = None  # architectures per step; None: the sampler's default
 
 
