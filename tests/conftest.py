@@ -119,3 +119,17 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"fuzz: {category}: {dict(counts)}")
         total = sum(fuzzing.COUNTS.values(), collections.Counter())
         terminalreporter.write_line(f"fuzz: all: {dict(total)} of {sum(total.values())}")
+
+
+def control_flow(function, *args) -> set[str]:
+    """The conditionals and loops of a function's program, by name; a choice by the platform that it is compiled for,
+    which lowering makes, is none."""
+    found, left = set(), [jax.make_jaxpr(function)(*args).jaxpr]
+    while left:
+        for equation in left.pop().eqns:
+            by_platform = equation.params.get("branches_platforms") is not None
+            if equation.primitive.name in ("cond", "while", "scan") and not by_platform:
+                found.add(equation.primitive.name)
+            inside = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns"))
+            left += [getattr(part, "jaxpr", part) for part in inside if hasattr(part, "eqns")]
+    return found
