@@ -25,6 +25,7 @@ from experiments import (
     rnn_ranking,
     search_compare,
     search_phase,
+    space_size,
     supernet_factors,
 )
 from jaxnas import tables
@@ -43,6 +44,7 @@ EXPERIMENTS = {
     "pcnas": pcnas,
     "search_compare": search_compare,
     "search_phase": search_phase,
+    "space_size": space_size,
     "rnn_ranking": rnn_ranking,
     "darts_cells": darts_cells,
     "build_table": build_table,

@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "search_compare": [],
     "search_phase": [],
     "darts_cells": [],
+    "space_size": [],
     "posterior_fading": [],
     "build_table": [],
     "measure_latency": [],

@@ -1,4 +1,4 @@
-"""Stand-alone training: both ways to compile it agree with each other and with a plain loop, seed by seed."""
+"""Stand-alone training: all ways to compile it agree with each other and with a plain loop, seed by seed."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def trainers(supernet, data):
         arrays = data.train_images, data.train_labels, data.test_images, data.test_labels
         return lambda archs, keys: train(archs, keys, *arrays)
 
-    return {compiled: build(compiled) for compiled in ("once", "each")}
+    return {compiled: build(compiled) for compiled in ("once", "each", "step")}
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,11 @@ def test_agrees_with_a_plain_loop(once, supernet, data):
     assert once.accuracy[0, 1] == pytest.approx(accuracy, abs=3 / len(data.test_labels))
 
 
-def test_once_and_each_agree(once, trainers, data):
-    each = trainers["each"](ARCHS[:1], KEYS[:2])
-    np.testing.assert_allclose(each.loss, once.loss[:1], rtol=1e-4)
-    np.testing.assert_allclose(each.accuracy, once.accuracy[:1], atol=3 / len(data.test_labels))
+@pytest.mark.parametrize("compiled", ["each", "step"])
+def test_all_ways_to_compile_agree(once, trainers, data, compiled):
+    other = trainers[compiled](ARCHS[:1], KEYS[:2])
+    np.testing.assert_allclose(other.loss, once.loss[:1], rtol=1e-4)
+    np.testing.assert_allclose(other.accuracy, once.accuracy[:1], atol=3 / len(data.test_labels))
     assert once.loss.shape == once.accuracy.shape == (2, 2)
     assert len(np.unique(once.loss)) == 4
 
@@ -168,7 +169,7 @@ def test_learns_what_can_be_learnt_and_takes_images_as_arguments(supernet, monke
     [
         ({"batch_size": 21}, "batch_size is 21, expected 1 to the 20 training images"),
         ({"batch_size": 0}, "batch_size is 0, expected 1 to the 20 training images"),
-        ({"compiled": "twice"}, "compiled must be 'once' or 'each', got 'twice'"),
+        ({"compiled": "twice"}, "compiled must be 'once', 'each' or 'step', got 'twice'"),
         ({"archs_per_call": 2}, "archs_per_call must be 1 with compiled 'each', got 2"),
         ({"compiled": "once", "archs_per_call": 0}, "archs_per_call must be at least 1, got 0"),
         ({"archs": [[0, 2]]}, "two: "),

@@ -13,6 +13,7 @@ from jaxnas.plotting.figure import (
     BLUE,
     GREEN,
     GREY,
+    PURPLE,
     REFERENCE_LINES,
     VERMILION,
     WIDTH,
@@ -120,7 +121,7 @@ def panels_over_size(
         axes.minorticks_off()
         taken: list[float] = []
         for (colour, marker), (name, (values, lows, highs)) in zip(
-            ((BLUE, "o"), (VERMILION, "D")), panel.series.items()
+            ((BLUE, "o"), (VERMILION, "D"), (GREEN, "^"), (PURPLE, "s")), panel.series.items()
         ):
             own = np.asarray(sizes[name], np.float64).tolist()
             at = [size * beside ** taken.count(size) for size in own]

@@ -48,7 +48,7 @@ def uniform(space: SearchSpace, *, num_archs: int = 1) -> Sampler:
 def listed(space: SearchSpace, archs: chex.ArrayNumpy, *, num_archs: int = 1) -> Sampler:
     """Draw every architecture uniformly from a list, independently.
 
-    With each distinct network once (`spaces.nasbench101.enumerate_cells`) this is the "Random-A" of "How to Train Your
+    With each distinct network once (`spaces.enumerate_cells`) this is the "Random-A" of "How to Train Your
     Super-Net".
 
     Args:

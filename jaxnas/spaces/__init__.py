@@ -7,7 +7,7 @@ from jaxnas.space import SearchSpace
 from jaxnas.spaces._darts import darts, darts_space
 from jaxnas.spaces._digits_chain import digits_chain
 from jaxnas.spaces._imported import import_space
-from jaxnas.spaces._nasbench101 import nasbench101, nasbench101_space
+from jaxnas.spaces._nasbench101 import enumerate_cells, nasbench101, nasbench101_space
 from jaxnas.spaces._nasbench201 import nasbench201
 from jaxnas.spaces._nasbench_macro import nasbench_macro
 from jaxnas.spaces._nats_size import nats_size
@@ -25,6 +25,7 @@ __all__ = [
     "darts_rnn",
     "darts_space",
     "digits_chain",
+    "enumerate_cells",
     "get_space",
     "mobile_large",
     "mobile_large_cifar",

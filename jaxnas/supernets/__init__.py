@@ -8,6 +8,7 @@ from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
 from jaxnas.spaces._darts import TwoCellLayout
 from jaxnas.spaces._nats_size import SizeLayout
 from jaxnas.spaces._rnn import RecurrentLayout
+from jaxnas.supernets._masked import masked
 from jaxnas.supernets.cell import cell_supernet
 from jaxnas.supernets.chain import chain_supernet
 from jaxnas.supernets.choice import Drawn
@@ -120,6 +121,7 @@ __all__ = [
     "check_images",
     "check_kept",
     "make_supernet",
+    "masked",
     "only",
     "run_operation",
     "select_stats",

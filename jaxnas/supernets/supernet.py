@@ -81,6 +81,8 @@ class Supernet(NamedTuple):
         that they stand for; of equal weights the first. None: no code stands for a mixture.
       joins: of each place, the number of the node whose inputs are summed that it leads into.
       recurrence: of text, else None.
+      alone: (fresh params, arch) -> those that the network of this code would begin with alone, where candidates share
+        parameters, and yet no two of one network; None: as they are.
     """
 
     space: SearchSpace
@@ -94,6 +96,7 @@ class Supernet(NamedTuple):
     encode: Callable[[np.ndarray], np.ndarray] | None = None
     joins: tuple[int, ...] = ()
     recurrence: Recurrence | None = None
+    alone: Callable[[Params, chex.Array], Params] | None = None
 
     @property
     def num_candidates(self) -> tuple[int, ...]:

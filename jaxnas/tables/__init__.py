@@ -4,7 +4,13 @@ from jaxnas.tables.format import Table, lookup, make_table, read_table, write_ta
 from jaxnas.tables.judging import Judge, make_judge
 from jaxnas.tables.nasbench101 import convert_nasbench101
 from jaxnas.tables.nats_bench import convert_nats_bench
-from jaxnas.tables.published import MissingTable, load_truth, read_nasbench201, read_nasbench_macro
+from jaxnas.tables.published import (
+    MissingTable,
+    load_truth,
+    read_nasbench101_cells,
+    read_nasbench201,
+    read_nasbench_macro,
+)
 
 __all__ = [
     "Judge",
@@ -16,6 +22,7 @@ __all__ = [
     "lookup",
     "make_judge",
     "make_table",
+    "read_nasbench101_cells",
     "read_nasbench201",
     "read_nasbench_macro",
     "read_table",

@@ -90,6 +90,19 @@ def read_nasbench201(path: str | os.PathLike[str], space: SearchSpace) -> Table:
     return _read_published(Path(path), PUBLISHED["nasbench201", "cifar10"], space)
 
 
+def read_nasbench101_cells(path: str | os.PathLike[str], space: SearchSpace) -> Table:
+    """500 cells of NAS-Bench-101 as one small file, `nb101_subset_naslib500.npz`: CIFAR-10 only.
+
+    Column `valid_accuracy` [500], fractions: of one of three trainings each, after 108 epochs. Codes are as the file
+    has them, of random wiring, of which many are the same cell by `space.isomorphs`; `space` is `nasbench101`.
+
+    Raises:
+      ValueError: the file is not the known one, or the space has other operations.
+      OSError: the file cannot be read.
+    """
+    return _read_published(Path(path), NASBENCH101_CELLS, space)
+
+
 def _read_embedded(space: SearchSpace) -> Table:
     file = importlib.resources.files("jaxnas.tables").joinpath("digits_chain.npz")
     if not file.is_file():
@@ -172,6 +185,25 @@ def _decode_darts(data: bytes, space: SearchSpace) -> Table:
     return make_table(space, archs, columns, units=dict.fromkeys(columns, "fraction"), provenance={})
 
 
+def _decode_nasbench101_cells(data: bytes, space: SearchSpace) -> Table:
+    if space.name != "nasbench101":
+        raise ValueError(f"{space.name}: the cells are those of nasbench101; take that space.")
+    arrays = decode_arrays(data)
+    sources, targets = np.triu_indices(7, k=1)
+    known = [*space.op_names[-1]]
+    to_code = np.array([known.index(name) if name in known else -1 for name in arrays["op_names"].tolist()])
+    archs = np.concatenate([arrays["matrix"][:, sources, targets], to_code[arrays["ops"][:, 1:-1]]], axis=1)
+    columns = {"valid_accuracy": arrays["val_accuracy"].astype(np.float64) / 100}
+    return make_table(space, archs.astype(np.int32), columns, units={"valid_accuracy": "fraction"}, provenance={})
+
+
+NASBENCH101_CELLS = Published(
+    file_name="nb101_subset_naslib500.npz",
+    sha256="abb1c923d99fa0696e93b65781308654dc323dccf06b160965c3788be124588b",
+    source="an extract of zc_nasbench101.json of github.com/automl/NASLib",
+    decode=_decode_nasbench101_cells,
+    note="validation accuracy of one training",
+)
 PUBLISHED = {
     ("nasbench_macro", "cifar10"): Published(
         file_name="nas-bench-macro_cifar10.json",

@@ -1,7 +1,8 @@
 """Training architectures from scratch, alone: the truth that a super-net's ranking is compared with."""
 
 import functools
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
 
 import chex
 import jax
@@ -58,7 +59,7 @@ def make_standalone(
     *,
     mean: chex.Array,
     std: chex.Array,
-    compiled: Literal["once", "each"] = "once",
+    compiled: Literal["once", "each", "step"] = "once",
     archs_per_call: int = 1,
     num_calibration_images: int = 1024,
     workers: int = 1,
@@ -78,36 +79,43 @@ def make_standalone(
       compiled: "once": one program for every architecture, a switch at each choice and the whole training a loop on
         the device: for many small networks without convolutions wider than 1x1, whose gradients are slow in loops on
         CPU. "each": one program per architecture and one call per step, without the operations that it lacks: for
-        few, larger networks.
+        few, larger networks. "step": one program of a step for every architecture, called for each step and seed: for
+        many networks whose convolutions a loop would slow down.
       archs_per_call: architectures that train side by side in one program, with compiled="once": the parameters being
         batched, each choice computes all its operations and keeps one. For accelerators that small networks leave idle;
         on CPU it costs what it computes (benchmarks/README.md), and 1 is fastest.
       workers: host threads, each with calls of its own; small networks leave cores idle.
 
     Raises:
-      ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call, or text, with compiled="each";
-        codes not of the space; a super-net whose candidates share parameters.
+      ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call, or text, with another than
+        compiled="once"; codes not of the space; a super-net whose candidates share parameters, but for `masked` ones.
       FloatingPointError: from train, a network whose loss is not finite: it diverged.
     """
-    if compiled not in ("once", "each"):
-        raise ValueError(f"compiled must be 'once' or 'each', got {compiled!r}.")
-    if archs_per_call < 1 or (compiled == "each" and archs_per_call > 1):
-        wanted = "1 with compiled 'each'" if compiled == "each" else "at least 1"
+    if compiled not in ("once", "each", "step"):
+        raise ValueError(f"compiled must be 'once', 'each' or 'step', got {compiled!r}.")
+    if archs_per_call < 1 or (compiled != "once" and archs_per_call > 1):
+        wanted = f"1 with compiled {compiled!r}" if compiled != "once" else "at least 1"
         raise ValueError(f"archs_per_call must be {wanted}, got {archs_per_call}.")
-    if supernet.has_shared_params:
+    if supernet.has_shared_params and (supernet.alone is None or compiled == "each"):
         raise ValueError(
             f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
-            " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded'."
+            " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded', or"
+            " take jaxnas.supernets.masked of it."
         )
     is_text = supernet.recurrence is not None
-    if is_text and compiled == "each":
-        raise ValueError(f"{supernet.space.name}: networks on text are trained with compiled 'once', got 'each'.")
+    if is_text and compiled != "once":
+        raise ValueError(f"{supernet.space.name}: networks on text are trained with compiled 'once', got {compiled!r}.")
     preprocess = (
         (lambda key, words: words) if is_text else make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
     )
     task = _Task(supernet, recipe, mean, std, num_calibration_images, preprocess)
     train_once = functools.partial(_train_rows if is_text else _train_once, task)
-    train_one, train_several = jax.jit(train_once), jax.jit(jax.vmap(train_once, in_axes=(0, *[None] * 5)))
+    train_one: Callable[..., Any] = jax.jit(train_once)
+    train_several = jax.jit(jax.vmap(train_once, in_axes=(0, *[None] * 5)))
+    if compiled == "each":
+        train_one = functools.partial(_train_each, task)
+    elif compiled == "step":
+        train_one = functools.partial(_train_seeds, task, _programs(task))
 
     def train(archs, keys, images, labels, test_images, test_labels) -> Standalone:
         archs = codes.check(supernet.space, archs)
@@ -119,8 +127,7 @@ def make_standalone(
             """Loss and correct answers, [num_archs, num_seeds], of one call's architectures."""
             called = archs[start : start + archs_per_call]
             if archs_per_call == 1:
-                run = train_one if compiled == "once" else functools.partial(_train_each, task)
-                return [row[None] for row in jax.device_get(run(jnp.asarray(called[0]), keys, *data))]
+                return [row[None] for row in jax.device_get(train_one(jnp.asarray(called[0]), keys, *data))]
             padded = np.concatenate([called, np.repeat(called[-1:], archs_per_call - len(called), axis=0)])
             return [rows[: len(called)] for rows in jax.device_get(train_several(jnp.asarray(padded), keys, *data))]
 
@@ -153,6 +160,8 @@ def _start(task: _Task, arch, keys, num_steps: int):
     params = jax.vmap(task.supernet.init)(keys)
     if not isinstance(arch, jax.Array):
         params = only(task.supernet, params, arch)
+    elif task.supernet.alone is not None:
+        params = jax.vmap(task.supernet.alone, in_axes=(0, None))(params, arch)
     return params, jax.vmap(_optimiser(task.recipe, num_steps).init)(params)
 
 
@@ -165,18 +174,19 @@ def _order(task: _Task, keys, epoch, num_images: int):
 
 
 def _step(task: _Task, arch, keys, state, number, rows, images, labels, num_steps: int):
-    params, opt_state = state
+    tx = _optimiser(task.recipe, num_steps)
 
-    def loss_fn(params):
-        def one(params, key, rows):
+    def one(key, state, rows):
+        params, opt_state = state
+
+        def loss_fn(params):
             x = task.preprocess(jax.random.fold_in(key, number), images[rows])
             logits, _ = task.supernet.apply(params, arch, x, groups=None)
             return cross_entropy(logits, labels[rows]).mean()
 
-        return jax.vmap(one)(params, keys, rows).sum()
+        return descend(tx, jax.grad(loss_fn)(params), opt_state, params)
 
-    grads = jax.grad(loss_fn)(params)
-    return jax.vmap(functools.partial(descend, _optimiser(task.recipe, num_steps)))(grads, opt_state, params)
+    return _over_seeds(one, keys, state, rows)
 
 
 def _test(task: _Task, arch, params, images, test_images, test_labels):
@@ -188,7 +198,15 @@ def _test(task: _Task, arch, params, images, test_images, test_labels):
         )
         return cross_entropy(logits, test_labels).mean(), is_correct(logits, test_labels).sum()
 
-    return jax.vmap(one)(params)
+    return _over_seeds(one, params)
+
+
+def _over_seeds(function: Callable[..., Any], *of_seeds: Any) -> Any:
+    """The function on a leading axis of seeds; of one seed without that axis, which XLA's products and sums are slower
+    with."""
+    if len(jax.tree.leaves(of_seeds)[0]) > 1:
+        return jax.vmap(function)(*of_seeds)
+    return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], of_seeds)))
 
 
 def _train_once(task: _Task, arch, keys, images, labels, test_images, test_labels):
@@ -245,23 +263,46 @@ def _train_rows(task: _Task, arch, keys, rows, labels, test_rows, test_labels):
     return jax.lax.map(test, params)
 
 
-def _train_each(task: _Task, arch, keys, images, labels, test_images, test_labels):
-    arch = [int(op) for op in arch]
+class _Programs(NamedTuple):
+    """The parts of a training that are called one by one; images are arguments, since arrays that a jitted function
+    closes over are written into its program."""
+
+    start: Callable[..., Any]
+    step: Callable[..., Any]
+    order: Callable[..., Any]
+    test: Callable[..., Any]
+
+
+def _programs(task: _Task, *, fixed: bool = False) -> _Programs:
+    """fixed: the architecture, a tuple, is known while tracing."""
+    arch = (0,) if fixed else ()
+    return _Programs(
+        jax.jit(functools.partial(_start, task), static_argnums=(*arch, 2)),
+        jax.jit(functools.partial(_step, task), static_argnums=(*arch, 7), donate_argnums=2),
+        jax.jit(functools.partial(_order, task), static_argnums=2),
+        jax.jit(functools.partial(_test, task), static_argnums=arch),
+    )
+
+
+def _train_each(task: _Task, arch, keys, *data):
+    fixed = tuple(int(op) for op in arch)
+    return _train_by_steps(task, _programs(task, fixed=True), fixed, keys, *data)
+
+
+def _train_seeds(task: _Task, programs: _Programs, arch, keys, *data):
+    """Seed by seed: kernels that are batched become grouped convolutions, which are slow on CPU."""
+    seeds = [_train_by_steps(task, programs, arch, keys[seed : seed + 1], *data) for seed in range(len(keys))]
+    return [jnp.concatenate(column) for column in zip(*seeds, strict=True)]
+
+
+def _train_by_steps(task: _Task, programs: _Programs, arch, keys, images, labels, test_images, test_labels):
     per_epoch = len(images) // task.recipe.batch_size
     num_steps = task.recipe.num_epochs * per_epoch
-    state = jax.jit(lambda keys: _start(task, arch, keys, num_steps))(keys)
-    # Images are arguments: arrays that a jitted function closes over are written into its program.
-    step_once = jax.jit(
-        lambda state, number, rows, images, labels: _step(
-            task, arch, keys, state, number, rows, images, labels, num_steps
-        ),
-        donate_argnums=0,
-    )
-    shuffle = jax.jit(lambda epoch: _order(task, keys, epoch, len(images)))
+    state = programs.start(arch, keys, num_steps)
     for epoch in range(task.recipe.num_epochs):
-        for number, rows in enumerate(shuffle(epoch), start=epoch * per_epoch):
-            state = step_once(state, number, rows, images, labels)
-    return jax.jit(functools.partial(_test, task, arch))(state[0], images, test_images, test_labels)
+        for number, rows in enumerate(programs.order(keys, epoch, len(images)), start=epoch * per_epoch):
+            state = programs.step(arch, keys, state, number, rows, images, labels, num_steps)
+    return programs.test(arch, state[0], images, test_images, test_labels)
 
 
 def _optimiser(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
