@@ -68,7 +68,7 @@ PRESETS = {
         Config(), policies=("enas", "darts"), num_seeds=2, num_asked=2, num_updates=1, num_final=2, width=4,
         num_eval_archs=27, num_train=64, num_valid=50, num_steps=4, batch_size=16, report_every=1, checkpoint_every=2,
     ),
-    "quick": runs.replace(CPU, policies=("random", "enas"), num_seeds=2, num_steps=100, width=4),
+    "quick": runs.replace(CPU, policies=("random", "enas"), num_seeds=2, num_steps=100, width=4, checkpoint_every=50),
     "cpu": CPU,
 }  # fmt: skip
 

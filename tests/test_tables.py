@@ -18,6 +18,7 @@ from jaxnas.codes import enumerate_archs, from_text
 from jaxnas.files import seal_arrays
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
+from jaxnas.tables.format import RANGES
 
 LAYOUT = ChainLayout(stem_width=4, widths=(4, 4, 4), strides=(1, 1, 1), head_width=0)
 SPACE = SearchSpace("toy", (("a", "b", "c"), ("a", "b"), ("a", "b", "c", "d")), LAYOUT)
@@ -76,7 +77,7 @@ def random_tables(draw):
     return small_table(
         archs=ARCHS[archs],
         columns=columns,
-        units={name: draw(st.text(max_size=3)) for name in columns},
+        units={name: draw(st.text(max_size=3).filter(lambda unit: unit not in RANGES)) for name in columns},
         provenance=draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)),
     )
 
