@@ -75,10 +75,10 @@ PRESETS = {
         num_train=64, num_valid=40, checkpoint_every=2, report_every=2, images_per_call=20,
     ),
     "quick": runs.replace(
-        DIGITS, sizes=(4, 5), num_archs=12, num_seeds=2, num_steps=200, num_alone_epochs=6, checkpoint_every=100
+        DIGITS, sizes=(4, 5), num_archs=12, num_seeds=2, num_steps=600, num_alone_epochs=6, checkpoint_every=200
     ),
     "cpu": runs.replace(
-        DIGITS, dataset="cifar10", num_train=6_400, num_valid=4_000, num_archs=30, num_seeds=5, num_steps=800,
+        DIGITS, dataset="cifar10", num_train=6_400, num_valid=4_000, num_archs=24, num_seeds=3, num_steps=2_000,
         batch_size=64, alone_batch_size=64, num_alone_epochs=3, crop=1, flip=True, num_eval_images=500,
         checkpoint_every=400, report_every=50,
     ),
