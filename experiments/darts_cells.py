@@ -31,11 +31,10 @@ from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import OneOf, Pair, Positive
 from jaxnas.policies import POLICIES, Policy
 from jaxnas.runs.command import main
-from jaxnas.supernets import Supernet
 from jaxnas.training import TrainState
 
 from .shared.config import settle
-from .shared.policies import Found, PolicySearchConfig, kept, make_policy, search_with_weights
+from .shared.policies import Found, PolicySearchConfig, kept, make_policy, parameter_free, search_with_weights
 from .shared.problem import arch_rows, load_problem
 from .shared.supernet import Score, build
 
@@ -109,18 +108,18 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "table_parameter_free_most": float(shares.max()),
         **ranking.estimate(ranking.kendall_tau, shares, accuracy).named("table_tau_parameter_free"),
     }
-    rows, columns = [], {"test_accuracy": accuracy, "macs": macs, "parameter_free": shares}
+    rows, ends_of = [], dict[str, np.ndarray]()
+    columns = {"test_accuracy": accuracy, "macs": macs, "parameter_free": shares}
     for name, one in found.items():
         ends = np.array(one["archs"], np.int32)
         figures |= figures_of(name, one, accuracy) | {f"{name}_seconds": one["seconds"]}
-        figures |= ranking.estimate_mean(parameter_free(supernet, ends)).named(f"{name}_parameter_free")
+        share = ends_of[name] = parameter_free(supernet, ends)
+        figures |= ranking.estimate_mean(share).named(f"{name}_parameter_free")
         seeds = config.problem.seed + np.arange(config.num_seeds)
         columns |= {f"{name}_loss_{seed}": np.array(losses) for seed, losses in zip(seeds, one["losses"], strict=True)}
-        share = parameter_free(supernet, ends)
         rows += arch_rows(space, ends, {"policy": np.full(len(ends), name), "seed": seeds, "parameter_free": share})
     runs.write_rows(workdir / "found.csv", rows)
     runs.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
-    ends_of = {name: parameter_free(supernet, np.array(one["archs"], np.int32)) for name, one in found.items()}
     mixed = {name: one for name, one in found.items() if one.get("steps")}
     figure = plotting.collapse(
         {name: (one["steps"], one["parameter_free"]) for name, one in mixed.items()}, ends_of, shares, accuracy,
@@ -151,20 +150,6 @@ def figures_of(name: str, found: Found, accuracy: np.ndarray) -> dict[str, Any]:
         figures |= ranking.estimate_mean(curves[:, 0]).named(f"{name}_weight_first")
         figures |= ranking.estimate_mean(curves[:, -1]).named(f"{name}_weight_last")
     return figures
-
-
-def parameter_free(supernet: Supernet, archs: np.ndarray) -> np.ndarray:
-    """Of the edges that codes [num_archs, num_choices] have, "none" left out, the share whose operation has no
-    parameters: [num_archs]."""
-    layers = {layer.choice: layer for layer in supernet.layers.values() if layer.choice is not None}
-    names = [list(layers[place].candidates) for place in range(len(layers))]
-    is_none = np.array([[op == "none" for op in ops] for ops in names])
-    taken = supernet.decode(np.asarray(archs, np.int32))
-    places = np.arange(taken.shape[1])
-    has_edge = ~is_none[places, taken]
-    free = supernet.parameter_free[places, taken] & has_edge
-    share: np.ndarray = free.sum(axis=1) / np.maximum(1, has_edge.sum(axis=1))
-    return share
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ pool. A mixture is fed with codes drawn from it.
 `prob_surpass_random` is the chance that the best of all seeds beats as many uniform draws; `p_value` that of Welch's
 t-test against the random policy, `minus_random` the mean difference to it, seeds paired, with Student's interval and a
 percentile bootstrap's beside it, which is too short for few seeds. `minus_uniform` is that to the mean of all uniform
-draws, which the table knows, so that the luck of a few draws is not in it. `parameter_free` is the share of choices
-that end with an operation without parameters; parameter_free.png has its weight in mixtures over the training, where
-collapse to skip-connections shows. Networks on text are judged by one over their perplexity in place of accuracy.
+draws, which the table knows, so that the luck of a few draws is not in it. `parameter_free` is the share of edges or
+layers, "none" left out, whose operation has no parameters; parameter_free.png has the weight of all such candidates,
+"none" among them, in mixtures over the training, where collapse to skip-connections shows. Networks on text are judged
+by one over their perplexity in place of accuracy.
 
     python -m experiments.search_phase quick --workdir runs/policies
     python -m experiments.search_phase cpu --data-dir DIR --workdir runs/policies-nb201
@@ -45,7 +46,15 @@ from jaxnas.supernets import Supernet
 from jaxnas.tables import Judge
 
 from .shared.config import settle
-from .shared.policies import Found, PolicySearchConfig, check_judged, kept, make_policy, search_with_weights
+from .shared.policies import (
+    Found,
+    PolicySearchConfig,
+    check_judged,
+    kept,
+    make_policy,
+    parameter_free,
+    search_with_weights,
+)
 from .shared.problem import load_images, load_truth, resize
 from .shared.supernet import build
 
@@ -129,7 +138,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                 figures |= figures_of(f"{prefix}{name}", one, of_feedback[name], judge)
                 if space.is_text:
                     figures |= ranking.estimate_mean(1 / of_feedback[name]).named(f"{prefix}{name}_mean_perplexity")
-                figures |= {f"{prefix}{name}_parameter_free": parameter_free(supernet, one)}
+                ends = parameter_free(supernet, np.array(one["archs"], np.int32))
+                figures |= {f"{prefix}{name}_parameter_free": float(ends.mean())}
                 for other in ("random", "random_search"):
                     if other in of_feedback and other != name:
                         figures |= compared(f"{prefix}{name}", other, of_feedback[name], of_feedback[other])
@@ -236,12 +246,6 @@ def figures_of(name: str, found: Found, values: np.ndarray, judge: Judge) -> dic
             f"{name}_forward_passes": found["forward_passes"],
         }
     )
-
-
-def parameter_free(supernet: Supernet, found: Found) -> float:
-    """The share of choices that end with a candidate without parameters, over all seeds."""
-    taken = supernet.decode(np.array(found["archs"], np.int32))
-    return float(supernet.parameter_free[np.arange(taken.shape[1]), taken].mean())
 
 
 def compared(name: str, other: str, values: np.ndarray, of_other: np.ndarray) -> dict[str, Any]:

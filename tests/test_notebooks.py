@@ -112,7 +112,7 @@ def test_links_into_the_repository_lead_somewhere(name):
 
 
 @pytest.mark.slow("each notebook is run from top to bottom")
-@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name != "04_policies"])  # its outputs want a mend
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_it_runs(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # what is tested, not what is installed
     for name_of_setting in ("JAX_NUMPY_RANK_PROMOTION", "JAX_NUMPY_DTYPE_PROMOTION"):  # JAX's defaults, as readers have

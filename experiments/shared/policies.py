@@ -239,6 +239,20 @@ def forward_passes(policy: Policy, num_steps: int, num_updates: int, num_asked: 
     return 3 * width * num_steps + num_updates * (3 * width if policy.relax else asked)
 
 
+def parameter_free(supernet: Supernet, archs: np.ndarray) -> np.ndarray:
+    """Of the edges that codes [num_archs, num_choices] have, "none" left out, the share whose operation has no
+    parameters: [num_archs], 0 where there is no edge."""
+    layers = {layer.choice: layer for layer in supernet.layers.values() if layer.choice is not None}
+    names = [list(layers[place].candidates) for place in range(len(layers))]
+    is_none = np.array([[op == "none" for op in ops] for ops in names])
+    taken = supernet.decode(np.asarray(archs, np.int32))
+    places = np.arange(taken.shape[1])
+    has_edge = ~is_none[places, taken]
+    free = supernet.parameter_free[places, taken] & has_edge
+    share: np.ndarray = free.sum(axis=1) / np.maximum(1, has_edge.sum(axis=1))
+    return share
+
+
 def check_judged(judge: Judge, space: SearchSpace) -> None:
     """Raise a ValueError where a policy may end with an architecture that the table doesn't know."""
     if len(judge.feasible) < space.size and space.has_all_codes:
