@@ -117,7 +117,7 @@ def panels_over_size(
     for axes, (label, panel) in zip(all_axes, panels.items()):
         axes_of(axes, size_label if axes is all_axes[-1] else "", label)
         axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{size:,.0f}" if size < 1e5 else f"{size:.1g}" for size in ticks])
+        axes.set_xticks(ticks, [f"{size:,.0f}" for size in ticks])
         axes.minorticks_off()
         taken: list[float] = []
         for (colour, marker), (name, (values, lows, highs)) in zip(
