@@ -87,7 +87,7 @@ PRESETS = {
     ),
     "cpu": runs.replace(
         Config(), space="nasbench201", dataset="cifar10", width="small", cells_per_stage=1, image_size="small",
-        num_train=None, num_valid=25_000, num_steps=2_400, learning_rate=None, crop=2, flip=True, checkpoint_every=500,
+        num_train=None, num_valid=25_000, num_steps=None, learning_rate=None, crop=2, flip=True, checkpoint_every=500,
         report_every=50, num_eval_images=500, images_per_call=250,
     ),
 }  # fmt: skip
@@ -154,7 +154,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     label = "1 / perplexity on the test part, trained alone" if space.is_text else "stand-alone test accuracy"
     figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label=label)
     plotting.save_figure(figure, workdir / "outcomes.png")
-    if mixed := {name: one for name, one in found.get("weights", {}).items() if one.get("steps")}:
+    mixed = {name: one for name, one in found.get("weights", {}).items() if one.get("steps")}
+    if mixed and not supernet.parameter_free.all():  # all are, where they are activations
         title = f"Weight of candidates without parameters in each mixture, {space.name} on {problem.dataset}"
         plotting.save_figure(
             plotting.training_curve(*over_training(mixed), title=title), workdir / "parameter_free.png"

@@ -360,6 +360,7 @@ def test_training():
     assert np.mean(losses[-20:]) < 0.8 * first
 
 
+@pytest.mark.slow("trains a network of two cells alone")
 def test_export_and_training_alone(tmp_path):
     supernet, params = built(2)
     exported = export.export(supernet, params, CODES[0])

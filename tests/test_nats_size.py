@@ -168,7 +168,7 @@ def test_routes_agree(bn_mode):
             np.testing.assert_allclose(scores["serial"].loss[row], expected, rtol=1e-4)
 
 
-def test_training():
+def test_gradients_of_fair_paths():
     """Eight fair paths a step, whose shortcuts are not balanced; gradients are the sum over paths, and none reaches
     what is masked."""
     supernet, params = built()
@@ -200,6 +200,12 @@ def test_training():
     assert kernel[:, :, :2, :2].any() and not kernel[:, :, 2:].any() and not kernel[..., 2:].any()
     assert not np.asarray(narrow["norm"]["norm"]["BatchNorm_0"]["bias"])[2:].any()
 
+
+@pytest.mark.slow("compiles a step of eight fair paths of nats_size")
+def test_the_loss_falls():
+    supernet, _ = built()
+    batch = {"train": {"images": IMAGES, "labels": LABELS}}
+    loss_fn = make_cross_entropy_loss(supernet)
     state = init_train_state(supernet, fair(SMALL), optax.sgd(0.05), jax.random.key(0))
     train = make_train_step(supernet, loss_fn, fair(SMALL), optax.sgd(0.05), stats_momentum=0.9)
     losses = []
@@ -209,6 +215,7 @@ def test_training():
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
 
 
+@pytest.mark.slow("trains a network of nats_size alone")
 def test_export_and_training_alone(tmp_path):
     supernet, params = built()
     exported = export.export(supernet, params, CODES[0])

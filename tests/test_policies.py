@@ -543,6 +543,15 @@ def test_nao_learns_its_pool_and_goes_uphill(of_name):
     assert (np.diff(scores[:24]) <= 0).all()
 
 
+def test_a_policy_that_has_no_more_to_ask_ends(of_name):
+    """As nao does when its pool holds the whole space."""
+    rounds = [np.array([[0, 0, 0], [3, 0, 2]]), np.array([[1, 1, 1]]), np.zeros((0, 3), np.int32)]
+    fed = feed(of_name("random")._replace(ask=lambda key, state: rounds.pop(0)), matches, 100, jax.random.key(0))
+    np.testing.assert_array_equal(fed.archs, [[0, 0, 0], [3, 0, 2], [1, 1, 1]])
+    np.testing.assert_allclose(fed.rewards, [1 / 3, 1, 0])
+    np.testing.assert_array_equal(fed.best, TARGET)
+
+
 # --- together with the weights
 
 

@@ -179,7 +179,7 @@ def settle(config: ConfigType) -> ConfigType:
     space, given = get_space(runs.check(config).problem.space), runs.flat(config)
     by_space: dict[str, Any] = {
         "affine": by_kind(space, cells=False, others=True),
-        "num_steps": by_kind(space, cells=2_400, two_cells=900, others=2_500),
+        "num_steps": by_kind(space, cells=2_400, two_cells=900, others=600 if space.is_text else 2_500),
         "learning_rate": by_kind(space, cells=0.5, two_cells=0.025, others=2.0 if space.is_text else 0.1),  # as DARTS's
         "clip_norm": 0.25 if space.is_text else 5.0,
     }

@@ -15,8 +15,9 @@ class Fed(NamedTuple):
     """What a fed policy came to.
 
     Attributes:
-      archs: int32 [num_queries, num_choices], in the order asked; an architecture asked again is there again.
-      rewards: float64 [num_queries].
+      archs: int32 [num_asked, num_choices], in the order asked; an architecture asked again is there again. Fewer than
+        num_queries only of a policy that never asks again and has asked for all that there are, as nao does.
+      rewards: float64 [num_asked].
       best: int32 [num_choices], the one with the highest reward; of equals the first.
       decided: int32 [num_choices], the policy's own decision, which knows no more than what was asked.
       state: of the policy.
@@ -30,7 +31,7 @@ class Fed(NamedTuple):
 
 
 def feed(policy: Policy, judge: ScoreFn, num_queries: int, key: chex.PRNGKey) -> Fed:
-    """Ask, judge and update until `num_queries` architectures were judged, repetitions counted.
+    """Ask, judge and update until `num_queries` architectures were judged, repetitions counted, or there are no more.
 
     Every policy is fed with rewards of codes; a mixture has codes drawn from it and learns from them by REINFORCE, with
     its own parameters, optimiser and rule of decision. A last `ask` of more than are left is cut, and teaches nothing.
@@ -39,7 +40,7 @@ def feed(policy: Policy, judge: ScoreFn, num_queries: int, key: chex.PRNGKey) ->
       judge: archs -> rewards, such as `tables.Judge.choose_by`; accuracies as fractions.
 
     Raises:
-      ValueError: num_queries below 1, rewards that aren't finite, or a policy that has no more to ask.
+      ValueError: num_queries below 1, or rewards that aren't finite.
       FloatingPointError: a term of an update that isn't finite; says which.
     """
     whole("num_queries", num_queries, 1)
@@ -51,7 +52,7 @@ def feed(policy: Policy, judge: ScoreFn, num_queries: int, key: chex.PRNGKey) ->
         ask_key, update_key = jax.random.split(jax.random.fold_in(run_key, number))
         asked = np.asarray(policy.ask(ask_key, state))
         if not len(asked):
-            raise ValueError(f"{policy.name} has no more to ask after {num_queries - left} of {num_queries} queries.")
+            break
         asked, is_whole = asked[:left], len(asked) <= left
         told = np.asarray(judge(asked), np.float64)
         if told.shape != (len(asked),) or not np.isfinite(told).all():
