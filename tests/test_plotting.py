@@ -242,7 +242,7 @@ def test_paired_sides_join_the_points_of_a_seed():
     left, right = figure.axes
     *seeds, flops = left.lines
     assert [line.get_ydata().tolist() for line in seeds] == [[0.1, 0.2], [0.3, 0.7], [0.4, 0.5], [0.4, 0.3]]
-    assert flops.get_ydata()[0] == 0.6 and [text.get_text() for text in left.texts] == ["FLOPs only: 0.600"]
+    assert flops.get_ydata()[0] == 0.6 and left.get_title(loc="left") == "dotted: FLOPs only: 0.600"
     assert [label.get_text() for label in left.get_xticklabels()] == ["gdas", "nao"]
     without, mean, *_ = right.collections
     assert without.get_offsets()[:, 1].tolist() == [0.9, 0.8] and mean.get_offsets()[0, 1] == pytest.approx(0.85)

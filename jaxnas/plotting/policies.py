@@ -84,7 +84,7 @@ def paired_sides(
     and a line that joins the two points of a seed.
 
     Args:
-      panels: measure -> (policy -> values [2, num_seeds], reference -> value, a dotted line with its name).
+      panels: measure -> (policy -> values [2, num_seeds], reference -> value, a dotted line, named above).
       sides: names of the two.
     """
     figure = new_figure(0.55 * WIDTH)
@@ -97,10 +97,10 @@ def paired_sides(
             for column, points, colour, side in zip(columns, pair, (BLUE, VERMILION), sides, strict=True):
                 axes.scatter(np.full(len(points), column), points, s=14, color=colour, label=side, zorder=3)
                 axes.scatter(column, points.mean(), s=160, marker="_", color=colour, label=f"mean {side}", zorder=4)
-        for name, value in references.items():
+        for value in references.values():
             axes.axhline(value, color=DARK_GREY, linewidth=0.8, linestyle=":", zorder=1)
-            place = axes.get_yaxis_transform()
-            axes.text(0.01, value, f"{name}: {value:.3f}", transform=place, fontsize=7, va="bottom", color=DARK_GREY)
+        named = ", ".join(f"{name}: {value:.3f}" for name, value in references.items())
+        axes.set_title(f"dotted: {named}" if named else "", fontsize=8, loc="left", color=DARK_GREY)
         axes.set_xticks(range(len(policies)), list(policies))
         axes.set_xlim(-0.5, len(policies) - 0.5)
     figure.suptitle("\n".join(wrapped(title)), x=0.01, horizontalalignment="left", fontsize=10)
