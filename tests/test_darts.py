@@ -19,7 +19,8 @@ from jaxnas.ops import OPS, Policy, Tape
 from jaxnas.samplers import uniform
 from jaxnas.spaces import darts, darts_space
 from jaxnas.spaces._darts import OP_NAMES
-from jaxnas.supernets import make_supernet, only
+from jaxnas.supernets import Drawn, make_supernet, only, two_cell
+from jaxnas.supernets.running import Running
 from jaxnas.training import init_train_state, make_cross_entropy_loss, make_train_step
 from jaxnas.training.standalone import Recipe, make_standalone
 
@@ -334,6 +335,42 @@ def test_routes_agree(bn_mode):
             logits = plain_network(params, code, IMAGES, 1)
             expected = -scipy.special.log_softmax(logits, axis=-1)[np.arange(len(LABELS)), LABELS].mean()
             np.testing.assert_allclose(loss, expected, rtol=1e-3)
+
+
+@pytest.mark.slow("gradients of a super-net of two cells, with edges in a loop and one by one")
+@pytest.mark.parametrize("kind", ["code", "mixture", "drawn"])
+def test_edges_in_a_loop_are_edges_one_by_one(monkeypatch, kind):
+    """Loss, gradients of parameters and of an architecture's weights, and statistics, with images left out and dropout;
+    and the loss with statistics given. Of half the operations, one of each kind, for the time that they compile."""
+    monkeypatch.setattr(two_cell, "OP_NAMES", OP_NAMES[:1] + OP_NAMES[2:4] + OP_NAMES[6:7])
+    supernet = make_supernet(small(2), path_dropout=0.3)
+    params, rng = random_params(supernet), np.random.default_rng(2)
+    weights = scipy.special.softmax(rng.normal(size=(len(supernet.num_candidates), 4)), axis=1).astype(np.float32)
+    code = np.array([[[op, source] for source in (1, 0)] for op in (3, 2, 1, 3)], np.int32).ravel()
+    arch = {"code": code, "mixture": weights, "drawn": Drawn(weights, supernet.decode(code))}[kind]
+    stats = {name: rng.random((2, layer.stats_size), np.float32) for name, layer in supernet.layers.items()}
+    mask = np.arange(len(IMAGES)) < 5
+
+    def loss(params, arch, key):
+        logits, used = supernet.apply(params, arch, IMAGES, mask=mask, key=key, ramp=0.5)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)[:5].mean(), used
+
+    def outcomes():
+        run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True))
+        given = jax.jit(lambda arch: supernet.apply(params, arch, IMAGES, stats=stats))
+        found = jax.tree.leaves((run(params, arch, jax.random.key(3)), given(arch)))
+        return [np.asarray(leaf) for leaf in found if leaf.dtype != jax.dtypes.float0]
+
+    loops = []
+    monkeypatch.setattr(
+        Running, "along", lambda run, *given, own=Running.along: loops.append(given) or own(run, *given)
+    )
+    in_loop = outcomes()
+    assert len(loops) == 2 * (3 + 2 * 2)  # a normal cell takes one, a reduction cell two
+    monkeypatch.setattr(Running, "compiles_all", False)
+    for ours, plain in zip(in_loop, outcomes(), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-4)
+    assert len(loops) == 14
 
 
 @pytest.mark.slow("training a super-net of two cells, whose step compiles for half a minute")

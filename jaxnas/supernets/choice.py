@@ -111,7 +111,7 @@ def choose(
             outputs = dispatch(branches, choice, shared, inputs, groups)
         return outputs, jax.tree.map(lambda _: True, outputs)
 
-    if _is_batched(choice):
+    if is_batched(choice):
         return select(choice, shared, inputs)
 
     @jax.custom_jvp
@@ -138,7 +138,7 @@ def check_groups(groups: Any) -> None:
         raise ValueError(f"groups must be a tile size of at least 1, 'balanced' or None, got {groups!r}.")
 
 
-def _is_batched(choice: chex.Array) -> bool:
+def is_batched(choice: chex.Array) -> bool:
     """Whether a `vmap` makes many of this choice, nothing traced in between: its rule runs at once."""
     seen = []
 
@@ -151,7 +151,7 @@ def _is_batched(choice: chex.Array) -> bool:
         seen.append(num_archs)
         return choice, in_batched[0]
 
-    look(choice)
+    look(jax.lax.stop_gradient(choice))
     return bool(seen)
 
 

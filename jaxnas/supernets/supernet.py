@@ -16,6 +16,7 @@ from jaxnas.space import SearchSpace
 from jaxnas.supernets.choice import Drawn, count_ops
 from jaxnas.supernets.dropout import Dropout, draw_keep
 from jaxnas.supernets.layer import Layer, Params, Stats, outline
+from jaxnas.supernets.running import Running
 from jaxnas.supernets.sharing import NO_SHARING, Sharing, as_it_is
 
 Wire = Callable[[Callable[[str, Any], Any], Any], Any]
@@ -163,12 +164,7 @@ def assemble(
         check_images(space, images)
         params, arch = sharing.view(params), arch if isinstance(arch, Drawn) else decode(arch)
         keep = {} if dropout is None or key is None else draw_keep(dropout, key, ramp, len(images))
-
-        def run(name, x):
-            y, used[name] = layers[name](params, arch, x, stats, mask, groups, keep.get(name))
-            return y
-
-        return wire(run, images), used
+        return wire(Running(layers, params, arch, stats, mask, groups, keep, used), images), used
 
     def largest(weights: np.ndarray) -> np.ndarray:
         return np.where(exist(space.num_ops), weights, -np.inf).argmax(axis=1).astype(np.int32)

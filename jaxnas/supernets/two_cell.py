@@ -15,6 +15,7 @@ from jaxnas.spaces._darts import CELLS, NONE, OP_NAMES, TwoCellLayout, edges_of
 from jaxnas.supernets.dropout import make_dropout
 from jaxnas.supernets.factors import Factors, candidate
 from jaxnas.supernets.layer import Layer, make_layer
+from jaxnas.supernets.running import Edge, add_up
 from jaxnas.supernets.supernet import Supernet, assemble, decode_by_columns
 
 STEM_MULTIPLE = 3  # the stem has so many times the channels of a node
@@ -71,11 +72,9 @@ def two_cell_supernet(space: SearchSpace, layout: TwoCellLayout, factors: Factor
     def wire(run, images):
         before = last = run("stem", images)
         for cell in cells:
-            outputs = [run(f"{cell}_input0", before), run(f"{cell}_input1", last)]
-            for node in nodes:
-                inputs = [run(f"{cell}_edge{source}{node}", outputs[source]) for source in range(node)]
-                outputs.append(sum(inputs[1:], inputs[0]))
-            places = [run(f"{cell}_place{node}", outputs[node]) for node in nodes]
+            inputs = [run(f"{cell}_input0", before), run(f"{cell}_input1", last)]
+            outputs = add_up(run, [Edge(f"{cell}_edge{source}{node}", source, node) for source, node in edges], inputs)
+            places = [run(f"{cell}_place{node}", output) for node, output in zip(nodes, outputs, strict=True)]
             before, last = last, sum(places[1:], places[0])
         return run("head", last)
 
