@@ -4,12 +4,13 @@
     python -m benchmarks.evaluator --json --out FILE    # flat records on stdout and in FILE
     python -m benchmarks.evaluator --quick              # the same with fewer architectures
     python -m benchmarks.evaluator --spaces nasbench201 --width 16 --image-size 32 --cells 5 --memory-budget 34359738368
+    python -m benchmarks.evaluator --spaces nasbench201 --populations all --routes auto --modes batch tracked
 
-One untrained super-net a space, batch statistics, random images. Every route scores the same architectures on the same
-images, in turns, so that other work on the machine disturbs all alike. Compiling is told apart. The losses of all
-routes must agree, or nothing is reported. GFLOP count two per multiply-accumulate and are counted from the plan,
-padding included (`jaxnas.evaluation.work`); dispatch can execute less than is needed, as the operations of the first
-choice run once for all architectures.
+One untrained super-net a space, random images; tracked statistics are drawn by lot. Every route scores the same
+architectures on the same images, in turns, so that other work on the machine disturbs all alike. Compiling is told
+apart. The losses of all routes of a mode must agree, or nothing is reported. GFLOP count two per multiply-accumulate
+and are counted from the plan, padding included (`jaxnas.evaluation.work`); dispatch can execute less than is needed, as
+the operations of the first choice run once for all architectures.
 """
 
 import dataclasses
@@ -17,15 +18,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from benchmarks import command
 from jaxnas import codes
-from jaxnas.checks import Bytes, Cells, Count, Pixels, Whole, Width
-from jaxnas.evaluation import Evaluator, Population, make_evaluator, work
+from jaxnas.checks import Bytes, Cells, Count, Pixels, Width
+from jaxnas.evaluation import BNMode, Evaluator, Population, make_evaluator, work
 from jaxnas.samplers import fair
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import SpaceName, get_space
@@ -51,8 +52,9 @@ class Config:
     num_archs: Count = 1000  # architectures of the random population
     num_images: Count = 32
     images_per_call: Count = 256
-    # that each architecture takes its statistics from first; 0: from each call's images
-    num_calibration_images: Annotated[int, Whole(0)] = 0
+    modes: tuple[BNMode, ...] = ("batch",)  # whose statistics normalise
+    # that each architecture takes its statistics from first, where calibrated
+    num_calibration_images: Count = 256
     archs_per_call: Count | None = None  # None: as the evaluator plans
     memory_budget: Bytes = 2**30  # bytes that activations may take
     groups: Count | None = None  # tile of the dispatch route; None: as the evaluator plans
@@ -65,8 +67,15 @@ class Config:
 QUICK = Config(num_balanced=60, num_archs=100, repetitions=2, quick=True)
 
 
+class Run(NamedTuple):
+    """What is timed."""
+
+    mode: str
+    route: str
+
+
 def run(config: Config) -> list[dict[str, Any]]:
-    """Compare the routes: a flat record for every space, population and route, in this order.
+    """Compare the routes: a flat record for every space, population, mode and route, in this order.
 
     Raises:
       ValueError: unusable settings.
@@ -75,26 +84,30 @@ def run(config: Config) -> list[dict[str, Any]]:
     records = []
     for space in [make_space(config, name) for name in config.spaces]:
         supernet = make_supernet(space)
-        routes: dict[str, Evaluator] = {route: make_route(config, supernet, route) for route in config.routes}
+        routes: dict[Run, Evaluator] = {
+            Run(mode, route): make_route(config, supernet, route, mode)
+            for mode in config.modes
+            for route in config.routes
+        }
         populations = {kind: population(config, space, kind) for kind in config.populations}
-        planned: dict[tuple[str, str], Population] = {  # now, so that unusable settings end before anything is compiled
-            (kind, route): routes[route].prepare(archs, config.num_images)
+        planned: dict[tuple[str, Run], Population] = {  # now, so that unusable settings end before anything is compiled
+            (kind, run): evaluator.prepare(archs, config.num_images)
             for kind, archs in populations.items()
-            for route in routes
+            for run, evaluator in routes.items()
         }
         params = supernet.init(jax.random.key(0))
-        shape = (config.num_images, *supernet.layers["stem"].in_shape)
-        images = np.asarray(jax.random.normal(jax.random.key(1), shape))
-        more = (config.num_calibration_images, *shape[1:])
-        given = {"calibration_images": np.asarray(jax.random.normal(jax.random.key(3), more))} if more[0] else {}
+        given = what_modes_take(config, supernet)
+        images = np.asarray(
+            jax.random.normal(jax.random.key(1), (config.num_images, *supernet.layers["stem"].in_shape))
+        )
         labels = np.arange(config.num_images) % space.layout.num_classes
         for kind, archs in populations.items():
-            print(f"{space.name}, {kind} population: {', '.join(routes)} ...", file=sys.stderr, flush=True)
-            compared = compare(routes, config.repetitions, params, archs, images, labels, **given)
-            serial = compared["serial"]["ms"] if "serial" in compared else None
-            for route, figures in compared.items():
-                plan = planned[kind, route].plan
-                needed, executed = count_gflop(supernet, planned[kind, route])
+            print(f"{space.name}, {kind} population: {', '.join(config.routes)} ...", file=sys.stderr, flush=True)
+            compared = compare(routes, config.repetitions, params, archs, images, labels, given)
+            for run, figures in compared.items():
+                serial = compared.get(run._replace(route="serial"))
+                plan = planned[kind, run].plan
+                needed, executed = count_gflop(supernet, planned[kind, run])
                 records.append(
                     {
                         "space": space.name,
@@ -102,7 +115,8 @@ def run(config: Config) -> list[dict[str, Any]]:
                         "image_size": config.image_size,
                         "cells": config.cells if "cells_per_stage" in space.sizes else None,
                         "population": kind,
-                        "route": route,
+                        "route": run.route,
+                        "bn_mode": run.mode,
                         "strategy": plan.strategy,  # what auto chose
                         "num_archs": len(archs),
                         "num_images": len(images),
@@ -111,12 +125,12 @@ def run(config: Config) -> list[dict[str, Any]]:
                         "needed_gflop": needed,
                         "executed_gflop": executed,
                         "work_ratio": executed / needed,
-                        "speedup_over_serial": serial / figures["ms"] if serial else None,
+                        "speedup_over_serial": serial["ms"] / figures["ms"] if serial else None,
                         "compile_s": figures["compile_s"],
                         "loss_difference": figures["loss_difference"],
                         "archs_per_call": plan.archs_per_call,
                         "images_per_call": plan.images_per_call,
-                        "num_calibration_images": config.num_calibration_images,
+                        "num_calibration_images": config.num_calibration_images if run.mode == "calibrated" else 0,
                         "groups": plan.groups if plan.strategy == "dispatch" else None,
                         "workers": plan.workers,
                         "memory_budget": config.memory_budget,
@@ -135,12 +149,27 @@ def make_space(config: Config, name: str) -> SearchSpace:
     return space.resized(width=config.width, image_size=config.image_size, **cells)
 
 
-def make_route(config: Config, supernet: Supernet, route: str) -> Evaluator:
-    """An evaluator that takes this route, else with the configured settings."""
+def what_modes_take(config: Config, supernet: Supernet) -> dict[str, dict[str, Any]]:
+    """What `evaluate` is given beside images, by mode."""
+    rng = np.random.default_rng(3)
+    tracked = {
+        name: rng.uniform([[-0.5], [0.5]], 1.0, (len(layer.candidates), 2, layer.stats_size)).astype(np.float32)
+        for name, layer in supernet.layers.items()
+    }
+    shape = config.num_calibration_images, *supernet.layers["stem"].in_shape
+    return {
+        "batch": {},
+        "tracked": {"stats": tracked},
+        "calibrated": {"calibration_images": rng.normal(size=shape).astype(np.float32)},
+    }
+
+
+def make_route(config: Config, supernet: Supernet, route: str, mode: str = "batch") -> Evaluator:
+    """An evaluator that takes this route in this mode, else with the configured settings."""
     return make_evaluator(
         supernet,
+        bn_mode=mode,  # type: ignore[arg-type]
         strategy=route,  # type: ignore[arg-type]
-        bn_mode="calibrated" if config.num_calibration_images else "batch",
         archs_per_call=config.archs_per_call,
         images_per_call=config.images_per_call,
         memory_budget=config.memory_budget,
@@ -156,43 +185,43 @@ def population(config: Config, space: SearchSpace, kind: str) -> np.ndarray:
     return np.asarray(codes.sample(key, space, config.num_archs)) if kind == "random" else codes.enumerate_archs(space)
 
 
-def compare(routes, repetitions: int, params, archs, images, labels, **given) -> dict[str, dict[str, float]]:
-    """Time all routes in turns; a RuntimeError if their losses differ. `given` is what else `evaluate` takes.
+def compare(routes, repetitions: int, params, archs, images, labels, given) -> dict[Run, dict[str, float]]:
+    """Time all in turns; a RuntimeError if losses of one mode differ. `given`: by mode, what else `evaluate` takes.
 
     Returns:
-      by route: `ms`, the median time of the whole population; `compile_s`, what the first call took longer than the
-      second, about 0 where the population before had the same program compiled; `loss_difference` in nats, the largest
-      of any architecture from the first route's.
+      `ms`, the median time of the whole population; `compile_s`, what the first call took longer than the second,
+      about 0 where the population before had the same program compiled; `loss_difference` in nats, the largest of any
+      architecture from the mode's first route.
     """
     compile_s = {}
-    for route, evaluator in routes.items():
+    for run, evaluator in routes.items():
         one_call = archs[: evaluator.plan(len(archs), len(images)).archs_per_call]
         (first, _), (second, _) = (
-            timed(evaluator.evaluate, params, one_call, images, labels, **given) for _ in range(2)
+            timed(evaluator.evaluate, params, one_call, images, labels, **given[run.mode]) for _ in range(2)
         )
-        compile_s[route] = max(0.0, first - second)
-    seconds: dict[str, list[float]] = {route: [] for route in routes}
+        compile_s[run] = max(0.0, first - second)
+    seconds: dict[Run, list[float]] = {run: [] for run in routes}
     loss = {}
     for _ in range(repetitions):
-        for route, evaluator in routes.items():
-            took, scores = timed(evaluator.evaluate, params, archs, images, labels, **given)
-            seconds[route].append(took)
-            loss[route] = scores.loss
-    reference = next(iter(routes))
-    difference = {route: float(np.max(np.abs(loss[route] - loss[reference]))) for route in routes}
-    for route, nats in difference.items():
+        for run, evaluator in routes.items():
+            took, scores = timed(evaluator.evaluate, params, archs, images, labels, **given[run.mode])
+            seconds[run].append(took)
+            loss[run] = scores.loss
+    reference = {run.mode: run for run in reversed(routes)}
+    difference = {run: float(np.max(np.abs(loss[run] - loss[reference[run.mode]]))) for run in routes}
+    for run, nats in difference.items():
         if not nats <= TOLERANCE:  # NaN too
             raise RuntimeError(
-                f"the losses of {route} and {reference} differ by up to {nats:.3g} nats, expected at most {TOLERANCE};"
-                " nothing is reported."
+                f"the losses of {run.route} and {reference[run.mode].route} differ by up to {nats:.3g} nats, expected"
+                f" at most {TOLERANCE}; nothing is reported."
             )
     return {
-        route: {
-            "ms": float(np.median(seconds[route])) * 1000,
-            "compile_s": compile_s[route],
-            "loss_difference": difference[route],
+        run: {
+            "ms": float(np.median(seconds[run])) * 1000,
+            "compile_s": compile_s[run],
+            "loss_difference": difference[run],
         }
-        for route in routes
+        for run in routes
     }
 
 
@@ -220,12 +249,12 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     ]
     blocks: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
-        blocks.setdefault((record["space"], record["population"]), []).append(record)
-    for (space, kind), block in blocks.items():
+        blocks.setdefault((record["space"], record["population"], record["bn_mode"]), []).append(record)
+    for (space, kind, mode), block in blocks.items():
         cells = f", {block[0]['cells']} cells per stage" if block[0]["cells"] else ""
         lines += [
             "",
-            f"{space} (width {first['width']}, {first['image_size']} px{cells}), {kind} population:"
+            f"{space} (width {first['width']}, {first['image_size']} px{cells}), {kind} population, {mode} statistics:"
             f" {block[0]['num_archs']} architectures x {block[0]['num_images']} images,"
             f" needs {block[0]['needed_gflop']:.1f} GFLOP",
             f"  {'route':19}{'ms':>9}  {'image·arch/s':>12}  {'executed/needed':>15}  {'compile s':>9}"
@@ -240,6 +269,13 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             )
         if ratio := auto_to_best(block):
             lines.append(f"  auto is {ratio[0]:.2f}x as fast as {ratio[1]}, the best of the others")
+        first_mode = blocks[space, kind, first["bn_mode"]]
+        for record, other in zip(block, first_mode, strict=True):
+            if record is not other:
+                times = record["ms"] / other["ms"]
+                lines.append(
+                    f"  {record['route']} takes {times:.2f} times as long as with {other['bn_mode']} statistics"
+                )
     return "\n".join(lines)
 
 

@@ -14,8 +14,8 @@ from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
 
 KEYS = {
-    *("space", "population", "route", "num_archs", "num_images", "ms", "image_archs_per_s"),
-    *("needed_gflop", "executed_gflop", "device"),  # these ten are promised to whoever reads the records
+    *("space", "population", "bn_mode", "route", "num_archs", "num_images", "ms", "image_archs_per_s"),
+    *("needed_gflop", "executed_gflop", "device"),  # these eleven are promised to whoever reads the records
     *(
         "width",
         "image_size",
@@ -51,12 +51,13 @@ def refusal(capsys, *argv: str) -> str:
 
 
 def test_records(capsys, tmp_path):
-    evaluator.main([*TOY, "--json", "--out", str(tmp_path / "records.json")])
+    modes = ["batch", "tracked"]
+    evaluator.main([*TOY, "--modes", *modes, "--json", "--out", str(tmp_path / "records.json")])
     text = capsys.readouterr().out
     records = json.loads(text)
     assert json.loads((tmp_path / "records.json").read_text()) == records
-    assert [(record["population"], record["route"]) for record in records] == [
-        (kind, route) for kind in ("balanced", "random") for route in evaluator.Config.routes
+    assert [(record["population"], record["bn_mode"], record["route"]) for record in records] == [
+        (kind, mode, route) for kind in ("balanced", "random") for mode in modes for route in evaluator.Config.routes
     ]
     for record in records:
         assert set(record) == KEYS
@@ -66,7 +67,9 @@ def test_records(capsys, tmp_path):
         assert record["work_ratio"] == pytest.approx(record["executed_gflop"] / record["needed_gflop"])
     table = evaluator.table(records)
     assert all(f"{record['image_archs_per_s']:,.0f}" in table for record in records)
-    assert table.count("the best of the others") == 2
+    assert table.count("the best of the others") == 4
+    times = records[5]["ms"] / records[0]["ms"]
+    assert f"mask takes {times:.2f} times as long as with batch statistics" in table
 
     # By hand, in MACs for one image of 4x4: the stem 9*3*2*16 = 864 and the classifier 4*10. mb1_k3 at the first choice
     # 2*2*16 + 9*2*16 + 2*2*16 = 416, at the second 2*2*16 + 9*2*4 + 2*4*4 = 168; identity there 2*4*4 = 32.
@@ -84,8 +87,8 @@ def test_routes_that_disagree_are_not_reported(capsys, monkeypatch):
     def make(supernet, *, strategy, **settings):
         made = honest(supernet, strategy="serial", **settings)
 
-        def shifted(*args):
-            scores = made.evaluate(*args)
+        def shifted(*args, **given):
+            scores = made.evaluate(*args, **given)
             return scores._replace(loss=scores.loss + (np.nan if strategy == "dispatch" else 0.0))
 
         return made._replace(evaluate=shifted)
