@@ -227,6 +227,19 @@ CASES = {
         ranking.report, {"scores": NO_SCORES, "truth": NO_SCORES, "top_k": (*NO_COUNT, 13)},
         scores=np.arange(12.0), truth=np.arange(12.0) / 12, top_k=2,
     ),
+    "fingerprints": case(
+        ranking.fingerprints,
+        {
+            "values": (None, "x", [1.0], [[1.0, 2.0]], [[1.0], [1.0, 2.0]], [[-1.0], [2.0]], []), "transform": NO_NAME,
+            "num_components": (-1, 1.5, NAN, "3", True, 2**40, 0),
+        },
+        values=[[1.0, 2.0], [2.0, 1.0], [4.0, 3.0]],
+    ),
+    "one_factor": case(
+        ranking.one_factor,
+        {"values": (None, "x", [1.0], [[1.0, 2.0]], [[1.0], [1.0, 2.0]], [[-1.0], [2.0]], []), "transform": NO_NAME},
+        values=[[1.0, 2.0], [2.0, 1.0], [4.0, 3.0]],
+    ),
     "predict": case(
         ranking.predict,
         {

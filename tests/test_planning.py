@@ -251,3 +251,14 @@ def test_refusals(macro):
         ValueError, match="in one call, but 300 architectures are more than the 256 that archs_per_call"
     ):
         planner(macro, groups="balanced", memory_budget=2**40)(300, 64)
+
+
+def test_what_is_kept_of_each_image_is_part_of_the_budget():
+    """On CPU: 5 bytes for each architecture and image leave less for activations; beyond half of the budget it ends."""
+    supernet = make_supernet(TINY)
+    settings = {"strategy": "graph", "images_per_call": 64}
+    plain, kept = (planner(supernet, per_image=each, **settings)(1000, 64) for each in (False, True))
+    assert plain.bytes_per_image - kept.bytes_per_image == pytest.approx(5 * 1000 / 1.25, abs=1)
+    assert planner(supernet, per_image=True, **settings)(8192, 2**13).strategy == "graph"  # 320 MiB of 1 GiB
+    with pytest.raises(ValueError, match=r"16384 architectures .* 8192 images takes 640 MiB, more than half of it"):
+        planner(supernet, per_image=True, **settings)(2**14, 2**13)

@@ -15,6 +15,7 @@ from jaxnas.supernets.choice import Groups
 # On CPU, measured by `benchmarks.memory`: how much more is resident than a program of the graph holds, as the C library
 # keeps what is given back; and what compiled programs take, of which calibration has as many again.
 KEPT, COMPILED = 1.25, 2**27
+BYTES_PER_IMAGE = 5  # of an architecture's loss, float32, and correctness, bool, where these are kept
 FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an accelerator idle (by estimate, not measured)
 
 
@@ -44,30 +45,33 @@ def make_planner(
     images_per_call: int,
     memory_budget: int | None,
     workers: int | None,
+    per_image: bool = False,
     devices: int = 1,
     rows: int = 1,
 ) -> Planner:
     """Build the planner; the arguments are those of `jaxnas.evaluation.make_evaluator`.
 
     Args:
+      per_image: whether losses and correctness of each image are kept, on the host: on CPU part of the budget.
       devices: that share the batches of a call.
       rows: groups of so many devices, each with calls of its own.
 
     Raises:
       ValueError: a count below 1, a budget that is no number, other groups; from plan for a budget that the activations
-        of one architecture exceed, or a population that groups="balanced" cannot run in one call.
+        of one architecture exceed, or what is kept of each image, or a population that groups="balanced" cannot run in
+        one call.
     """
     _check_settings(archs_per_call, images_per_call, workers, groups)
     on_cpu = jax.default_backend() == "cpu"
-    budget = 2**30 if on_cpu else 2**33
+    whole_budget = 2**30 if on_cpu else 2**33
     if memory_budget is not None:
-        budget = int(checks.number("memory_budget", memory_budget, 1))
+        whole_budget = int(checks.number("memory_budget", memory_budget, 1))
     beside = (2 if bn_mode == "calibrated" else 1) * COMPILED if on_cpu else 0  # the activations
 
     def tile(num_archs: int) -> Groups:
         return _tile_size(supernet, num_archs) if groups == "auto" else groups
 
-    def most_archs(route: str, num_images: int) -> int:
+    def most_archs(route: str, num_images: int, budget: int) -> int:
         if archs_per_call is not None:
             return archs_per_call
         one_by_one = {"serial": 16, "graph": 256}  # their memory hardly depends on it
@@ -87,7 +91,8 @@ def make_planner(
             route = "graph" if on_cpu or num_images >= FILLS_ACCELERATOR else "dispatch"
         per_call = min(images_per_call, num_images)
         at_once = images_per_call if bn_mode == "calibrated" else per_call
-        most = most_archs(route, at_once)
+        budget = _beside_results(whole_budget, num_archs, num_images) if per_image and on_cpu else whole_budget
+        most = most_archs(route, at_once, budget)
         wide, threads = devices, workers or rows
         if route in ("serial", "graph") and on_cpu and devices * rows == 1 and workers is None:
             alone = at_once * _activation_bytes(supernet, route, 1, None)
@@ -128,6 +133,17 @@ def _check_settings(archs_per_call: Any, images_per_call: Any, workers: Any, gro
         is_count = isinstance(groups, int) and not isinstance(groups, bool) and 1 <= groups <= checks.MOST
         if not is_count:
             raise ValueError(f"groups must be a tile size of at least 1, 'auto' or 'balanced', got {groups!r}.")
+
+
+def _beside_results(budget: int, num_archs: int, num_images: int) -> int:
+    """What is left of the budget beside losses and correctness of each image."""
+    results = BYTES_PER_IMAGE * num_archs * num_images
+    if results > budget / 2:
+        raise ValueError(
+            f"memory_budget of {budget / 2**20:.0f} MiB: what {num_archs} architectures do on each of {num_images}"
+            f" images takes {results / 2**20:.0f} MiB, more than half of it; raise it or score them some at a time."
+        )
+    return budget - results
 
 
 def _tell_floor(route: str, budget: int, floor: int, num_images: int) -> None:

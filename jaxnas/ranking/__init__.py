@@ -1,6 +1,7 @@
 """How well a ranking agrees with the truth, and how sure one can be of it: NumPy and SciPy, on the host."""
 
 from jaxnas.ranking._as_scores import as_scores
+from jaxnas.ranking._fingerprints import Factor, Fingerprints, fingerprints, one_factor
 from jaxnas.ranking._report import Report, report
 from jaxnas.ranking.intervals import Estimate, estimate, estimate_difference, estimate_mean
 from jaxnas.ranking.metrics import (
@@ -23,6 +24,8 @@ from jaxnas.ranking.predictor import Prediction, predict
 
 __all__ = [
     "Estimate",
+    "Factor",
+    "Fingerprints",
     "Prediction",
     "Report",
     "as_scores",
@@ -30,8 +33,10 @@ __all__ = [
     "estimate",
     "estimate_difference",
     "estimate_mean",
+    "fingerprints",
     "kendall_tau",
     "mean_truth",
+    "one_factor",
     "precision_at_k",
     "predict",
     "prob_surpass_random",
