@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnas.evaluation.per_image import cross_entropy, is_correct
 from jaxnas.evaluation.planning import Plan
-from jaxnas.supernets import Params, Stats
+from jaxnas.supernets import Params
 
 ToDevices = Callable[[Any], chex.Array]  # a host array -> the same on devices
 
@@ -36,7 +36,7 @@ class LoadedRow(NamedTuple):
 
     place: ToDevices
     params: Params
-    stats: Stats | None  # tracked, [num_candidates, 2, size] by layer
+    stats: Any  # tracked, or None: [num_candidates, 2, size] by layer; of the graph [2, size] by layer and candidate
     batches: list[ImageBatch]
     calibration: list[ImageBatch]
     calibration_counts: np.ndarray  # int [number of calibration batches]: images that are no padding
@@ -75,7 +75,7 @@ def load_row(
     params: Params,
     images: chex.Array,
     labels: chex.Array,
-    stats: Stats | None,
+    stats: Any,
     calibration_images: chex.Array | None,
     images_per_call: int,
 ) -> LoadedRow:
@@ -120,14 +120,19 @@ def cut_batches(images: chex.Array, labels: chex.Array, size: int, wide: int) ->
 
 def pool_statistics(parts: Sequence[chex.ArrayTree], counts: np.ndarray) -> Any:
     """Mean and variance over all calibration images, from those of each batch and its number of images: the variance
-    within the batches plus that of their means. parts: trees of [..., num_batches, 2, size] -> [..., 2, size]."""
-    weight = (counts / counts.sum()).astype(np.float32)[:, None]
+    within the batches plus that of their means. parts: trees of [..., num_batches, 2, size] -> [..., 2, size], on the
+    device where they are."""
+    return _pool(tuple(parts), (counts / counts.sum()).astype(np.float32))
 
-    def pool(*leaves: np.ndarray) -> np.ndarray:
-        stacked = np.concatenate(leaves, axis=-3)
-        means, variances = stacked[..., 0, :], stacked[..., 1, :]
-        mean = (weight * means).sum(axis=-2)
-        square = (weight * (variances + means**2)).sum(axis=-2)
-        return np.stack([mean, np.maximum(square - mean**2, 0.0)], axis=-2)
 
-    return jax.tree.map(pool, *jax.device_get(parts))
+@jax.jit
+def _pool(parts: tuple[chex.ArrayTree, ...], weights: chex.Array) -> Any:
+    def pool(*leaves: chex.Array) -> chex.Array:
+        means, variances = jnp.moveaxis(jnp.concatenate(leaves, axis=-3), -2, 0)
+        mean = weighted(means)
+        return jnp.stack([mean, jnp.maximum(weighted(variances + means**2) - mean**2, 0.0)], axis=-2)
+
+    def weighted(terms: chex.Array) -> chex.Array:
+        return jnp.einsum("b,...bc->...c", weights.astype(terms.dtype), terms, precision="highest")
+
+    return jax.tree.map(pool, *parts)

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import chex
 import jax
@@ -158,7 +158,7 @@ def make_evaluator(
         rows=rows,
         calls=make_calls(supernet),
         graph=make_graph_route(supernet),
-        view=jax.jit(supernet.view),
+        by_candidate=jax.jit(functools.partial(_by_candidate, supernet)),
         per_image=per_image,
         progress=progress,
     )
@@ -195,9 +195,18 @@ class _Engine(NamedTuple):
     rows: list[DeviceRow]
     calls: Route
     graph: Route
-    view: Callable[[Params], Params]
+    by_candidate: Callable[[Params, Stats | None], tuple[Params, Any]]
     per_image: bool
     progress: bool
+
+
+def _by_candidate(supernet: Supernet, params: Params, stats: Stats | None) -> tuple[Params, Any]:
+    """Parameters and tracked statistics [2, size] of each candidate of each layer: what a node of the graph takes, cut
+    out once for all of them."""
+    if stats is None:
+        return supernet.view(params), None
+    layers = supernet.layers.items()
+    return supernet.view(params), {name: dict(zip(layer.candidates, stats[name])) for name, layer in layers}
 
 
 def _prepare(engine: _Engine, archs: chex.ArrayNumpy, num_images: int) -> Population:
@@ -236,7 +245,7 @@ def _evaluate(
     if stats is not None:
         check_stats(engine.supernet, stats, population.archs)
     if plan.strategy == "graph":
-        params = engine.view(params)
+        params, stats = engine.by_candidate(params, stats)
     given = params, images, labels, stats, calibration_images, engine.images_per_call
     loaded = [load_row(row, plan, *given) for row in engine.rows]
     shown = tqdm(total=len(population.archs), unit="arch", disable=not engine.progress) if bar is None else bar

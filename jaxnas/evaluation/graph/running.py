@@ -36,11 +36,11 @@ def make_graph_route(supernet: Supernet) -> Route:
         stats: StatsOf | None = None
         if row.stats is not None:
             tracked = row.stats  # of a candidate all nodes have the same
-            of_candidate = functools.cache(lambda layer, op: tracked[layer][index_of[layer, op]])
-            stats = lambda number, node: of_candidate(node.layer, node.op)  # noqa: E731
+            stats = lambda number, node: tracked[node.layer][node.op]  # noqa: E731
         elif row.calibration:
             used = [evaluate(batch.images, batch.mask, keep_stats=True)[1] for batch in row.calibration]
-            pooled = pool_statistics(used, row.calibration_counts)
+            counts = row.calibration_counts
+            pooled = {number: pool_statistics([part[number] for part in used], counts) for number in used[0]}
             stats = lambda number, node: pooled[number]  # noqa: E731
         parts = []
         for batch in row.batches:
