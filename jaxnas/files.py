@@ -119,7 +119,31 @@ def open_arrays(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       ValueError: damaged, edited since, or anything else than such a file; in a few words, for the caller's sentence.
     """
     arrays = decode_arrays(data)
-    meta = decode_json(str(arrays.pop("meta", "")))
+    return _opened(decode_json(str(arrays.pop("meta", ""))), arrays)
+
+
+def seal_tensors(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A safetensors file of `arrays`; `meta`, with a SHA-256 over all, is a JSON text in its metadata."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in arrays.items()}
+    return save(arrays, {"jaxnas": json.dumps({**meta, "checksum": _checksum(meta, arrays)}, sort_keys=True)})
+
+
+def open_tensors(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `seal_tensors` was given; errors as for `open_arrays`."""
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(data)
+        size = int.from_bytes(data[:8], "little")  # of the header, which `load` doesn't give
+        meta = decode_json(decode_json(data[8 : 8 + size])["__metadata__"]["jaxnas"])
+    except Exception as error:  # the library's own error, or no such entry
+        raise ValueError(one_line(error)) from None
+    return _opened(meta, arrays)
+
+
+def _opened(meta: Any, arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not isinstance(meta, dict):
         raise ValueError("nothing says what it is")
     if meta.pop("checksum", None) != _checksum(meta, arrays):

@@ -37,11 +37,11 @@ MAY_IMPORT = {
     "search": COSTS | {"evaluation", "samplers"},
     "policies": COSTS | {"evaluation", "samplers", "search", "training"},
     "runs": COSTS | {"datasets", "evaluation", "files", "samplers", "search", "training"},
-    "export": COSTS | {"evaluation", "files"},
+    "export": COSTS | {"evaluation", "files", "training"},
     "plotting": {"checks", "files"},
 }
 # Files that stand higher than their rooms.
-HIGHER = {"jaxnas/costs/measuring.py": {"training"}, "jaxnas/export.py": {"training"}}
+HIGHER = {"jaxnas/costs/measuring.py": {"training"}}
 MAY_TOUCH_FILES = {"files", "datasets", "tables", "costs", "export", "runs", "plotting"}
 MAY_IMPORT_FLAX = {"ops", "supernets", "export", "policies"}
 MAY_APPLY_CANDIDATES = {"ops", "supernets"}
@@ -277,11 +277,11 @@ def test_no_module_imports_itself_by_way_of_others():
             "training applies a candidate: module.apply",
         ),
         (
-            "jaxnas/export.py",
+            "jaxnas/export/network.py",
             "isinstance(module, (str, ops.ConvBN))",
             "export asks whether it is a ConvBN",
         ),
-        ("jaxnas/export.py", "type(module) is Zero", "export asks whether it is a Zero"),
+        ("jaxnas/export/network.py", "type(module) is Zero", "export asks whether it is a Zero"),
         (
             "jaxnas/training/step.py",
             "match space.layout:\n    case CellLayout():\n        pass",

@@ -3,14 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
-from jaxnas import datasets
+from jaxnas import datasets, export
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import chain_space
 from jaxnas.supernets import make_supernet, only
-from jaxnas.training import Recipe, make_preprocess, make_standalone
+from jaxnas.training import Recipe, make_preprocess, make_retraining, make_standalone, standardise
+from jaxnas.training.recipe import averaging, make_optimiser
 
 RECIPE = Recipe(
     num_epochs=2, batch_size=15, learning_rate=0.2, weight_decay=0.01, clip_norm=1.0, crop=1, flip=True
@@ -185,3 +187,89 @@ def test_refusals(changes, words, supernet):
 def test_a_network_that_diverges_is_no_truth(supernet):
     with pytest.raises(FloatingPointError, match="two: architecture 00 trained from key 0 has a test loss of nan"):
         train_bright_and_dark(supernet, num_epochs=1, learning_rate=1e30)
+
+
+class TestWeights:
+    @pytest.mark.parametrize("compiled", ["each", "once"])
+    def test_a_network_that_is_saved_and_loaded_scores_what_it_scored(self, supernet, data, once, tmp_path, compiled):
+        train = make_standalone(supernet, RECIPE, mean=data.mean, std=data.std, compiled=compiled, return_weights=True)
+        given = data.train_images, data.train_labels, data.test_images, data.test_labels
+        found = train(ARCHS[:1], KEYS[:2], *given)
+        np.testing.assert_allclose(found.loss, once.loss[:1], rtol=1e-4)
+        for seed, weights in enumerate(found.weights[0]):
+            path = tmp_path / f"{seed}.safetensors"
+            export.save(path, export.export(supernet, weights.params, ARCHS[0], weights.stats), supernet.space)
+            module, variables = export.flax_module(supernet, export.load(path, supernet))
+            standard = np.float32((data.test_images / 255.0 - data.mean) / data.std)
+            logits = np.float64(jax.jit(module.apply)(variables, standard))
+            chosen = logits[np.arange(len(logits)), data.test_labels]
+            loss = (scipy.special.logsumexp(logits, axis=1) - chosen).mean()
+            assert loss == pytest.approx(found.loss[0, seed], rel=1e-5)
+            assert (logits.argmax(axis=1) == data.test_labels).mean() == found.accuracy[0, seed]
+        assert once.weights is None
+
+    def test_several_side_by_side_are_told_apart(self, supernet, data):
+        train = make_standalone(supernet, RECIPE, mean=data.mean, std=data.std, archs_per_call=2, return_weights=True)
+        archs = np.concatenate([ARCHS, [[0, 0]]])
+        given = data.train_images, data.train_labels, data.test_images, data.test_labels
+        weights = train(archs, KEYS[:2], *given).weights
+        assert [len(row) for row in weights] == [2, 2, 2]
+        kernels = [np.asarray(one.params["head"]["head"]["Conv_0"]["kernel"]) for row in weights for one in row]
+        assert len({kernel.tobytes() for kernel in kernels}) == 6
+
+
+def test_averaging_is_the_recursion_written_out():
+    """Updates of one: parameters 1, 2, 3, 4; shares 1/10, 2/11, 3/12, then the decay of one fifth."""
+    tx = optax.chain(optax.identity(), averaging(0.2))
+    params = {"w": jnp.zeros(2)}
+    state, expected = tx.init(params), 0.0
+    for step, share in enumerate([1 / 10, 2 / 11, 0.2, 0.2], start=1):
+        updates, state = tx.update({"w": jnp.ones(2)}, state, params)
+        params = optax.apply_updates(params, updates)
+        expected = share * expected + (1 - share) * step
+        np.testing.assert_allclose(state[-1].average["w"], expected, rtol=1e-6)
+    np.testing.assert_array_equal(params["w"], 4.0)
+
+
+def test_the_learning_rate_rises_and_falls():
+    """The steps of plain SGD on a gradient of one: up by fifths of 0.5, then half a cosine down to zero."""
+    recipe = Recipe(3, 8, 0.5, momentum=0.0, clip_norm=None, num_warm_up_epochs=1)
+    tx = make_optimiser(recipe, 15, steps_per_epoch=5)
+    params = jnp.zeros(())
+    state, steps = tx.init(params), []
+    for _ in range(15):
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = tx.update(jnp.ones(()), state, params)
+        steps.append(-float(update))
+    rising = [0.1 * step for step in range(5)]
+    falling = [0.25 * (1 + np.cos(np.pi * step / 10)) for step in range(10)]
+    np.testing.assert_allclose(steps, rising + falling, atol=1e-6)
+    with pytest.raises(ValueError, match="num_warm_up_epochs is 3, expected fewer than the 3 of the recipe"):
+        make_optimiser(recipe._replace(num_warm_up_epochs=3), 15, steps_per_epoch=5)
+
+
+def test_step_by_step_is_the_whole_training(supernet, data, once):
+    """The step that long trainings are made of, on the same images in the same order, against the training in one."""
+    per_epoch, num_steps = 2, 4
+    preprocess = make_preprocess(data.mean, data.std, crop=RECIPE.crop, flip=RECIPE.flip)
+    made = make_retraining(
+        supernet, ARCHS[0], RECIPE, num_steps=num_steps, steps_per_epoch=per_epoch, preprocess=preprocess
+    )
+    key = KEYS[1]
+    params = only(supernet, supernet.init(key), ARCHS[0])
+    state = made.init(key)._replace(params=params, key=jax.random.key_data(key).copy())
+    for step in range(num_steps):
+        epoch, number = divmod(step, per_epoch)
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), len(data.train_images))
+        rows = np.asarray(order)[number * RECIPE.batch_size : (number + 1) * RECIPE.batch_size]
+        batch = {"images": jnp.asarray(data.train_images[rows]), "labels": jnp.asarray(data.train_labels[rows])}
+        state, metrics = made.step(state, {"train": batch})
+    assert set(metrics) == {"loss", "accuracy", "grad_norm"} and int(state.step) == num_steps
+    code, params = tuple(ARCHS[0].tolist()), made.params(state)
+    train, test = (standardise(images, data.mean, data.std) for images in (data.train_images, data.test_images))
+    _, stats = jax.jit(lambda params, images: supernet.apply(params, code, images))(params, train)
+    module, variables = export.flax_module(supernet, export.export(supernet, params, code, stats))
+    logits = jax.jit(module.apply)(variables, test)
+    chosen = np.float64(logits)[np.arange(len(logits)), data.test_labels]
+    loss = (scipy.special.logsumexp(np.float64(logits), axis=1) - chosen).mean()
+    assert loss == pytest.approx(once.loss[0, 1], rel=1e-4)

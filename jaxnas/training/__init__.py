@@ -5,10 +5,13 @@ from jaxnas.training._batches import batches
 from jaxnas.training._fit import BatchAt, Callback, fit
 from jaxnas.training.losses import Aux, Batch, LossFn, add_losses, make_cross_entropy_loss, ranking_loss
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
-from jaxnas.training.standalone import Recipe, Standalone, make_standalone
+from jaxnas.training.recipe import RECIPES, Recipe, Weights
+from jaxnas.training.retraining import Retraining, make_retraining
+from jaxnas.training.standalone import Standalone, make_standalone
 from jaxnas.training.step import TrainState, TrainStep, descend, init_train_state, make_train_step, sgd, track
 
 __all__ = [
+    "RECIPES",
     "Aux",
     "Batch",
     "BatchAt",
@@ -16,9 +19,11 @@ __all__ = [
     "LossFn",
     "Preprocess",
     "Recipe",
+    "Retraining",
     "Standalone",
     "TrainState",
     "TrainStep",
+    "Weights",
     "add_losses",
     "batches",
     "descend",
@@ -27,6 +32,7 @@ __all__ = [
     "landmarks",
     "make_cross_entropy_loss",
     "make_preprocess",
+    "make_retraining",
     "make_standalone",
     "make_train_step",
     "ranking_loss",

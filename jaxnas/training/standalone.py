@@ -14,20 +14,8 @@ from jaxnas import codes
 from jaxnas.evaluation import cross_entropy, is_correct, ordered_map
 from jaxnas.supernets import Supernet, only
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
-from jaxnas.training.step import descend, sgd
-
-
-class Recipe(NamedTuple):
-    """How a network is trained alone: SGD with momentum and cosine decay to zero; crop and flip on device."""
-
-    num_epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    clip_norm: float | None = 5.0
-    crop: int = 0
-    flip: bool = False
+from jaxnas.training.recipe import Recipe, Weights, final_params, make_optimiser, separate
+from jaxnas.training.step import descend
 
 
 class Standalone(NamedTuple):
@@ -35,6 +23,7 @@ class Standalone(NamedTuple):
 
     accuracy: np.ndarray  # float64 [num_archs, num_seeds], fractions
     loss: np.ndarray  # float64 [num_archs, num_seeds], nats
+    weights: list[list[Weights]] | None = None  # of each architecture and seed, where they were asked for
 
 
 class TrainAlone(Protocol):
@@ -63,6 +52,7 @@ def make_standalone(
     archs_per_call: int = 1,
     num_calibration_images: int = 1024,
     workers: int = 1,
+    return_weights: bool = False,
 ) -> TrainAlone:
     """Build `train(archs, keys, images, labels, test_images, test_labels) -> Standalone`.
 
@@ -85,30 +75,21 @@ def make_standalone(
         batched, each choice computes all its operations and keeps one. For accelerators that small networks leave idle;
         on CPU it costs what it computes (benchmarks/README.md), and 1 is fastest.
       workers: host threads, each with calls of its own; small networks leave cores idle.
+      return_weights: what each network learnt comes back too; with compiled="each" no more than the network's own,
+        else the whole super-net's parameters for each architecture and seed.
 
     Raises:
       ValueError: fewer images than a batch; unknown `compiled`; several archs_per_call, or text, with another than
-        compiled="once"; codes not of the space; a super-net whose candidates share parameters, but for `masked` ones.
+        compiled="once"; text with label smoothing; codes not of the space; a super-net whose candidates share
+        parameters, but for `masked` ones.
       FloatingPointError: from train, a network whose loss is not finite: it diverged.
     """
-    if compiled not in ("once", "each", "step"):
-        raise ValueError(f"compiled must be 'once', 'each' or 'step', got {compiled!r}.")
-    if archs_per_call < 1 or (compiled != "once" and archs_per_call > 1):
-        wanted = f"1 with compiled {compiled!r}" if compiled != "once" else "at least 1"
-        raise ValueError(f"archs_per_call must be {wanted}, got {archs_per_call}.")
-    if supernet.has_shared_params and (supernet.alone is None or compiled == "each"):
-        raise ValueError(
-            f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
-            " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded', or"
-            " take jaxnas.supernets.masked of it."
-        )
+    _check_settings(supernet, recipe, compiled, archs_per_call)
     is_text = supernet.recurrence is not None
-    if is_text and compiled != "once":
-        raise ValueError(f"{supernet.space.name}: networks on text are trained with compiled 'once', got {compiled!r}.")
     preprocess = (
         (lambda key, words: words) if is_text else make_preprocess(mean, std, crop=recipe.crop, flip=recipe.flip)
     )
-    task = _Task(supernet, recipe, mean, std, num_calibration_images, preprocess)
+    task = _Task(supernet, recipe, mean, std, num_calibration_images, preprocess, return_weights)
     train_once = functools.partial(_train_rows if is_text else _train_once, task)
     train_one: Callable[..., Any] = jax.jit(train_once)
     train_several = jax.jit(jax.vmap(train_once, in_axes=(0, *[None] * 5)))
@@ -124,24 +105,47 @@ def make_standalone(
         data = [jnp.asarray(array) for array in (images, labels, test_images, test_labels)]
 
         def call(start: int):
-            """Loss and correct answers, [num_archs, num_seeds], of one call's architectures."""
+            """Of one call's architectures: loss and correct answers [num_archs, num_seeds], and their weights."""
             called = archs[start : start + archs_per_call]
             if archs_per_call == 1:
-                return [row[None] for row in jax.device_get(train_one(jnp.asarray(called[0]), keys, *data))]
+                return jax.tree.map(
+                    lambda row: row[None], jax.device_get(train_one(jnp.asarray(called[0]), keys, *data))
+                )
             padded = np.concatenate([called, np.repeat(called[-1:], archs_per_call - len(called), axis=0)])
-            return [rows[: len(called)] for rows in jax.device_get(train_several(jnp.asarray(padded), keys, *data))]
+            found = jax.device_get(train_several(jnp.asarray(padded), keys, *data))
+            return jax.tree.map(lambda rows: rows[: len(called)], found)
 
         parts = list(ordered_map(call, range(0, len(archs), archs_per_call), workers))
-        loss, correct = (np.concatenate(column).astype(np.float64) for column in zip(*parts))
+        loss, correct = (np.concatenate(column).astype(np.float64) for column in zip(*(part[:2] for part in parts)))
         if not np.isfinite(loss).all():
             row, seed = np.argwhere(~np.isfinite(loss))[0]
             name = f"{supernet.space.name}: architecture {codes.to_text(supernet.space, archs[row])}"
             raise FloatingPointError(
                 f"{name} trained from key {seed} has a test loss of {loss[row, seed]}; lower the learning rate."
             )
-        return Standalone(accuracy=correct / np.size(test_labels), loss=loss)
+        weights = [network for part in parts for network in separate(part[2])] if return_weights else None
+        return Standalone(correct / np.size(test_labels), loss, weights)
 
     return train
+
+
+def _check_settings(supernet: Supernet, recipe: Recipe, compiled: str, archs_per_call: int) -> None:
+    if compiled not in ("once", "each", "step"):
+        raise ValueError(f"compiled must be 'once', 'each' or 'step', got {compiled!r}.")
+    if archs_per_call < 1 or (compiled != "once" and archs_per_call > 1):
+        wanted = f"1 with compiled {compiled!r}" if compiled != "once" else "at least 1"
+        raise ValueError(f"archs_per_call must be {wanted}, got {archs_per_call}.")
+    if supernet.has_shared_params and (supernet.alone is None or compiled == "each"):
+        raise ValueError(
+            f"{supernet.space.name}: candidates of this super-net share parameters, but a network trained alone has its"
+            " own; build it with kernels='separate', op_on='edge' and, for NAS-Bench-101, channels='expanded', or"
+            " take jaxnas.supernets.masked of it."
+        )
+    is_text = supernet.recurrence is not None
+    if is_text and compiled != "once":
+        raise ValueError(f"{supernet.space.name}: networks on text are trained with compiled 'once', got {compiled!r}.")
+    if is_text and recipe.label_smoothing:
+        raise ValueError(f"{supernet.space.name}: label_smoothing is {recipe.label_smoothing}, expected 0 for text.")
 
 
 class _Task(NamedTuple):
@@ -153,6 +157,10 @@ class _Task(NamedTuple):
     std: chex.Array
     num_calibration_images: int
     preprocess: Preprocess
+    return_weights: bool
+
+    def optimiser(self, num_steps: int) -> optax.GradientTransformation:
+        return make_optimiser(self.recipe, num_steps, steps_per_epoch=num_steps // self.recipe.num_epochs)
 
 
 def _start(task: _Task, arch, keys, num_steps: int):
@@ -162,7 +170,7 @@ def _start(task: _Task, arch, keys, num_steps: int):
         params = only(task.supernet, params, arch)
     elif task.supernet.alone is not None:
         params = jax.vmap(task.supernet.alone, in_axes=(0, None))(params, arch)
-    return params, jax.vmap(_optimiser(task.recipe, num_steps).init)(params)
+    return params, jax.vmap(task.optimiser(num_steps).init)(params)
 
 
 def _order(task: _Task, keys, epoch, num_images: int):
@@ -174,7 +182,7 @@ def _order(task: _Task, keys, epoch, num_images: int):
 
 
 def _step(task: _Task, arch, keys, state, number, rows, images, labels, num_steps: int):
-    tx = _optimiser(task.recipe, num_steps)
+    tx = task.optimiser(num_steps)
 
     def one(key, state, rows):
         params, opt_state = state
@@ -182,23 +190,25 @@ def _step(task: _Task, arch, keys, state, number, rows, images, labels, num_step
         def loss_fn(params):
             x = task.preprocess(jax.random.fold_in(key, number), images[rows])
             logits, _ = task.supernet.apply(params, arch, x, groups=None)
-            return cross_entropy(logits, labels[rows]).mean()
+            return cross_entropy(logits, labels[rows], label_smoothing=task.recipe.label_smoothing).mean()
 
         return descend(tx, jax.grad(loss_fn)(params), opt_state, params)
 
     return _over_seeds(one, keys, state, rows)
 
 
-def _test(task: _Task, arch, params, images, test_images, test_labels):
-    def one(params):
+def _test(task: _Task, arch, state, images, test_images, test_labels):
+    def one(state):
+        params = final_params(task.recipe, *state)
         few = standardise(images[: task.num_calibration_images], task.mean, task.std)
         _, stats = task.supernet.apply(params, arch, few, groups=None)
         logits, _ = task.supernet.apply(
             params, arch, standardise(test_images, task.mean, task.std), stats=stats, groups=None
         )
-        return cross_entropy(logits, test_labels).mean(), is_correct(logits, test_labels).sum()
+        found = cross_entropy(logits, test_labels).mean(), is_correct(logits, test_labels).sum()
+        return (*found, Weights(params, stats)) if task.return_weights else found
 
-    return _over_seeds(one, params)
+    return _over_seeds(one, state)
 
 
 def _over_seeds(function: Callable[..., Any], *of_seeds: Any) -> Any:
@@ -222,7 +232,7 @@ def _train_once(task: _Task, arch, keys, images, labels, test_images, test_label
         return jax.lax.scan(body, state, (numbers, _order(task, keys, number, len(images))))
 
     state, _ = jax.lax.scan(epoch, _start(task, arch, keys, num_steps), jnp.arange(task.recipe.num_epochs))
-    return _test(task, arch, state[0], images, test_images, test_labels)
+    return _test(task, arch, state, images, test_images, test_labels)
 
 
 ROWS_PER_CALL = 32  # test rows that are scored at once: logits of a text are large
@@ -233,7 +243,7 @@ def _train_rows(task: _Task, arch, keys, rows, labels, test_rows, test_labels):
     assert recurrence is not None
     unroll, per_epoch = recurrence.unroll, len(rows) // batch_size
     num_steps = task.recipe.num_epochs * per_epoch
-    tx, places = _optimiser(task.recipe, num_steps), per_epoch * jnp.arange(batch_size)
+    tx, places = task.optimiser(num_steps), per_epoch * jnp.arange(batch_size)
     start = jnp.repeat(recurrence.start(batch_size)[None], len(keys), axis=0)
 
     def step(carry, number):
@@ -259,8 +269,10 @@ def _train_rows(task: _Task, arch, keys, rows, labels, test_rows, test_labels):
         loss, correct = jax.lax.map(row, (test_rows, test_labels), batch_size=min(ROWS_PER_CALL, len(test_rows)))
         return loss.sum() / test_labels.size, correct.sum()
 
-    (params, _, _), _ = jax.lax.scan(step, (*_start(task, arch, keys, num_steps), start), jnp.arange(num_steps))
-    return jax.lax.map(test, params)
+    (*state, _), _ = jax.lax.scan(step, (*_start(task, arch, keys, num_steps), start), jnp.arange(num_steps))
+    params = final_params(task.recipe, *state)
+    found = jax.lax.map(test, params)
+    return (*found, Weights(params, None)) if task.return_weights else found
 
 
 class _Programs(NamedTuple):
@@ -292,7 +304,7 @@ def _train_each(task: _Task, arch, keys, *data):
 def _train_seeds(task: _Task, programs: _Programs, arch, keys, *data):
     """Seed by seed: kernels that are batched become grouped convolutions, which are slow on CPU."""
     seeds = [_train_by_steps(task, programs, arch, keys[seed : seed + 1], *data) for seed in range(len(keys))]
-    return [jnp.concatenate(column) for column in zip(*seeds, strict=True)]
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *seeds)
 
 
 def _train_by_steps(task: _Task, programs: _Programs, arch, keys, images, labels, test_images, test_labels):
@@ -302,14 +314,4 @@ def _train_by_steps(task: _Task, programs: _Programs, arch, keys, images, labels
     for epoch in range(task.recipe.num_epochs):
         for number, rows in enumerate(programs.order(keys, epoch, len(images)), start=epoch * per_epoch):
             state = programs.step(arch, keys, state, number, rows, images, labels, num_steps)
-    return programs.test(arch, state[0], images, test_images, test_labels)
-
-
-def _optimiser(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
-    return sgd(
-        recipe.learning_rate,
-        num_steps=num_steps,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        clip_norm=recipe.clip_norm,
-    )
+    return programs.test(arch, state, images, test_images, test_labels)

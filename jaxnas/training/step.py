@@ -49,9 +49,10 @@ def sgd(
     clip_norm: float | None = 5.0,
     final_learning_rate: float = 0.0,
     nesterov: bool = False,
+    num_warm_up_steps: int = 0,
 ) -> optax.GradientTransformation:
     """Global-norm clip, coupled weight decay, SGD with momentum, cosine decay: the setting of all papers reimplemented
-    here. Any other optax transformation does as well."""
+    here; before it the learning rate may grow linearly from zero. Any other optax transformation does as well."""
     learning_rate = number("learning_rate", learning_rate, above=0)
     num_steps, momentum = whole("num_steps", num_steps, 1), number("momentum", momentum, 0, below=1)
     weight_decay, final_learning_rate = (
@@ -59,7 +60,13 @@ def sgd(
         for name, value in (("weight_decay", weight_decay), ("final_learning_rate", final_learning_rate))
     )
     clip_norm = None if clip_norm is None else number("clip_norm", clip_norm, above=0)
-    schedule = optax.cosine_decay_schedule(learning_rate, num_steps, alpha=final_learning_rate / learning_rate)
+    warm_up = whole("num_warm_up_steps", num_warm_up_steps, 0, num_steps - 1)
+    schedule = optax.cosine_decay_schedule(
+        learning_rate, num_steps - warm_up, alpha=final_learning_rate / learning_rate
+    )
+    if warm_up:
+        rising = optax.linear_schedule(0.0, learning_rate, warm_up)
+        schedule = optax.join_schedules([rising, schedule], [warm_up])
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
@@ -95,16 +102,20 @@ def init_train_state(
         archs = jax.eval_shape(sampler.sample, sampler_key, sampler_state)
         start = supernet.recurrence.start(whole("num_rows", num_rows, 1))
         memory = jnp.repeat(start[None], jax.tree.leaves(archs)[0].shape[0], axis=0)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), sampler_state, stats, _plain(run_key), memory)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, tx.init(params), sampler_state, stats, plain_key(run_key), memory
+    )
 
 
-def _plain(key: chex.PRNGKey) -> chex.Array:
-    if _typed(key) is key and jax.random.key_impl(key) == jax.config.jax_default_prng_impl:  # type: ignore[attr-defined]
+def plain_key(key: chex.PRNGKey) -> chex.Array:
+    """A key as `TrainState` holds it."""
+    if typed_key(key) is key and jax.random.key_impl(key) == jax.config.jax_default_prng_impl:  # type: ignore[attr-defined]
         return jax.random.key_data(key)
     return key
 
 
-def _typed(key: chex.PRNGKey) -> chex.PRNGKey:
+def typed_key(key: chex.PRNGKey) -> chex.PRNGKey:
+    """What `TrainState` holds, as a key."""
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
 
 
@@ -143,7 +154,7 @@ def make_train_step(
     _check_promise(supernet, sampler)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
-        sample_key, loss_key = jax.random.split(jax.random.fold_in(_typed(state.key), state.step))
+        sample_key, loss_key = jax.random.split(jax.random.fold_in(typed_key(state.key), state.step))
         archs = sampler.sample(sample_key, state.sampler_state)
         if not isinstance(state.memory, tuple):
             batch = {**batch, MEMORY: {"rows": state.memory}}
