@@ -1,28 +1,27 @@
-"""A ranking predicted from a few known accuracies: what to do with them when a super-net never saw them.
+"""A ranking predicted from the accuracies that are known, be they none, a dozen or some hundred.
 
-    known = [0, 17, 230]  # rows of archs that have been trained alone, some dozens
-    prediction = ranking.predict(archs, known, accuracies, scores=-scores.loss, macs=macs)
+    known = [0, 17, 230]  # rows of archs that have been trained alone
+    prints = ranking.fingerprints(scores.image_loss)
+    prediction = ranking.predict(archs, known, accuracies, scores=-scores.loss, macs=macs, fingerprints=prints.features)
     best = archs[prediction.ranks.argmax()]
+    next_to_train = prediction.next_labels(10)
 
-A regulariser is told the accuracies of some architectures. Whoever has those can as well correct the ranking of a
-super-net trained without them, so this is what the regulariser is to be compared with; it needs no training at all.
+A regulariser is told the accuracies of some architectures while the super-net trains. Whoever has those can as well
+correct the ranking of a super-net trained without them, so this is what the regulariser is to be compared with.
 """
 
-import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import KFold, cross_val_predict
 
-from jaxnas.checks import array
+from jaxnas.checks import array, whole
+from jaxnas.ranking._gaussian_process import Fitted, buy, gaussian_process
 
-NUM_FOLDS = 5
+LEAST_TO_CHOOSE = 10  # labels; from fewer, leaving one out would choose a model by chance
+PENALTIES = (1.0, 10.0, 100.0)
 
 
 class Prediction(NamedTuple):
@@ -30,105 +29,128 @@ class Prediction(NamedTuple):
 
     ranks: np.ndarray  # float64 [num_archs]
     deviations: np.ndarray  # float64 [num_archs], the standard deviation of each one's rank around what is predicted
-    model: str  # the one that predicted best across the folds
+    model: str  # the one that predicted best what was left out; "no labels" where there was nothing to learn from
+    next_labels: Callable[[int], np.ndarray]  # number -> int [number], distinct rows, none known, that would tell most
 
 
 def predict(
     archs: ArrayLike,
-    known: ArrayLike,
-    accuracies: ArrayLike,
+    known: ArrayLike = (),
+    accuracies: ArrayLike = (),
     *,
     scores: ArrayLike | None = None,
     macs: ArrayLike | None = None,
+    fingerprints: ArrayLike | None = None,
 ) -> Prediction:
-    """What a predictor fitted to a few known accuracies says of all `archs`.
+    """What is to be expected of all `archs`, given a few accuracies.
 
-    Candidates are the super-net's score alone, ridge regressions and a Gaussian process over score, MACs and one-hot
-    codes. The one taken has the highest Kendall's tau between the known accuracies and what it predicts for each from
-    the other folds: a few dozen may be too few for the codes, and nothing but them may decide that. Scores and MACs
-    enter as ranks among all architectures, which needs no ground truth; the target is the rank among the known, since
-    tau knows nothing else and a few very bad architectures would otherwise rule the fit. Without `scores` it is the
-    baseline that any use of a super-net has to beat once accuracies are known.
+    Without labels it is the mean of the ranks by score and by MACs, whichever are given; that is where a Gaussian
+    process over codes, scores, MACs and fingerprints begins, and labels move it. From ten labels on it has rivals: a
+    score or MACs alone, the process without codes or without fingerprints, ridge regressions over everything. The one
+    taken has the highest Kendall's tau between the known accuracies and what it says of each from all others (leave
+    one out). Nothing but the labels decides. Scores and MACs enter as ranks among all architectures; the target is the
+    rank among the known, since tau knows nothing else and a few very bad architectures would otherwise rule the fit.
+    Without `scores` and `fingerprints` it is the baseline that any use of a super-net has to beat.
 
-    Deviations are those of a new observation: the Gaussian process states its own; for ridge they are the textbook's
-    for regression, the residuals' variance over the degrees of freedom that the penalty leaves, times one plus the
-    leverage. On the tables of three spaces with 30 known, 50 to 71 % of the others lay within one and 91 to 100 %
-    within 1.96 deviations, by model.
+    Deviations are those of a new label: the process states its own; for ridge they are the textbook's for regression,
+    the residuals' variance over the degrees of freedom that the penalty leaves, times one plus the leverage.
+
+    `Prediction.next_labels` takes the most uncertain architecture under the process, then the most uncertain once that
+    label is known, and so on: what they turn out to be is of no matter to it.
 
     Args:
       archs: int [num_archs, num_choices].
-      known: int [num_known], rows of `archs`, two or more.
+      known: int [num_known], rows of `archs`; none or one orders nothing and is as good as none.
       accuracies: [num_known], of training alone, or whatever else orders them; higher is better.
       scores: [num_archs], of a super-net; higher is better.
       macs: [num_archs].
+      fingerprints: [num_archs, any], `Fingerprints.features`; components count by their variance.
 
     Raises a ValueError for shapes that don't match, rows that don't exist or come twice, values that are not finite,
-    and accuracies that are all equal.
+    accuracies that are all equal, and where there is neither a label nor a score nor a cost.
     """
     archs = array("archs", archs, (None, None), "integer")
-    known = array("known", known, (None,), "integer", least=0, most=len(archs) - 1)
+    if archs.shape[0] < 2 or archs.shape[1] < 1:
+        raise ValueError(f"archs: shape {archs.shape}, expected two architectures or more, of one choice or more.")
+    known, accuracies = _labels(len(archs), known, accuracies)
+    given = {"score": scores, "macs": macs}
+    columns = {name: array(name, column, (len(archs),)) for name, column in given.items() if column is not None}
+    ranked = {name: _standard(scipy.stats.rankdata(column))[:, None] for name, column in columns.items()}
+    codes = np.concatenate([choice[:, None] == np.unique(choice) for choice in archs.T], axis=1).astype(np.float64)
+    groups = {"codes": codes - codes.mean(axis=0), **ranked}
+    if fingerprints is not None:
+        prints = array("fingerprints", fingerprints, (len(archs), None)).astype(np.float64)
+        groups["fingerprints"] = prints - prints.mean(axis=0)
+    prior = _standard(sum(ranked.values(), np.zeros((len(archs), 1)))[:, 0])
+
+    def process(*without: str) -> Fitted:
+        features = [group for name, group in groups.items() if name not in without]
+        return gaussian_process(features, known, target, prior)
+
+    target = _standard(scipy.stats.rankdata(accuracies)) if len(known) else np.zeros(0)
+    everything = process()
+    if not len(known) and not columns:
+        raise ValueError("there is neither a label, nor a score, nor a cost to rank by; give one of them.")
+    candidates = {"gaussian process": everything}
+    if len(known) >= LEAST_TO_CHOOSE:
+        candidates = {name: _ridge(column, known, target, 1e-3) for name, column in ranked.items()} | candidates
+        if fingerprints is not None:
+            candidates["gaussian process without fingerprints"] = process("fingerprints")
+            if columns:
+                candidates["gaussian process without codes"] = process("codes")
+        features = np.concatenate([group / _size(group) for group in groups.values()], axis=1)
+        candidates |= {f"ridge {alpha:g}": _ridge(features, known, target, alpha) for alpha in PENALTIES}
+    taus = {
+        name: np.nan_to_num(scipy.stats.kendalltau(fitted.left_out, target).statistic, nan=-1.0)
+        for name, fitted in candidates.items()
+        if len(candidates) > 1
+    }
+    model = max(taus, key=lambda name: taus[name]) if taus else "gaussian process"
+    fitted = candidates[model]
+
+    def next_labels(number: int) -> np.ndarray:
+        return buy(everything, known, whole("number", number, 1, len(archs) - len(known)))
+
+    return Prediction(fitted.mean, fitted.deviations, model if len(known) else "no labels", next_labels)
+
+
+def _labels(num_archs: int, known: ArrayLike, accuracies: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and accuracies, checked; fewer than two are none."""
+    if np.size(known) == 0:
+        known = np.zeros(0, np.int64)
+    known = array("known", known, (None,), "integer", least=0, most=num_archs - 1)
     accuracies = array("accuracies", accuracies, (len(known),)).astype(np.float64)
-    _check_known(archs, known, accuracies)
-    columns = {"score": scores, "macs": macs}
-    given = {name: array(name, values, (len(archs),)) for name, values in columns.items() if values is not None}
-    features = _features(archs, list(given.values()))
-    target = scipy.stats.zscore(scipy.stats.rankdata(accuracies))
-
-    num_features, names = features.shape[1], list(given)
-    kernel = ConstantKernel() * RBF(length_scale=3.0) + WhiteKernel(noise_level=0.3)
-    candidates = {name: (1, Ridge(alpha=1e-3)) for name in names[:1]}
-    if len(names) == 2:
-        candidates["score and macs"] = (2, Ridge(alpha=1.0))
-    candidates |= {f"ridge {alpha:g}": (num_features, Ridge(alpha=alpha)) for alpha in (1.0, 10.0, 100.0)}
-    candidates["gaussian process"] = (num_features, GaussianProcessRegressor(kernel, random_state=0))
-    folds = KFold(min(NUM_FOLDS, len(known)), shuffle=True, random_state=0)
-    taus = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound is a fit like any other
-        for name, (width, model) in candidates.items():
-            predicted = cross_val_predict(model, features[known, :width], target, cv=folds)
-            taus[name] = np.nan_to_num(scipy.stats.kendalltau(predicted, target).statistic, nan=-1.0)
-        best = max(taus, key=lambda name: taus[name])
-        width, model = candidates[best]
-        model.fit(features[known, :width], target)
-    if isinstance(model, GaussianProcessRegressor):
-        ranks, deviations = model.predict(features, return_std=True)
-        return Prediction(ranks, deviations, best)
-    ranks = model.predict(features[:, :width])
-    return Prediction(ranks, _ridge_deviations(features[:, :width], known, target - ranks[known], model.alpha), best)
+    if len(np.unique(known)) < len(known):
+        raise ValueError(f"known has rows {known.tolist()}, expected distinct ones.")
+    if len(known) < 2:
+        return known[:0], accuracies[:0]
+    if np.ptp(accuracies) == 0:
+        raise ValueError(f"all {len(known)} known accuracies are {accuracies[0]:g}, which orders nothing; know others.")
+    return known, accuracies
 
 
-def _features(archs: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
-    """Ranks of the columns, then one-hot codes, standardised over all architectures: [num_archs, num_features]."""
-    ranked = [scipy.stats.rankdata(column)[:, None] for column in columns]
-    one_hot = [choice[:, None] == np.unique(choice) for choice in archs.T]
-    features: np.ndarray = np.concatenate([*ranked, *one_hot], axis=1).astype(np.float64)
-    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-12)
-    features[:, len(columns) :] *= np.sqrt(1 / archs.shape[1])  # all codes together weigh about as much as the score
-    return features
+def _standard(values: np.ndarray) -> np.ndarray:
+    """Mean 0 and deviation 1; zeros where all are equal."""
+    centred: np.ndarray = values - values.mean()
+    return centred / max(float(centred.std()), 1e-12)
 
 
-def _ridge_deviations(features: np.ndarray, known: np.ndarray, residuals: np.ndarray, alpha: float) -> np.ndarray:
-    """Standard deviation of a new observation around a ridge regression with intercept: [num_archs].
+def _size(group: np.ndarray) -> float:
+    return max(float(np.sqrt(group.var(axis=0).sum())), 1e-12)
 
-    With no penalty it is what a textbook on linear regression gives; see Hastie, Tibshirani and Friedman, "The Elements
-    of Statistical Learning", 3.4.1, for the degrees of freedom under one.
+
+def _ridge(features: np.ndarray, known: np.ndarray, target: np.ndarray, alpha: float) -> Fitted:
+    """Ridge regression with an intercept; deviations of a new observation.
+
+    With no penalty they are what a textbook on linear regression gives; see Hastie, Tibshirani and Friedman, "The
+    Elements of Statistical Learning", 3.4.1, for the degrees of freedom under one, and 7.10.1 for what is left out.
     """
     centred = features - features[known].mean(axis=0)
     gram = centred[known].T @ centred[known] + alpha * np.eye(features.shape[1])
+    mean = target.mean() + centred @ np.linalg.solve(gram, centred[known].T @ (target - target.mean()))
     leverage = 1 / len(known) + np.einsum("ij,ji->i", centred, np.linalg.solve(gram, centred.T))
+    residuals = target - mean[known]
     degrees = max(len(known) - leverage[known].sum(), 1.0)  # two known architectures leave none
-    deviations: np.ndarray = np.sqrt(residuals @ residuals / degrees * (1 + leverage))
-    return deviations
-
-
-def _check_known(archs: np.ndarray, known: np.ndarray, accuracies: np.ndarray) -> None:
-    if archs.shape[1] < 1 or len(known) < 2:
-        raise ValueError(
-            f"got archs of shape {archs.shape} and {len(known)} known accuracies, expected one choice or more, and two"
-            " known or more, better a few dozen."
-        )
-    if len(np.unique(known)) < len(known):
-        raise ValueError(f"known has rows {known.tolist()}, expected distinct ones.")
-    if np.ptp(accuracies) == 0:
-        raise ValueError(f"all {len(known)} known accuracies are {accuracies[0]:g}, which orders nothing; know others.")
+    deviations = np.sqrt(residuals @ residuals / degrees * (1 + leverage))
+    left_out = target - residuals / np.maximum(1 - leverage[known], 1e-12)
+    return Fitted(mean, deviations, left_out)
