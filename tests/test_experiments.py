@@ -106,7 +106,7 @@ def test_presets_are_sound(name, preset):
     if "sampler" in values:
         options = {} if values["num_archs"] is None else {"num_archs": values["num_archs"]}
         SAMPLERS[runs.flat(settle(presets[preset]))["sampler"]](space, **options)
-    if name != "build_table":
+    if "num_eval_images" in values:
         assert (values["num_eval_images"] or values["num_valid"]) <= values["num_valid"]
         num_steps = settle(presets[preset]).training.num_steps
         assert values["checkpoint_every"] < num_steps  # else a killed run has nothing to go on from

@@ -1,0 +1,138 @@
+"""Retraining of a found architecture: files hold what was scored, a killed run ends alike, what is wrong is said."""
+
+import errno
+import math
+import re
+import sys
+
+import jax
+import numpy as np
+import pytest
+from experiment_runs import SMALL, fail, refusal, result_of, start, struck, untimed
+
+from jaxnas import datasets, export
+from jaxnas.runs import checkpoint
+from jaxnas.spaces import SPACES, digits_chain
+from jaxnas.supernets import make_supernet
+
+pytestmark = pytest.mark.usefixtures("no_data_dir")
+ARCH = [1, 0, 1, 0]
+FILES = ("retrained.npz", "retrained.safetensors", "retrained.stablehlo", "retrained.json", "latency.json")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    path = tmp_path_factory.mktemp("found") / "found.json"
+    path.write_text(export.to_json(SMALL, ARCH))
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(found):
+    return ["retrain", "tiny", "--arch", found, "--no-progress", "--workdir"]
+
+
+@pytest.fixture(scope="module")
+def whole(arguments, tmp_path_factory, no_data_dir):
+    """An undisturbed run."""
+    workdir = tmp_path_factory.mktemp("whole")
+    start(*arguments, workdir)
+    return workdir
+
+
+def test_files_hold_what_was_scored(whole):
+    result, data = result_of(whole), datasets.load("digits", num_train=64, num_valid=50, image_size=4)
+    supernet = make_supernet(SMALL.resized(width=4))
+    images = np.float32((data.test_images / 255.0 - data.mean) / data.std)
+    program = jax.export.deserialize(bytearray((whole / "retrained.stablehlo").read_bytes()))
+    scored = [np.asarray(program.call(data.test_images))]
+    for name in FILES[:2]:
+        module, variables = export.flax_module(supernet, export.load(whole / name, supernet))
+        scored.append(np.asarray(jax.jit(module.apply)(variables, images)))
+    for logits in scored:
+        right = int((logits.argmax(axis=1) == data.test_labels).sum())
+        assert right == round(result["accuracy"] * 897) and result["test_accuracy"] == result["accuracy"]
+    np.testing.assert_allclose(scored[0], scored[1], atol=1e-4)
+    assert result["export_difference"] < 1e-4 and result["measured_latency_ms"] > 0
+    assert export.from_json((whole / "retrained.json").read_text(), SMALL).tolist() == ARCH
+    assert (result["space"], result["arch"], result["trained_steps"]) == ("small", "1010", 16)
+    # Wilson's interval as textbooks have it.
+    share, z, n = result["accuracy"], 1.959964, 897
+    middle, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    ends = [(middle + sign * reach) / (1 + z**2 / n) for sign in (-1, 1)]
+    np.testing.assert_allclose([result["test_accuracy_low"], result["test_accuracy_high"]], ends, rtol=1e-5)
+
+
+def same_outcome(workdir, whole):
+    for name in ("retrained.npz", "retrained.safetensors", "retrained.json"):  # a program has its own marks
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+    ignored = {"measured_latency_ms"}
+    results = [untimed({k: v for k, v in result_of(folder).items() if k not in ignored}) for folder in (workdir, whole)]
+    assert results[0] == results[1]
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(arguments, whole, tmp_path, monkeypatch, capsys):
+    save = checkpoint.save
+
+    def save_and_stop(directory, step, *args, **kwargs):
+        save(directory, step, *args, **kwargs)
+        if step == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(SystemExit) as stop:
+            start(*arguments, tmp_path)
+    assert stop.value.code == 130 and not (tmp_path / "retrained.npz").exists()
+    start(*arguments, tmp_path)
+    same_outcome(tmp_path, whole)
+
+
+def test_a_full_disk_while_weights_are_written_leaves_the_old_file_whole(arguments, whole, tmp_path, capsys):
+    start(*arguments, tmp_path)
+    (tmp_path / "result.json").unlink()
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+    for name in FILES[:3]:
+        with struck(name, fail(errno.ENOSPC)):
+            line = refusal(capsys, *arguments, tmp_path)
+        assert "No space left on device; make room, then start the same command again." in line
+        after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in FILES}
+        assert after[name] == before[name] and set(after) == set(before)
+        assert not list(tmp_path.glob("*.tmp"))
+    start(*arguments, tmp_path)
+    same_outcome(tmp_path, whole)
+
+
+def test_another_architecture_does_not_go_on(arguments, whole, found, capsys):
+    before = found.read_text()
+    (whole / "result.json").rename(whole / "kept")
+    found.write_text(export.to_json(SMALL, [0, 0, 1, 0]))
+    assert "says that its arch is 1010, expected 0010" in refusal(capsys, *arguments, whole)
+    found.write_text(before)
+    (whole / "kept").rename(whole / "result.json")
+
+
+@pytest.mark.parametrize(
+    "text, argv, words",
+    [
+        ("no JSON", [], "no architecture in JSON"),
+        ("[1]", [], "no architecture in JSON"),
+        (export.to_json(digits_chain, [0] * 5), ["--space", "nasbench201"], "of digits_chain, but --space is nasben"),
+        (export.to_json(digits_chain, [0] * 5).replace("identity", "mb2_k3"), [], "whose ops, .* contradict its arch"),
+        (export.to_json(SPACES["rnn32"], [0] * SPACES["rnn32"].num_choices), [], "networks on text are not retrained"),
+    ],
+)
+def test_architectures_that_are_none(text, argv, words, tmp_path, capsys):
+    path = tmp_path / "found.json"
+    path.write_text(text)
+    line = refusal(capsys, "retrain", "tiny", "--arch", path, *argv, "--workdir", tmp_path / "run")
+    assert str(path) in line
+    assert re.search(words, line)
+
+
+def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+    line = refusal(capsys, "retrain", "tiny", "--arch", tmp_path / "gone.json", "--workdir", tmp_path / "run")
+    assert "gone.json" in line and "No such file" in line
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    line = refusal(capsys, "retrain", "tiny", "--onnx", "--workdir", tmp_path / "run")
+    assert line.endswith("pip install 'jaxnas[onnx]'")
