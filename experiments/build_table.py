@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxnas import costs, ranking, runs, tables
+from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import Count, Crop, NotNegative, Pair, Positive, Seeds, Whole
 from jaxnas.codes import enumerate_archs
 from jaxnas.datasets import Dataset
@@ -38,6 +38,7 @@ from jaxnas.training import Recipe, make_standalone
 
 from .shared.config import ProblemConfig
 from .shared.problem import load_images, resize
+from .shared.telling import hashes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,20 +140,25 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     accuracy = accuracy.astype(np.float64)
     several = config.num_seeds > 1
     macs = costs.arch_costs(space, archs).macs
+    trained, seeds = plotting.counted(len(archs), "network"), plotting.counted(config.num_seeds, "seed")
     return {
+        "verdict": f"{trained} trained alone with {seeds}, to accuracies of {accuracy.mean(axis=1).min():.3f} to"
+        f" {accuracy.mean(axis=1).max():.3f}",
+        "headline": "highest_accuracy",
         "space": space.name,
         "dataset": problem.dataset,
         "num_archs": len(archs),
         "num_seeds": config.num_seeds,
-        "seed_kendall_tau": ranking.seed_kendall_tau(accuracy) if several else math.nan,
+        "kendall_tau_between_truth_seeds": ranking.seed_kendall_tau(accuracy) if several else math.nan,
         "reliability_of_mean": ranking.reliability(accuracy) if several else math.nan,
-        "flops_kendall_tau": ranking.kendall_tau(macs, accuracy.mean(axis=1)),  # not a number where all cost the same
+        "macs_kendall_tau": ranking.kendall_tau(macs, accuracy.mean(axis=1)),  # not a number where all cost the same
         "lowest_accuracy": float(accuracy.mean(axis=1).min()),
         "highest_accuracy": float(accuracy.mean(axis=1).max()),
         "seconds_per_network": seconds / accuracy.size,
         "table": path.name,
         "table_bytes": path.stat().st_size,
         **text_figures(data, columns),
+        **hashes(data),
     }
 
 

@@ -37,6 +37,7 @@ from .shared.config import settle
 from .shared.policies import Found, PolicySearchConfig, kept, make_policy, parameter_free, search_with_weights
 from .shared.problem import arch_rows, load_problem
 from .shared.supernet import Score, build
+from .shared.telling import Known, differences, hashes, write_found
 
 MIXTURES = ("darts", "darts_second_order", "gdas", "pc_darts")  # whose weights learn at `alpha_rate`
 
@@ -103,7 +104,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_seeds": config.num_seeds,
         "num_images": config.scoring.num_eval_images or len(problem.data.valid_images),
         "bn_mode": config.scoring.bn_mode,
-        "flops_kendall_tau": ranking.kendall_tau(macs, accuracy),
+        "macs_kendall_tau": ranking.kendall_tau(macs, accuracy),
         "table_parameter_free": float(shares.mean()),
         "table_parameter_free_most": float(shares.max()),
         **ranking.estimate(ranking.kendall_tau, shares, accuracy).named("table_tau_parameter_free"),
@@ -112,6 +113,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     columns = {"test_accuracy": accuracy, "macs": macs, "parameter_free": shares}
     for name, one in found.items():
         ends = np.array(one["archs"], np.int32)
+        write_found(workdir, problem.published, ends[0], Known(), search=name)
         figures |= figures_of(name, one, accuracy) | {f"{name}_seconds": one["seconds"]}
         share = ends_of[name] = parameter_free(supernet, ends)
         figures |= ranking.estimate_mean(share).named(f"{name}_parameter_free")
@@ -127,7 +129,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         f" {plotting.counted(config.num_seeds, 'seed')}",
     )  # fmt: skip
     plotting.save_figure(figure, workdir / "collapse.png")
-    return figures
+    taus = {name: f"{name}_tau_weights" for name in found}
+    return differences(figures, taus, "a ranking by chance") | figures | hashes(problem.data, truth)
 
 
 def opinions(archs: np.ndarray, policy: Policy, state: TrainState, score: Score) -> dict[str, Any]:

@@ -5,7 +5,7 @@ pulls the losses of the super-net into that order while it trains. Four rankings
 
     baseline      the super-net alone
     landmark      with the regulariser, ordered by the landmarks' stand-alone accuracy
-    flops_order   the same, ordered by their FLOPs: no ground truth at all
+    flops_order   the same, ordered by their FLOPs, counted as MACs: no ground truth at all
     equal_budget  the baseline, corrected by a predictor fitted to the landmarks: their ground truth spent otherwise
 
 The coefficient is zero through a warm-up, in which all are one: each seed trains it once, and the others go on from its
@@ -49,13 +49,14 @@ from .shared.regulariser import (
     ranking_batches,
 )
 from .shared.supernet import build, make_score, score_all, train
+from .shared.telling import difference, hashes
 
 TRAINED = ("baseline", "landmark", "flops_order")
 VARIANTS = (*TRAINED, "equal_budget")
 LABELS = {
     "baseline": "baseline:\nsuper-net alone",
     "landmark": "landmark:\nregulariser, order\nby accuracy",
-    "flops_order": "FLOPs order:\nregulariser, order\nby FLOPs",
+    "flops_order": "MACs order:\nregulariser, order\nby MACs",
     "equal_budget": "equal budget:\nbaseline + predictor\non the landmarks",
 }
 
@@ -121,7 +122,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = costs.arch_costs(problem.published, archs).macs
 
-    # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
+    # MACs in place of scores: figures that cannot be had of this table or config end the run before the training.
     compare(dict.fromkeys(VARIANTS, macs[None]), test, macs)
 
     compile_seconds = runs.compile_clock()
@@ -157,6 +158,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     }
     runs.write_rows(workdir / "scores.csv", arch_rows(space, everything, columns))
     return {
+        **difference(figures, "delta", "the super-net ranks {} with landmarks than without", "better", "worse"),
         "space": space.name,
         "dataset": config.problem.dataset,
         "truth": f"stand-alone test accuracy, {truth.provenance.get('source', 'see the table')}",
@@ -172,6 +174,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         **seconds,
         "evaluate_seconds": sum(one.evaluate_seconds for kind in supernets.values() for one in kind),
         "compile_seconds": compile_seconds(),
+        **hashes(problem.data, truth),
     }
 
 
@@ -221,7 +224,7 @@ def _step_seconds(curve: list[dict[str, float]]) -> float:
 
 
 def compare(scores: Mapping[str, np.ndarray], test: np.ndarray, macs: np.ndarray) -> dict[str, float]:
-    """Mean tau of each variant's scores [num_seeds, num_archs] and of FLOPs, and differences, with intervals."""
+    """Mean tau of each variant's scores [num_seeds, num_archs] and of MACs, and differences, with intervals."""
     figures: dict[str, float] = {}
     for name in VARIANTS:
         tau = ranking.estimate(ranking.kendall_tau, scores[name], test)
@@ -236,7 +239,7 @@ def compare(scores: Mapping[str, np.ndarray], test: np.ndarray, macs: np.ndarray
     for label, (one, other) in differences.items():
         delta = ranking.estimate_difference(ranking.kendall_tau, scores[one], scores[other], test)
         figures |= delta.named(label)
-    return figures | {"flops_kendall_tau": ranking.kendall_tau(macs, test)}
+    return figures | {"macs_kendall_tau": ranking.kendall_tau(macs, test)}
 
 
 def draw(workdir: Path, name: str, scores: Mapping[str, np.ndarray], test, figures: Mapping[str, float]) -> None:
@@ -249,7 +252,7 @@ def draw(workdir: Path, name: str, scores: Mapping[str, np.ndarray], test, figur
         {LABELS[variant]: values for variant, values in taus.items()},
         {LABELS[variant]: (low, high) for variant, low, high in zip(VARIANTS, lows, highs)},
         title=f"{name}, τ over {number}\n{delta}",
-        references={"FLOPs only": figures["flops_kendall_tau"]},
+        references={"MACs only": figures["macs_kendall_tau"]},
     )
     plotting.save_figure(figure, workdir / "variants.png")
 

@@ -66,6 +66,7 @@ from .shared.regulariser import (
     make_regulariser,
 )
 from .shared.supernet import Score, make_score, score_all
+from .shared.telling import differences, hashes, judged, write_found
 
 SIDES = ("baseline", "landmark")
 EPOCHS = 400  # of the authors' super-nets, before architecture parameters learn
@@ -150,8 +151,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     check_judged(judge, published)
     if judge.choose_by is None:
         raise ValueError(
-            f"the table of {published.name} has neither validation accuracies nor a second training seed: landmarks"
-            " would be ordered by what they are judged by."
+            f"the table of {published.name} has but one test accuracy each: landmarks would be ordered by their judge."
         )
     landmarks = choose_landmarks(config.landmarks, problem).archs
     order, number = judge.choose_by(landmarks), len(landmarks)
@@ -166,7 +166,6 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         ends = np.array([found[side]["archs"] for side in SIDES], np.int32)
         losses, seconds = (np.array([found[side][what] for side in SIDES]) for what in ("losses", "seconds"))
         outcomes[name] = Outcome(ends, np.stack([judge.accuracy(side) for side in ends]), losses, seconds)
-
     test = judge.accuracy(archs)
     macs = costs.arch_costs(problem.published, archs[number:]).macs
     figures: dict[str, Any] = {
@@ -178,14 +177,15 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_eval_archs": len(archs) - number,
         "num_images": config.scoring.num_eval_images,
         "bn_mode": config.scoring.bn_mode,
-        "flops_kendall_tau": ranking.kendall_tau(macs, test[number:]),
+        "macs_kendall_tau": ranking.kendall_tau(macs, test[number:]),
         "best_landmark_accuracy": float(judge.accuracy(landmarks[np.argmax(order)][None])[0]),
         "table_best": judge.feasible[0],
-    }
+    } | hashes(problem.data, problem.truth)
     for name, outcome in outcomes.items():
         figures |= figures_of(name, outcome, order, test)
+        write_found(workdir, published, outcome.archs[1, 0], judged(judge, outcome.archs[1, 0]), search=name)
     write(workdir, config, published, archs, outcomes, test, figures)
-    return figures
+    return differences(figures, {name: f"delta_tau_{name}" for name in outcomes}, "without landmarks") | figures
 
 
 def make_policy(config: Config, name: str, space: SearchSpace, num_updates: int) -> Policy:
@@ -304,7 +304,7 @@ def write(
     counted = f"{plotting.counted(number, 'landmark')}, {plotting.counted(config.num_seeds, 'seed')}"
     figure = plotting.paired_sides(
         {
-            "Kendall's τ of the super-net": (taus, {"FLOPs only": figures["flops_kendall_tau"]}),
+            "Kendall's τ of the super-net": (taus, {"MACs only": figures["macs_kendall_tau"]}),
             "accuracy of what is found": (
                 {name: outcome.accuracy for name, outcome in outcomes.items()},
                 {"best landmark": figures["best_landmark_accuracy"]},

@@ -109,7 +109,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         high=np.quantile(measured.networks_ms[judged], 0.75, axis=1),
     )
     plotting.save_figure(figure, workdir / "latency.png")
+    errs = f"median relative error {100 * found.median_relative_error:.1f} %"
     return {
+        "verdict": f"predicted latencies rank networks with Spearman {found.spearman:.3f}, {errs}",
+        "headline": "spearman",
         "space": space.name,
         "batch_size": config.batch_size,
         "dtype": config.dtype,

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas import plotting, ranking, runs, tables
 from jaxnas.checks import Count, Positive
 from jaxnas.codes import to_text
 from jaxnas.costs import limits
@@ -52,6 +52,7 @@ from .shared.searching import (
     uniform,
     values,
 )
+from .shared.telling import Known, hashes, judged, level, write_found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,8 @@ OF_A_SEED = (
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png."""
+    """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png, and
+    found.json and its like: the outcome of the first seed with its weights."""
     config = settle(config)
     compile_seconds = runs.compile_clock()
     task = prepare(config)
@@ -95,13 +97,16 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 
     code = np.array(json.loads(rows[0]["codes"]), np.int32)
     region = task.search.region
-    return {
+    known = Known(rows[0]["retrained_accuracy"]) if judge is None else judged(judge, code)
+    weights = (task.setup.supernet, searches[0].state.params)
+    found_figures = write_found(workdir, task.published, code, known, weights=weights)
+    figures = {
         "space": task.published.name,
         "dataset": config.problem.dataset,
         "arch": rows[0]["arch"],
         **limited(config, task, code),
         "num_feasible": region.count(),
-        **{name: float(getattr(costs.arch_costs(task.published, code[None]), name)[0]) for name in ("macs", "params")},
+        **{name: found_figures[f"found_{name}"] for name in ("macs", "params")},
         **{name: rows[0][name] for name in ("retrained_accuracy", "table_accuracy", "table_rank")},
         **mean_of_searches(rows, "regret"),
         **mean_of_searches(rows, "table_rank", name="mean_table_rank"),
@@ -112,7 +117,13 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "trained_steps": config.training.num_steps,
         "evaluated_archs": rows[0]["evaluated_archs"],
         "compile_seconds": compile_seconds(),
+        **hashes(task.setup.data, None if judge is None else judge.truth),
     }
+    if judge is None:
+        return level(figures, "retrained_accuracy", "test accuracy of what it finds:", scale=100, unit=" %") | figures
+    feasible = "the best feasible architecture" if region.limit else "the best architecture"
+    sentence = f"what it finds is {{}} less accurate than {feasible}"
+    return level(figures, "regret", sentence, scale=100, unit=" points") | figures
 
 
 def find_judge(config: Config, task: Task) -> Judge | None:

@@ -60,8 +60,13 @@ from jaxnas.training import (
 
 from .shared.config import ProblemConfig
 from .shared.problem import arch_rows, load_images, resize
+from .shared.telling import hashes, level
 
-COLUMNS = ("gap", "agreement", "tau")
+COLUMNS = {
+    "gap": "loss gap to\nown weights (nats)",
+    "agreement": "agreement with own\nweights (fraction)",
+    "tau": "Kendall's τ\namong probes",
+}
 UNITS = {"loss": "nats", "accuracy": "fraction", "predictions": "class"}
 
 
@@ -144,7 +149,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     runs.write_rows(workdir / "probes.csv", arch_rows(space, probes, columns))
     draw(config, workdir, f"{space.name} on {problem.dataset}", rows, references)
     named = {"smallest": rows[0], "whole": rows[-2], "shrinking": rows[-1]}
-    return {
+    figures = {
         "space": space.name,
         "dataset": problem.dataset,
         "num_probes": len(probes),
@@ -155,7 +160,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         **references,
         "alone_loss": float(alone.loss.mean()),
         "alone_accuracy": float(alone.accuracy.mean()),
-    }
+    } | hashes(data)
+    return level(figures, "whole_gap", "weights shared by the whole space lose {} to own ones", unit=" nats") | figures
 
 
 def growing_parts(config: Config, space: SearchSpace) -> list[np.ndarray]:
@@ -286,31 +292,25 @@ def between_alone(alone: Scored) -> dict[str, float]:
 
 def draw(config: Config, workdir: Path, task: str, rows: list[dict[str, Any]], references: Mapping[str, float]) -> None:
     """fading.png: a panel a figure, over the number of architectures that share weights."""
-    labels = {
-        "gap": "loss gap to\nown weights (nats)",
-        "agreement": "agreement with own\nweights (fraction)",
-        "tau": "Kendall's τ\namong probes",
-    }
 
     def column(chosen: list[dict[str, Any]], name: str) -> list[float]:
         return [row[name] for row in chosen]
 
     panels = {
-        labels[name]: plotting.Panel(
+        of_panel: plotting.Panel(
             {
                 label: (column(chosen, name), column(chosen, f"{name}_low"), column(chosen, f"{name}_high"))
                 for label, chosen in (("fixed space", rows[:-1]), ("shrinking to the probes", rows[-1:]))
             },
             {"own, two seeds": references[f"{name}_alone"]} if f"{name}_alone" in references else {"own": 0.0},
         )
-        for name in COLUMNS
+        for name, of_panel in COLUMNS.items()
     }
     sizes = {"fixed space": [row["num_archs"] for row in rows[:-1]], "shrinking to the probes": [rows[-1]["num_archs"]]}
-    of_each = plotting.counted(config.num_seeds, "super-net")
-    title = f"Posterior fading, {task}: {2**config.num_open} probes, {of_each} of each size\n"
+    title = f"Posterior fading, {task}: {2**config.num_open} probes, {config.num_seeds} super-nets of each size\n"
     title += "bars: 95 % intervals over super-nets and probes"
     figure = plotting.panels_over_size(
-        sizes, panels, title=title, size_label="architectures that share weights (at first)"
+        sizes, panels, title=title, size_label="architectures that share weights at first"
     )
     plotting.save_figure(figure, workdir / "fading.png")
 

@@ -6,7 +6,7 @@ interval over architectures, and over super-nets too where num_seeds is at least
 the mean loss over super-nets. With num_snapshots an architecture's loss is its mean over so many moments of the
 training, a measure of how fast it gets better (Ru et al., "Speedy Performance Estimation", arXiv 2006.04492), and
 `last_snapshot_kendall_tau` is that of the last one. Accuracy's stands beside it, and beside all what they must beat:
-counting FLOPs, and the agreement of the truth's own training seeds.
+counting MACs, and the agreement of the truth's own training seeds.
 
     D="--dataset cifar10 --data-dir DIR"
     python -m experiments.rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
@@ -27,10 +27,12 @@ from jaxnas.checks import Count, Seeds, Whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
+from jaxnas.supernets import Params, Supernet
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
-from .shared.problem import arch_rows, evaluation_archs, load_problem
+from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
 from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, read_curve, score_all, train
+from .shared.telling import Known, draw_network, hashes, write_found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +68,22 @@ class Scored(NamedTuple):
     losses: np.ndarray  # nats, [num_snapshots, num_archs]
     accuracies: np.ndarray  # fractions, [num_snapshots, num_archs]
     evaluate_seconds: float
+    params: Params  # at the end
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, pictures."""
+    """Train, score, compare; see the module's docstring. Files: one folder a seed, scores.csv, what the
+    first super-net ranks highest (found.json and its like), pictures."""
     config = settle(config)
     if config.num_snapshots is None:
         num_snapshots = by_kind(get_space(config.problem.space), cells=8, others=1)
         config = runs.replace(config, num_snapshots=num_snapshots)
-    published, space, data, truth = load_problem(config.problem)
+    problem = load_problem(config.problem)
+    published, space, data, truth = problem
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth)
     mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = costs.arch_costs(published, archs).macs
-    # FLOPs in place of scores: figures that cannot be had of this table or config end the run before the training.
+    # MACs in place of scores: figures that cannot be had of this table or config end the run before the training.
     ranking_report(config, macs, macs, truth, archs, macs)
 
     compile_seconds = runs.compile_clock()
@@ -109,7 +114,11 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     num_calibration = f" ({scoring.num_calibration_images})" if scoring.bn_mode == "calibrated" else ""
     evaluate_seconds = sum(one.evaluate_seconds for one in scored)
     num_scored = config.num_seeds * len(snapshot_steps(config)) * len(archs)
+    over_macs = report.kendall_tau_minus_macs
+    assert over_macs is not None
     return {
+        "verdict": f"{over_macs.verdict('ranks {} than counting MACs', 'better', 'worse')} in Kendall's tau",
+        "headline": "kendall_tau",
         "space": space.name,
         "dataset": config.problem.dataset,
         "truth": f"stand-alone test accuracy, {truth.provenance.get('source', 'see the table')}",
@@ -117,7 +126,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "bn_mode": scoring.bn_mode + num_calibration,
         "num_snapshots": config.num_snapshots,
         **report.figures(),
-        "kendall_tau_loss": report.kendall_tau.value,
+        **name_best(workdir, problem, supernet, scored[0].params, archs, scores[0], mean_test),
         "last_snapshot_kendall_tau": float(np.mean([ranking.kendall_tau(row, mean_test) for row in last])),
         "supernet_accuracy": float(np.mean(accuracies)),
         "final_train_loss": scored[0].rows[-1]["loss"],
@@ -125,7 +134,32 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "train_seconds": sum(one.rows[-1]["seconds"] for one in scored),
         "evaluate_seconds": evaluate_seconds,
         "compile_seconds": compile_seconds(),
+        **hashes(data, truth),
     }
+
+
+def name_best(
+    workdir: Path,
+    problem: Problem,
+    supernet: Supernet,
+    params: Params,
+    archs: np.ndarray,
+    scores: np.ndarray,
+    test: np.ndarray,
+) -> dict[str, Any]:
+    """The architecture that a super-net scores highest, with files and a picture, the next two in words; a picture of
+    the one that it scores lowest, worst.png."""
+    order = np.argsort(-scores, kind="stable")
+
+    def known(row: int) -> Known:
+        return Known(float(test[row]), 1 + int((test > test[row]).sum()), len(archs))
+
+    best, *next_best = order[:3]
+    others = [(archs[row], known(row)) for row in next_best]
+    worst = archs[order[-1]]
+    draw_network(workdir / "worst.png", problem.published, worst, "scored lowest", known(order[-1]))
+    weights = (supernet, params)
+    return write_found(workdir, problem.published, archs[best], known(best), weights=weights, others=others)
 
 
 def train_and_score(
@@ -158,7 +192,7 @@ def train_and_score(
         parts.append(columns)
         seconds += spent
     losses, accuracies = (np.stack([part[name] for part in parts]) for name in ("loss", "accuracy"))
-    return Scored(trained.rows, losses, accuracies, seconds)
+    return Scored(trained.rows, losses, accuracies, seconds, trained.state.params)
 
 
 def snapshot_steps(config: Config) -> list[int]:
@@ -209,7 +243,8 @@ def draw_scatter(
         score_label=f"{mean}super-net score (minus validation loss, nats)",
         truth_label="stand-alone test accuracy",
         macs=macs,
-        tau=report.ensemble_kendall_tau,
+        tau=report.kendall_tau,
+        num_supernets=len(scores),
     )
     plotting.save_figure(figure, workdir / "scatter.png")
 
@@ -237,7 +272,7 @@ def draw_curve(
 ) -> None:
     """tau_over_training.png: of all super-nets, from each one's {step: scores} up to the `last` scores, which are
     [num_seeds, num_archs]."""
-    assert report.flops_kendall_tau is not None and config.training.num_steps is not None
+    assert report.macs_kendall_tau is not None and config.training.num_steps is not None
     scored: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # step -> scores [num_seeds, num_archs], truth [num_archs]
     for step, first in curves[0].items():
         if all(step in curve for curve in curves):
@@ -246,9 +281,9 @@ def draw_curve(
     few = f"\nbefore the last point {len(alone):,} of them" if scored and len(alone) < len(test) else ""
     scored[config.training.num_steps] = (last, test)
     points = [(step, *ranking.estimate(ranking.kendall_tau, scores, alone)) for step, (scores, alone) in scored.items()]
-    references = {"FLOPs only": report.flops_kendall_tau.value}
-    if report.seed_kendall_tau is not None:
-        references["between training seeds of the truth"] = report.seed_kendall_tau
+    references = {"MACs only": report.macs_kendall_tau.value}
+    if report.kendall_tau_between_truth_seeds is not None:
+        references["between training seeds of the truth"] = report.kendall_tau_between_truth_seeds
     figure = plotting.tau_over_training(
         *zip(*points),
         each=np.transpose([[ranking.kendall_tau(row, alone) for row in rows] for rows, alone in scored.values()]),

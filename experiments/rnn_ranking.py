@@ -36,6 +36,7 @@ from jaxnas.tables.published import read_as_published
 from .shared.config import RankedConfig, settle
 from .shared.problem import arch_rows, load_problem
 from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, score_all, train
+from .shared.telling import hashes, level
 
 PUBLISHED = "rnn32_ranking.json"
 SOURCE = "github.com/kcyu2014/eval-nas, visualization/best_configs.py"
@@ -86,7 +87,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "corpus": data.source,
         "num_seeds": config.num_seeds,
         "num_table_seeds": alone.shape[1],
-        "seed_kendall_tau": ranking.seed_kendall_tau(alone) if several else math.nan,
+        "kendall_tau_between_truth_seeds": ranking.seed_kendall_tau(alone) if several else math.nan,
         "truth_reliability": ranking.reliability(alone) if several else math.nan,
         "lowest_perplexity": float(np.exp(alone.mean(axis=1).min())),
         "highest_perplexity": float(np.exp(alone.mean(axis=1).max())),
@@ -111,10 +112,12 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         title=f"rnn32 on {config.problem.dataset}, mean of {plotting.counted(config.num_seeds, 'super-net')}",
         score_label="minus validation loss, shared weights (nats)",
         truth_label="minus test loss, trained alone (nats)",
-        tau=ranking.estimate(ranking.kendall_tau, -shared.mean(axis=0), -alone.mean(axis=1)),
+        tau=ranking.estimate(ranking.kendall_tau, -shared, -alone.mean(axis=1)),
+        num_supernets=len(shared),
     )
     plotting.save_figure(figure, workdir / "scatter.png")
-    return figures
+    sentence = "the super-nets' order agrees with that of the networks trained alone, Kendall's tau"
+    return level(figures, "kendall_tau", sentence) | figures | hashes(data, truth)
 
 
 def losses_of(

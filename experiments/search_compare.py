@@ -29,6 +29,7 @@ from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import Count, Pair, Seeds
 from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES
+from jaxnas.supernets import Params
 from jaxnas.tables import Judge
 
 from .shared.config import settle
@@ -48,6 +49,7 @@ from .shared.searching import (
     values,
 )
 from .shared.supernet import score_all
+from .shared.telling import difference, hashes, judged, write_found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +66,12 @@ PRESETS = {
     "quick": runs.replace(Config(), **DIGITS | {"pool_size": 3, "num_completions": 4}, population_size=20),
     "cpu": runs.replace(Config(), **MACRO),
 }
-Curve = list[tuple[int, float]]  # (cost in image-archs, regret), cost growing
+Curve = list[tuple[int, float, np.ndarray]]  # (cost in image-archs, regret, the outcome's code), cost growing
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, regret.png."""
+    """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, regret.png, and
+    found_SEARCH.json and its like: what each search ends with, of the first seed, with the weights it was scored by."""
     config = settle(config)
     compile_seconds = runs.compile_clock()
     task = prepare(config)
@@ -79,7 +82,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     if len(archs) > config.max_listed:
         raise ValueError(f"{len(archs)} architectures are feasible, max_listed is {config.max_listed}; tighten limit.")
 
-    rows, curves, totals = [], [], []
+    rows, curves, totals, weights = [], [], [], list[Params]()
     for seed in range(problem.seed, problem.seed + config.num_seeds):
         seeded, folder = runs.replace(config, seed=seed), workdir / f"seed{seed}"
         origin = {"run": identity, "seed": seed}
@@ -93,6 +96,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         for name in ("spos", "evolution", "random"):
             of_seed[name] = search_curve(seeded, task, judge, name, archs, scores, budget)
         curves.append(of_seed)
+        weights = weights or [found.state.params, shared.state.params]
         totals.append(of_seed["pcnas"][-1][0])
         rows.append({"seed": seed, **{name: curve[-1][1] for name, curve in of_seed.items()}, "num_scored": budget})
     runs.write_rows(workdir / "seeds.csv", rows)
@@ -102,11 +106,16 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     draw(config, task, workdir, curves, references)
 
     figures: dict[str, Any] = {}
-    for name in curves[0]:
+    for name, curve in curves[0].items():
+        of_search = (task.setup.supernet, weights[name != "pcnas"])
+        write_found(workdir, task.published, curve[-1][2], judged(judge, curve[-1][2]), search=name, weights=of_search)
         figures |= ranking.estimate_mean([row[name] for row in rows]).named(f"{name}_regret")
     for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
         figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
+    nearer = "PC-NAS ends {} the best feasible architecture than random search"
+    of_points: dict[str, Any] = {"scale": 100, "unit": " points of accuracy", "sign": -1}
     return {
+        **difference(figures, "pcnas_minus_random", nearer, "nearer to", "farther from", **of_points),
         "space": task.published.name,
         "dataset": problem.dataset,
         "limit": None if region.limit is None else config.limit,
@@ -119,6 +128,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "evaluated_archs": float(np.mean([row["num_scored"] for row in rows])),
         "total_cost_image_archs": float(np.mean(totals)),
         "compile_seconds": compile_seconds(),
+        **hashes(task.setup.data, truth),
     }
 
 
@@ -133,7 +143,7 @@ def pcnas_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve:
         num_scored += step.num_scored
         trained = task.ends[min(number, len(task.ends) - 1)]
         code = judge.outcome(np.array(step.best, np.int32))
-        curve.append((image_archs(config, trained, num_scored, num_images(config, task)), judge.regret(code)))
+        curve.append((image_archs(config, trained, num_scored, num_images(config, task)), judge.regret(code), code))
     return curve
 
 
@@ -157,7 +167,7 @@ def search_curve(
         state = search.tell(state, asked, np.array([by_code[code.tobytes()] for code in asked]))
         code = judge.outcome(state.archs[top(state.scores, config.num_retrained)])
         cost = image_archs(config, num_steps, len(state.archs), num_images(config, task))
-        curve.append((cost, judge.regret(code)))
+        curve.append((cost, judge.regret(code), code))
     return curve
 
 
@@ -176,7 +186,7 @@ def largest_regret(config: Config, task: Task, judge: Judge, archs: np.ndarray) 
 
 def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve]], references: dict) -> None:
     """regret.png: the mean over seeds at each cost; a search has found nothing before its super-net is trained."""
-    costs_of_all = np.unique([cost for of_seed in curves for curve in of_seed.values() for cost, _ in curve])
+    costs_of_all = np.unique([cost for of_seed in curves for curve in of_seed.values() for cost, *_ in curve])
     shown = {}
     for name in curves[0]:
         at = np.array([held(of_seed[name], costs_of_all) for of_seed in curves])  # [num_seeds, num_costs]
@@ -195,7 +205,7 @@ def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve
 
 def held(curve: Curve, at: np.ndarray) -> np.ndarray:
     """A curve's value at each cost: the newest until then, nan before the first."""
-    known, values = np.array(curve).T
+    known, values = np.array([point[:2] for point in curve]).T
     rows = np.searchsorted(known, at, side="right") - 1
     return np.where(rows < 0, np.nan, values[rows])
 

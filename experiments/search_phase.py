@@ -57,6 +57,7 @@ from .shared.policies import (
 )
 from .shared.problem import load_images, load_truth, resize
 from .shared.supernet import build
+from .shared.telling import differences, hashes, judged, write_found
 
 BASELINES = {"random_search": "random", "evolution": "evolution"}  # which ask for as much as the policies do
 
@@ -95,14 +96,14 @@ PRESETS = {
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Search and judge; see the module's docstring. Files: a folder for each feedback, searches.csv,
-    outcomes.png and parameter_free.png."""
+    outcomes.png and parameter_free.png, and found_POLICY.json and its like: what each ends with, of the first seed."""
     config = settle(config)
     problem, space = config.problem, get_space(config.problem.space)
     supernet = build(config.network, space)
     judge = tables.make_judge(load_truth(problem, space))
     check(config, judge, space)
 
-    found: dict[str, dict[str, Found]] = {}
+    data, found = None, dict[str, dict[str, Found]]()
     origin = {"run": identity}
     if config.feedback != "weights":
         found["table"] = {}
@@ -124,7 +125,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "table_best": judge.feasible[0],
         "uniform_mean_accuracy": float(judge.feasible.mean()),
     }
-    if space.is_text and config.feedback != "table":
+    if space.is_text and data is not None:
         figures["corpus"] = data.source
     panels: dict[str, dict[str, np.ndarray]] = {}
     rows = []
@@ -138,7 +139,9 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                 figures |= figures_of(f"{prefix}{name}", one, of_feedback[name], judge)
                 if space.is_text:
                     figures |= ranking.estimate_mean(1 / of_feedback[name]).named(f"{prefix}{name}_mean_perplexity")
-                ends = parameter_free(supernet, np.array(one["archs"], np.int32))
+                outcomes = np.array(one["archs"], np.int32)
+                write_found(workdir, space, outcomes[0], judged(judge, outcomes[0]), search=f"{prefix}{name}")
+                ends = parameter_free(supernet, outcomes)
                 figures |= {f"{prefix}{name}_parameter_free": float(ends.mean())}
                 for other in ("random", "random_search"):
                     if other in of_feedback and other != name:
@@ -149,6 +152,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                         zip((codes.to_text(space, code) for code in one["archs"]), of_feedback[name], strict=True)
                     )
                 ]
+    figures |= hashes(data, judge.truth)
     runs.write_rows(workdir / "searches.csv", rows)
     title = f"What policies end with, {space.name} on {problem.dataset}, {plotting.counted(config.num_seeds, 'seed')}"
     label = "1 / perplexity on the test part, trained alone" if space.is_text else "stand-alone test accuracy"
@@ -160,7 +164,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         plotting.save_figure(
             plotting.training_curve(*over_training(mixed), title=title), workdir / "parameter_free.png"
         )
-    return figures
+    minus = {name.removesuffix("_minus_uniform"): name for name in figures if name.endswith("_minus_uniform")}
+    random = [name for name in minus if name.endswith("random")]
+    others = {name: figure for name, figure in minus.items() if name not in random} or minus
+    return differences(figures, others, "the mean of uniform draws") | figures
 
 
 def over_training(mixed: Mapping[str, Found]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

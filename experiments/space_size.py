@@ -46,6 +46,7 @@ from jaxnas.training import Recipe, batches, init_train_state, make_standalone
 from .shared.config import SupernetConfig, settle
 from .shared.problem import arch_rows, load_images, resize
 from .shared.supernet import TrainingSetup, build, make_score, make_setup, score_all
+from .shared.telling import difference, hashes
 
 PUBLISHED_TAU = {4: 0.441, 5: 0.314, 6: 0.214, 7: 0.195}  # by number of vertices
 PUBLISHED_CELLS = "nb101_subset_naslib500.npz"
@@ -133,7 +134,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     figures |= ranking.estimate_mean(taus(sizes[config.sizes[0]]) - taus(sizes[config.sizes[-1]])).named("tau_falls")
     runs.write_rows(workdir / "sizes.csv", rows)
     draw(config, workdir, figures, rows)
-    return figures
+    sentence = f"super-nets rank {{}} at {config.sizes[0]} vertices than at {config.sizes[-1]}, Kendall's tau"
+    return difference(figures, "tau_falls", sentence, "better", "worse") | figures | hashes(whole)
 
 
 def check(config: Config) -> None:

@@ -35,6 +35,7 @@ from jaxnas.spaces import get_space
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
 from .shared.problem import Problem, evaluation_archs, load_problem, resize
 from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, score_all, train
+from .shared.telling import differences, hashes
 
 # Field of Config -> the factor's name. Those of the mapping to shared weights, of low fidelity, of the protocol.
 FACTORS = {
@@ -166,13 +167,15 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_images": config.scoring.num_eval_images or len(problem.data.valid_images),
         "num_seeds": config.num_seeds,
         "num_settings": len(variants),
-        "flops_kendall_tau": ranking.kendall_tau(macs, test),
+        "macs_kendall_tau": ranking.kendall_tau(macs, test),
     }
     kept = ("kendall_tau", "sparse_kendall_tau", "supernet_accuracy", "top_k_accuracy", "train_seconds")
+    figures |= hashes(problem.data, problem.truth)
     for row in rows:
         columns = kept if row["setting"] == "base" else (*kept, "delta", "delta_low", "delta_high")
         figures |= {f"{row['setting']}: {column}": row[column] for column in columns}
-    return figures
+    settings = {row["setting"]: f"{row['setting']}: delta" for row in rows[1:]}
+    return (differences(figures, settings, "the base setting") if settings else {}) | figures
 
 
 def make_variants(config: Config) -> list[Variant]:

@@ -5,6 +5,7 @@ An architecture is an int32 vector `[num_choices]`: the operation taken at each 
 run on the host with NumPy.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -135,20 +136,27 @@ def from_index(space: SearchSpace, indices: Sequence[int] | np.ndarray) -> np.nd
 
 
 def to_text(space: SearchSpace, arch: chex.ArrayNumpy | Sequence[int]) -> str:
-    """One code as text: '22212202' where every choice has at most ten operations, else '12-0-3'."""
+    """One code as text, '0-0-0-1', which a spreadsheet keeps as it is: 0001 would become a number. So would 1-2-3 a
+    date, hence '1_2_3' of up to three choices."""
     code = array("arch", arch, (space.num_choices,), "integer", least=0, most=max(space.num_ops) - 1)
-    return ("" if max(space.num_ops) <= 10 else "-").join(map(str, code.tolist()))
+    return ("-" if space.num_choices > 3 else "_").join(map(str, code.tolist()))
 
 
 def from_text(space: SearchSpace, texts: Iterable[str]) -> np.ndarray:
-    """The inverse of `to_text` for many codes: int32 [num_archs, num_choices]; a ValueError for a text that is none."""
+    """The inverse of `to_text` for many codes: int32 [num_archs, num_choices]; a ValueError for a text that is none.
+
+    Codes without anything between their digits, '0001', as files had them before, are read where no choice has more
+    than ten operations.
+    """
     codes = []
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise ValueError(f"{space.name}: texts are {shown(texts)}, expected several, each a code.")
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{space.name}: {shown(text)} is no text of a code.")
-        ops = list(text) if max(space.num_ops) <= 10 else text.split("-")
+        ops = re.split("[-_]", text)
+        if len(ops) == 1 and max(space.num_ops) <= 10:
+            ops = list(text)
         if len(ops) != space.num_choices or not all(op.isascii() and op.isdigit() for op in ops):
             example = to_text(space, [0] * space.num_choices)
             raise ValueError(f"{space.name}: {text!r} is no architecture code, expected a text like {example!r}.")

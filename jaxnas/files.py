@@ -151,6 +151,11 @@ def _opened(meta: Any, arrays: dict[str, np.ndarray]) -> tuple[dict[str, Any], d
     return meta, arrays
 
 
+def arrays_checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of named arrays, in hexadecimal digits; the order of names doesn't matter."""
+    return _checksum({}, arrays)
+
+
 def _checksum(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def test_check_names_the_first_offence(archs, message):
 def test_check_refuses_codes_that_do_not_exist():
     with pytest.raises(ValueError) as error:
         check(EVEN_SUM, [[1, 1, 0], [1, 0, 0]])
-    assert str(error.value) == "toy: architecture 1, 100, does not exist in the space."
+    assert str(error.value) == "toy: architecture 1, 1_0_0, does not exist in the space."
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
@@ -172,18 +173,29 @@ def test_index_and_text_round_trip(num_ops):
 
 def test_texts_by_hand():
     wide = make_space(13, 2, 4)
-    assert to_text(UNEQUAL, [1, 0, 3]) == "103"
-    assert to_text(wide, [12, 0, 3]) == "12-0-3"
-    np.testing.assert_array_equal(from_text(wide, ["12-0-3", "1-1-1"]), [[12, 0, 3], [1, 1, 1]])
+    assert to_text(UNEQUAL, [1, 0, 3]) == "1_0_3"
+    assert to_text(wide, [12, 0, 3]) == "12_0_3" and to_text(make_space(2, 2, 2, 2), [0, 0, 0, 1]) == "0-0-0-1"
+    np.testing.assert_array_equal(from_text(wide, ["12-0-3", "1_1_1"]), [[12, 0, 3], [1, 1, 1]])
+    np.testing.assert_array_equal(from_text(UNEQUAL, ["103", "1_0_2"]), [[1, 0, 3], [1, 0, 2]])  # as files had it, too
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_a_spreadsheet_keeps_a_text(num_ops):
+    """It takes what looks like a number for one, and what looks like a day or a month for a date."""
+    space = make_space(*num_ops)
+    for text in (to_text(space, code) for code in enumerate_archs(space)):
+        assert re.fullmatch(r"[\d.,]+(e\d+)?", text, re.IGNORECASE) is None or str(int(text)) == text
+        assert re.fullmatch(r"\d+[-/.]\d+([-/.]\d+)?", text) is None
 
 
 @pytest.mark.parametrize(
     ("space", "texts", "message"),
     [
-        (UNEQUAL, ["103", "10x"], "toy: '10x' is no architecture code, expected a text like '000'."),
-        (UNEQUAL, ["103", "10"], "toy: '10' is no architecture code, expected a text like '000'."),
-        (make_space(13, 2, 4), ["1203"], "toy: '1203' is no architecture code, expected a text like '0-0-0'."),
-        (make_space(13, 2, 4), ["1--1"], "toy: '1--1' is no architecture code, expected a text like '0-0-0'."),
+        (UNEQUAL, ["103", "10x"], "toy: '10x' is no architecture code, expected a text like '0_0_0'."),
+        (UNEQUAL, ["103", "10"], "toy: '10' is no architecture code, expected a text like '0_0_0'."),
+        (make_space(13, 2, 4), ["1203"], "toy: '1203' is no architecture code, expected a text like '0_0_0'."),
+        (make_space(13, 2, 4), ["1--1"], "toy: '1--1' is no architecture code, expected a text like '0_0_0'."),
         (UNEQUAL, ["103", "104"], "toy: code 4 at index 2 of architecture 1 is outside [0, 4)."),
         (UNEQUAL, [], "toy: the population is empty; give at least one architecture."),
     ],

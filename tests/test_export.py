@@ -208,7 +208,7 @@ def test_bad_codes_are_refused(small_supernet):
 def test_summary_of_a_chain_by_hand():
     """Stem 9 * 4 weights at 64 pixels; 1x1 4 -> 24, 3x3 on 24, 1x1 24 -> 8; head 1x1 16 -> 32 at 4 pixels."""
     lines = export.summary(make_supernet(digits_chain), [0, 2, 0, 0, 0]).splitlines()
-    assert lines[0] == "digits_chain 02000"
+    assert lines[0] == "digits_chain 0-2-0-0-0"
     rows = {line.split()[0]: line.split() for line in lines[2:]}
     assert lines[1].split() == ["layer", "operation", "output", "parameters", "MACs"]
     assert rows["stem"] == ["stem", "stem", "8", "x", "8", "x", "4", "44", "2,304"]
@@ -252,7 +252,7 @@ def test_describe_against_a_limit():
     costs = arch_costs(digits_chain, arch[None])
     plain = export.describe(digits_chain, arch)
     assert plain == {
-        "arch": "02000", "ops": "identity mb6_k3 identity identity identity", "accuracy": None,
+        "arch": "0-2-0-0-0", "ops": "identity mb6_k3 identity identity identity", "accuracy": None,
         "params": costs.params[0], "macs": costs.macs[0], "measured_latency_ms": None,
     }  # fmt: skip
     for value, meets in ((costs.macs[0], True), (costs.macs[0] - 1, False)):

@@ -60,7 +60,7 @@ def test_figures_follow_from_scores(ran):
         assert result[f"{name}_step_seconds"] > 0 and result[f"{name}_seconds"] > 0
     place = {to_text(SMALL, code): row for row, code in enumerate(CODES)}
     macs = arch_costs(SMALL, CODES).macs[[place[code] for code in codes]]
-    assert result["flops_kendall_tau"] == pytest.approx(tau(macs[out], truth[out]), abs=1e-12)
+    assert result["macs_kendall_tau"] == pytest.approx(tau(macs[out], truth[out]), abs=1e-12)
     for label, name in (("delta", "landmark"), ("delta_flops_order", "flops_order")):
         expected = result[f"kendall_tau_{name}"] - result["kendall_tau_baseline"]
         assert result[label] == pytest.approx(expected, abs=1e-12)

@@ -113,7 +113,7 @@ def test_variants_say_what_each_is(saved, tmp_path):
     )
     labels = [" ".join(text.get_text().split()) for text in figure.axes[0].get_xticklabels()]
     assert labels[-1] == "equal budget: baseline + predictor on the landmarks"
-    assert legend(figure)[0] == "one seed" and legend(figure)[2].startswith("FLOPs only")
+    assert legend(figure)[0] == "one seed" and legend(figure)[2].startswith("MACs only")
 
 
 def task_of(limit: str):

@@ -27,7 +27,7 @@ def report(scores=SCORES, truth=SEEDS, **options):
 def test_every_figure_of_two_super_nets():
     accuracies = np.round(SCORES)
     got = report(accuracies=accuracies, macs=MACS, top_k=5)
-    assert (got.num_archs, got.num_seeds) == (40, 2)
+    assert (got.num_archs, got.num_supernets) == (40, 2)
     assert got.kendall_tau.value == pytest.approx(np.mean([tau(row, TRUTH) for row in SCORES]))
     assert got.kendall_tau_accuracy == pytest.approx(np.mean([tau(row, TRUTH) for row in accuracies]))
     assert got.ensemble_kendall_tau.value == pytest.approx(tau(SCORES[0] + SCORES[1], TRUTH))
@@ -35,11 +35,14 @@ def test_every_figure_of_two_super_nets():
     assert got.spearman == pytest.approx(np.mean([scipy.stats.spearmanr(row, TRUTH).statistic for row in SCORES]))
     binned = np.floor(TRUTH / 1e-3)
     assert got.sparse_kendall_tau == pytest.approx(np.mean([tau(row, binned) for row in SCORES]))
-    assert got.flops_kendall_tau.value == pytest.approx(tau(MACS, TRUTH))
+    assert got.macs_kendall_tau.value == pytest.approx(tau(MACS, TRUTH))
+    parts = [tau(row, TRUTH) - tau(MACS, TRUTH) for row in SCORES]
+    assert got.kendall_tau_minus_macs.value == pytest.approx(np.mean(parts))
+    assert got.kendall_tau_minus_macs.low < np.mean(parts) < got.kendall_tau_minus_macs.high
     pairs = list(itertools.combinations(SEEDS.T, 2))
-    assert got.seed_kendall_tau == pytest.approx(np.mean([tau(*pair) for pair in pairs]))
+    assert got.kendall_tau_between_truth_seeds == pytest.approx(np.mean([tau(*pair) for pair in pairs]))
     assert got.top_decile_kendall_tau == np.mean([ranking.top_decile_kendall_tau(row, SEEDS) for row in SCORES])
-    assert got.top_decile_flops_kendall_tau == ranking.top_decile_kendall_tau(MACS, SEEDS)
+    assert got.top_decile_macs_kendall_tau == ranking.top_decile_kendall_tau(MACS, SEEDS)
     ordered = [np.argsort(-row)[:5] for row in SCORES]
     best = set(np.argsort(-TRUTH)[:5])
     assert got.precision_at_k == pytest.approx(np.mean([len(best & set(rows)) / 5 for rows in ordered]))
@@ -53,30 +56,49 @@ def test_what_was_not_given_is_none():
     got = report(SCORES[0], TRUTH)
     unknown = {name for name, value in got._asdict().items() if value is None}
     assert unknown == {
-        "kendall_tau_accuracy", "kendall_tau_between_supernets", "flops_kendall_tau", "seed_kendall_tau",
-        "truth_reliability", "top_decile_kendall_tau", "top_decile_flops_kendall_tau",
+        "kendall_tau_minus_macs", "kendall_tau_accuracy", "kendall_tau_between_supernets", "macs_kendall_tau",
+        "kendall_tau_between_truth_seeds", "truth_reliability", "top_decile_kendall_tau", "top_decile_macs_kendall_tau",
     }  # fmt: skip
     assert got.kendall_tau == got.ensemble_kendall_tau
 
 
 def test_noise_of_a_truth_without_seeds_comes_from_other_measurements():
     got = report(SCORES[0], TRUTH, truth_seeds=SEEDS[:, :2], choose_by=SEEDS[:, 2])
-    assert got.seed_kendall_tau == pytest.approx(tau(*SEEDS[:, :2].T))
+    assert got.kendall_tau_between_truth_seeds == pytest.approx(tau(*SEEDS[:, :2].T))
     assert got.truth_reliability == ranking.reliability(SEEDS[:, :2])
     top = SEEDS[:, 2] >= np.sort(SEEDS[:, 2])[-4]
     assert got.top_decile_kendall_tau == pytest.approx(tau(SCORES[0][top], TRUTH[top]))
 
 
+def test_names_say_the_k_and_whose_seeds():
+    figures = report(SCORES[0], TRUTH, top_k=5).figures()
+    assert {"precision_at_5", "best_rank_at_5", "top_5_mean_accuracy", "num_supernets"} <= set(figures)
+    assert not [name for name in figures if "flops" in name or "_k" in name.replace("_kendall", "")]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [
+        ((0.06, 0.01, 0.11), "ranks better by 0.06 [0.01, 0.11]"),
+        ((-0.06, -0.11, -0.01), "ranks worse by 0.06 [0.01, 0.11]"),
+        ((0.02, -0.03, 0.07), "ranks neither clearly better nor clearly worse: 0.02 [-0.03, 0.07]"),
+        ((0.02, np.nan, np.nan), "ranks better by 0.02, of which no interval is known"),
+    ],
+)
+def test_a_verdict_claims_no_more_than_its_interval(estimate, words):
+    assert ranking.Estimate(*estimate).verdict("ranks {}", "better", "worse") == words
+
+
 def test_figures_are_flat_and_the_text_leaves_out_what_is_unknown():
     got = report(SCORES[0], TRUTH, macs=MACS)
     figures = got.figures()
-    assert [figures[f"flops_kendall_tau{end}"] for end in ("", "_low", "_high")] == list(got.flops_kendall_tau)
-    assert figures["seed_kendall_tau"] is None and figures["best_found_rank"] == got.best_found_rank
+    assert [figures[f"macs_kendall_tau{end}"] for end in ("", "_low", "_high")] == list(got.macs_kendall_tau)
+    assert figures["kendall_tau_between_truth_seeds"] is None and figures["best_found_rank"] == got.best_found_rank
     assert all(value is None or np.isscalar(value) for value in figures.values())
     lines = str(got).splitlines()
     value, low, high = got.kendall_tau
     assert lines[2].split(maxsplit=1) == ["kendall_tau", f"{value:.3f} [{low:.3f}, {high:.3f}]"]
-    assert not any(line.startswith("seed_kendall_tau") for line in lines)
+    assert not any(line.startswith("kendall_tau_between_truth_seeds") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +140,15 @@ def test_missing_seeds_are_left_out():
     got, complete = report(truth=holed, macs=MACS), report(truth=SEEDS[:, :2], macs=MACS)
     by_hand = np.where(np.isnan(holed[:, 2]), SEEDS[:, :2].mean(axis=1), SEEDS.mean(axis=1))
     assert got.kendall_tau.value == pytest.approx(np.mean([tau(row, by_hand) for row in SCORES]))
-    for name in ("seed_kendall_tau", "truth_reliability", "top_decile_kendall_tau", "top_decile_flops_kendall_tau"):
+    for name in (
+        "kendall_tau_between_truth_seeds",
+        "truth_reliability",
+        "top_decile_kendall_tau",
+        "top_decile_macs_kendall_tau",
+    ):
         assert getattr(got, name) == getattr(complete, name) is not None
     holed[::2, 1] = nan
-    assert report(truth=holed).seed_kendall_tau is None is report(truth=holed).top_decile_kendall_tau
+    assert report(truth=holed).kendall_tau_between_truth_seeds is None is report(truth=holed).top_decile_kendall_tau
     holed[5] = nan
     with pytest.raises(ValueError, match=r"architecture 5 has .*nan.*, expected finite numbers"):
         report(truth=holed)

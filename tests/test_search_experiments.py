@@ -17,7 +17,7 @@ from PIL import Image
 from experiments import pcnas, search_compare
 from experiments.shared import searching
 from experiments.shared.config import settle
-from jaxnas import runs, tables
+from jaxnas import export, runs, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs, op_costs, parse
 from jaxnas.costs.latency import Setting, operations_table
@@ -26,6 +26,7 @@ from jaxnas.search import pcnas as narrow
 from jaxnas.search.regions import Region
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
+from jaxnas.supernets import make_supernet
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")
 MACS = arch_costs(SMALL, enumerate_archs(SMALL)).macs
@@ -131,6 +132,16 @@ class TestPcnas:
         for decided, (before, after) in enumerate(itertools.pairwise(steps[:4]), start=1):
             assert {tuple(code[:decided]) for code in after.pool} <= {tuple(code[:decided]) for code in before.pool}
 
+    def test_what_was_found_has_weights_and_words(self, searched, compared):
+        result = result_of(searched)
+        supernet = make_supernet(SMALL)
+        for folder, name in ((searched, "found"), (compared, "found_pcnas"), (compared, "found_random")):
+            found = export.load(folder / f"{name}.npz", supernet)
+            assert export.from_json((folder / f"{name}.json").read_text(), SMALL).tolist() == found.arch.tolist()
+            assert "stand-alone accuracy" in (folder / f"{name}.txt").read_text()
+        assert to_text(SMALL, export.load(searched / "found.npz", supernet).arch) == result["arch"]
+        assert result["verdict"].startswith(f"what it finds is {100 * result['regret']:.2f} points less accurate than")
+
     def test_pictures_and_table(self, searched, compared):
         for path in (searched / "pool.png", compared / "regret.png"):
             with Image.open(path) as picture:
@@ -173,7 +184,9 @@ class TestPcnas:
         shutil.copy(searched / "result.json", tmp_path)
         ours, theirs = outcome(tmp_path), outcome(searched)
         assert ours[:3] == theirs[:3]
-        assert theirs[3] - ours[3] == {Path(name) for name in (".lock", "config.json", "seeds.csv", "pool.png")}
+        of_run = {".lock", "config.json", "seeds.csv", "pool.png", "report.html"}
+        of_run |= {f"found.{suffix}" for suffix in ("json", "npz", "txt", "png")}
+        assert theirs[3] - ours[3] == {Path(name) for name in of_run}
         for path in (searched / "seed0").rglob("midway.npz"):
             other = tables.read_table(folder / path.relative_to(searched / "seed0"), SMALL)
             np.testing.assert_array_equal(other.columns["loss"], tables.read_table(path, SMALL).columns["loss"])

@@ -204,4 +204,4 @@ def test_cells_whose_wiring_is_searched(tmp_path, monkeypatch):
     assert len(scores.archs) == len({code.tobytes() for code in space.isomorphs(scores.archs)}) == 12
     macs, _ = network_costs(space, scores.archs)
     mean = tables.lookup(table, scores.archs, "test_accuracy").mean(axis=1)
-    assert result_of(run)["flops_kendall_tau"] == pytest.approx(scipy.stats.kendalltau(macs, mean).statistic)
+    assert result_of(run)["macs_kendall_tau"] == pytest.approx(scipy.stats.kendalltau(macs, mean).statistic)

@@ -295,3 +295,68 @@ def test_a_killed_process_leaves_no_lock(sleeper, tmp_path, capsys):
     sleeper.kill()
     sleeper.wait()
     assert "holds the experiment sleeper, not dummy" in refusal(capsys, "--workdir", str(tmp_path / "run"))
+
+
+class TestConfigFile:
+    """`--config FILE` beside flags, and a workdir's config.json given back."""
+
+    @staticmethod
+    def write(tmp_path: Path, text: str) -> str:
+        (tmp_path / "run.yaml").write_text(text)
+        return str(tmp_path / "run.yaml")
+
+    def test_fields_of_a_file_and_flags_that_win(self, tmp_path, capsys):
+        file = self.write(tmp_path, "preset: tiny\nrate: 5e-1\nmode: mean\nwidths: [3, 4]\ndata_dir: here\n")
+        start("--config", file, "--mode", "sum", "--workdir", str(tmp_path / "run"))
+        result = result_of(tmp_path / "run")
+        assert result["preset"] == "tiny"
+        expected = {"steps": 1, "mode": "sum", "rate": 0.5, "widths": [3, 4], "data_dir": "here"}
+        assert result["config"] == expected
+        assert result["changed"] == {"rate": 0.1, "widths": [1, 2], "data_dir": None}
+        command = "python -m experiments.dummy tiny --rate 0.5 --widths 3 4 --data-dir here"
+        assert result["command"] == command
+        start(*command.split()[3:], "--workdir", str(tmp_path / "run"))  # the same run
+        assert "finished before" in capsys.readouterr().out
+
+    def test_a_whole_number_is_the_same_run_as_the_flag(self, tmp_path, capsys):
+        start("--config", self.write(tmp_path, "rate: 1\n"), "--workdir", str(tmp_path / "run"))
+        start("--rate", "1", "--workdir", str(tmp_path / "run"))
+        assert "finished before" in capsys.readouterr().out
+
+    def test_a_workdir_gives_its_configuration_back(self, tmp_path):
+        start("paper", "--mode", "mean", "--workdir", str(tmp_path / "a"))
+        start(f"--config={tmp_path / 'a' / 'config.json'}", "--workdir", str(tmp_path / "b"))
+        first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in "ab")
+        assert first == second and first["preset"] == "paper"
+        assert result_of(tmp_path / "a")["run"] == result_of(tmp_path / "b")["run"]
+
+    def test_a_preset_on_the_command_line_wins(self, tmp_path):
+        start("paper", "--config", self.write(tmp_path, "preset: tiny"), "--workdir", str(tmp_path / "run"))
+        assert result_of(tmp_path / "run")["config"]["steps"] == 1000
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("stepz: 4", ["there is no field 'stepz'", "did you mean steps?"]),
+            ("mode: maen", ["mode", "did you mean mean?"]),
+            ("steps: many", ["steps", "'many'"]),
+            ("steps: [1, 2]", ["steps is (1, 2), expected"]),
+            ("preset: payper", ["unknown preset 'payper'", "tiny, quick, paper"]),
+            ("steps: {a: 1}", ["steps has a dict in it", "`num_seeds: 3`"]),
+            ("- 1", ["no fields with values"]),
+            ("", ["no fields with values"]),
+            ("a: [", ["neither YAML nor JSON"]),
+            ("[" * 5000, ["neither YAML nor JSON"]),
+            ('{"name": "other", "preset": "quick", "config": {"steps": 3}}', ["of the experiment 'other', not dummy"]),
+            ("when: 2020-01-01", ["when has a date in it"]),
+        ],
+    )
+    def test_what_is_wrong_in_a_file_is_one_line(self, tmp_path, capsys, text, words):
+        line = refusal(capsys, "--config", self.write(tmp_path, text), "--workdir", str(tmp_path / "run"))
+        assert all(word in line for word in words), line
+        assert not (tmp_path / "run").exists()
+
+    def test_no_file_and_no_value(self, tmp_path, capsys):
+        line = refusal(capsys, "--workdir", str(tmp_path / "run"), "--config", str(tmp_path / "absent.yaml"))
+        assert line.endswith("absent.yaml: no such file.")
+        assert "--config has no value" in refusal(capsys, "--workdir", str(tmp_path / "run"), "--config")

@@ -242,7 +242,7 @@ def extend(
 
 def report(task: Task, search: PcnasState, step: Step) -> None:
     """Print the pool, its potentials and the share of the space that is left."""
-    texts = ["".join("?" if op < 0 else str(op) for op in prefix) for prefix in search.pool.tolist()]
+    texts = ["-".join("?" if op < 0 else str(op) for op in prefix) for prefix in search.pool.tolist()]
     pool = ", ".join(f"{text} {value:.3f}" for text, value in zip(texts, search.potentials, strict=True))
     candidates = plotting.counted(len(step.candidates), "candidate")
     tqdm.write(f"{len(texts)} of {candidates} kept: {pool}; {plotting.percent(step.share_left)} of the space left")

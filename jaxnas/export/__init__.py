@@ -5,14 +5,14 @@ files that others read.
     save("found.npz", exported, supernet.space)            # or found.safetensors
     exported = load("found.npz", supernet)
     module, variables = flax_module(supernet, exported)    # logits = module.apply(variables, images)
-    print(summary(supernet, exported.arch))
+    print(in_words(space, exported.arch, accuracy=0.91), summary(supernet, exported.arch), sep="\n\n")
     replace_file("found.stablehlo", to_stablehlo(supernet, exported))
 
 To train it from scratch, `make_standalone(supernet, recipe, compiled="each", return_weights=True, ...)` gives weights
 that `export` takes.
 """
 
-from jaxnas.export.described import describe, from_json, named_space, summary, to_json
+from jaxnas.export.described import describe, from_json, in_words, named_space, summary, to_json
 from jaxnas.export.network import Exported, export, flax_module, load, save
 from jaxnas.export.programs import to_onnx, to_stablehlo
 
@@ -22,6 +22,7 @@ __all__ = [
     "export",
     "flax_module",
     "from_json",
+    "in_words",
     "load",
     "named_space",
     "save",

@@ -14,15 +14,16 @@ from jaxnas.costs import Limit, arch_costs
 from jaxnas.costs.latency import LATENCY_MS
 from jaxnas.files import checksum, decode_json
 from jaxnas.space import SearchSpace
+from jaxnas.spaces import outline
 from jaxnas.supernets import Params, Supernet
 
 FORMAT = 1
 
 
-def to_json(space: SearchSpace, arch: chex.ArrayNumpy) -> str:
-    """The architecture, int [num_choices], as a JSON text: space, code, the names of its operations, the layout, and a
-    checksum of all that."""
-    content = describing(space, arch)
+def to_json(space: SearchSpace, arch: chex.ArrayNumpy, figures: Mapping[str, Any] | None = None) -> str:
+    """The architecture, int [num_choices], as a JSON text: space, code, the names of its operations, the layout, what
+    is known of it (`figures`, such as those of `describe`, if there are any), and a checksum of all that."""
+    content = describing(space, arch) | ({} if figures is None else {"figures": dict(figures)})
     return json.dumps(content | {"checksum": checksum(content)}, indent=2)
 
 
@@ -91,6 +92,34 @@ def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
     return "\n".join([title, *lines])
 
 
+def in_words(
+    space: SearchSpace,
+    arch: chex.ArrayNumpy,
+    *,
+    accuracy: float | None = None,
+    rank: int | None = None,
+    num_ranked: int | None = None,
+) -> str:
+    """One architecture, int [num_choices], for people: its operations by layer, and what it costs and is worth.
+
+    Args:
+      accuracy: of the network trained alone, a fraction; None: not known, and neither is `rank`, its place from 1
+        among `num_ranked` networks.
+
+    >>> from jaxnas.spaces import get_space
+    >>> print(in_words(get_space("digits_chain"), [1, 1, 0, 2, 1], accuracy=0.9123, rank=3, num_ranked=243))
+    layers 1-2 mb2_k3, layer 3 identity, layer 4 mb6_k3, layer 5 mb2_k3
+    33,792 MACs, 4,622 parameters, stand-alone accuracy 0.912, rank 3 of 243
+    """
+    found = outline(space, arch)
+    lines = [f"{name}: {cell}" if len(found) > 1 else str(cell) for name, cell in found.items()]
+    costs = arch_costs(space, np.asarray(arch)[None])
+    known = [f"{costs.macs[0]:,.0f} MACs", f"{costs.params[0]:,.0f} parameters"]
+    known += [] if accuracy is None else [f"stand-alone accuracy {accuracy:.3f}"]
+    known += [] if rank is None else [f"rank {rank:,}" + ("" if num_ranked is None else f" of {num_ranked:,}")]
+    return "\n".join([*lines, ", ".join(known)])
+
+
 def describe(
     space: SearchSpace,
     arch: chex.ArrayNumpy,
@@ -141,7 +170,7 @@ def describing(space: SearchSpace, arch: chex.ArrayNumpy) -> dict[str, Any]:
 def described(content: Any, space: SearchSpace) -> np.ndarray:
     """The architecture, int32 [num_choices], that `describing` says this of."""
     expected = ("format", "space", "fingerprint", "arch", "ops", "layout")
-    if not isinstance(content, dict) or set(content) != set(expected):
+    if not isinstance(content, dict) or set(content) - {"figures"} != set(expected):
         raise ValueError(f"no architecture in JSON, expected an object of {', '.join(expected)}.")
     version, name, fingerprint, arch, ops, _ = (content[entry] for entry in expected)
     if version != FORMAT:

@@ -4,6 +4,7 @@ Figures are built without pyplot, so no window system is needed and nothing glob
 and the viridis map, which colour-blind readers can tell apart. Titles longer than a line are wrapped.
 """
 
+from jaxnas.plotting._networks import networks
 from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
 from jaxnas.plotting.figure import counted, save_figure
 from jaxnas.plotting.policies import collapse, outcomes, paired_sides
@@ -19,6 +20,7 @@ __all__ = [
     "growth",
     "latency_scatter",
     "narrowing",
+    "networks",
     "outcomes",
     "paired_sides",
     "paired_taus",

@@ -34,13 +34,15 @@ def rank_scatter(
     score_label: str,
     truth_label: str,
     tau: tuple[float, float, float],
+    num_supernets: int = 1,
     level: float = 0.95,
     macs: ArrayLike | None = None,
 ) -> Figure:
     """A point for each architecture: `truth` [num_archs] over `scores` [num_archs]; higher is better in both.
 
-    The labels should say the unit. `tau`, (value, low, high) with an interval of confidence `level` over
-    architectures, stands under the title. `macs` [num_archs], multiply-accumulates per image, colours the points. A few
+    The labels should say the unit. `tau`, (value, low, high) with an interval of confidence `level` over architectures,
+    stands under the title; of several super-nets, whose mean score is drawn, it is the mean of each one's tau, and the
+    interval is over them too. `macs` [num_archs], multiply-accumulates per image, colours the points. A few
     very bad architectures would squeeze all others into a corner: where some lie more than three interquartile ranges
     outside the quartiles (Tukey's "far out"), the axis is squeezed there instead. That part is shaded, its ticks are
     those of the farthest, and the title says how many lie in it; every point stands at its own values.
@@ -76,7 +78,9 @@ def rank_scatter(
         bar.set_label("MACs per image")
         bar.outline.set_visible(False)
     value, low, high = tau
-    interval = f"Kendall's τ = {value:.3f}, {100 * level:g} % interval over architectures [{low:.3f}, {high:.3f}]"
+    whose, over = ("mean of their ", "super-nets and ") if num_supernets > 1 else ("", "")
+    interval = f"{whose}Kendall's τ = {value:.3f}, {100 * level:g} % interval over {over}architectures"
+    interval += f" [{low:.3f}, {high:.3f}]"
     far = f", {is_far.sum():,} of them far out: shaded, on a squeezed scale" if is_far.any() else ""
     set_title(axes, f"{title}\n{interval}\n{counted(num_archs, 'architecture')}{far}")
     return figure
@@ -97,7 +101,7 @@ def tau_over_training(
 
     The band from `lows` to `highs` is the interval of confidence `level`, over architectures, and over super-nets where
     there are several. `each` [num_supernets, num_evaluations] are the taus behind a mean, thin lines. `references`,
-    name -> tau, are horizontal lines: FLOPs only, a published super-net, the agreement of training seeds.
+    name -> tau, are horizontal lines: MACs only, a published super-net, the agreement of training seeds.
     """
     each, band = np.asarray(each, np.float64), f"{100 * level:g} % interval over"
     several = len(each) > 1

@@ -1,6 +1,6 @@
 """The command line: a configuration's fields as flags, named presets of it, and one line for whatever goes wrong.
 
-`python -m MODULE [PRESET] [--field value ...] --workdir DIR`
+`python -m MODULE [PRESET] [--config FILE] [--field value ...] --workdir DIR`
 
 is what an experiment's module answers to once it ends in `main(...)`: it is then only Config, PRESETS and run, and
 `jaxnas.runs.workdir` says what DIR holds. Whatever goes wrong from outside ends in one line and exit code 2; with
@@ -14,6 +14,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import sys
 import time
 import traceback
@@ -25,8 +26,12 @@ from typing import Annotated, Any
 import tyro
 
 from jaxnas.runs.compiling import keep_compilations
-from jaxnas.runs.config import check, flat, kind_of, kinds, replace
+from jaxnas.runs.config import check, flat, kind_of, kinds, read_fields, replace, with_fields
+from jaxnas.runs.logs import lines_in_files
+from jaxnas.runs.page import found_in, write_report
 from jaxnas.runs.workdir import claim, locked, show, write_result
+
+CONFIG_HELP = "--config FILE: fields from a YAML or JSON file or from a workdir's config.json; flags beside it win."
 
 
 def main(
@@ -53,7 +58,7 @@ def main(
     """
     command, name = f"python -m {module}", module.rpartition(".")[2]
     try:
-        with one_line_errors(command):
+        with lines_in_files(), one_line_errors(command):
             preset, config, workdir = parse(command, description, presets, sys.argv[1:] if argv is None else argv)
             keep_compilations()
             result = workdir / "result.json"
@@ -65,9 +70,16 @@ def main(
                     start = time.perf_counter()
                     figures = run(config, workdir, identity)
                     seconds = time.perf_counter() - start
-                    write_result(workdir, name, preset, config, figures, seconds=seconds)
+                    given, base = flat(config), flat(presets[preset])
+                    changed = {field: value for field, value in base.items() if value != given[field]}
+                    again = " ".join([command, preset, *(_flag(field, given[field]) for field in changed)])
+                    write_result(
+                        workdir, name, preset, config, figures, seconds=seconds, command=again, changed=changed
+                    )
                     print(f"{name}: finished in {seconds:.1f} s.")
+                    write_report(workdir)
                 show(workdir, identity)
+                print("\n".join(map(str, found_in(workdir))))
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         raise SystemExit(130) from None
@@ -77,8 +89,12 @@ def parse(
     command: str, description: str | None, presets: Mapping[str, Any], argv: Sequence[str]
 ) -> tuple[str, Any, Path]:
     """Return (preset's name, config, workdir); a ValueError that says what is wrong with the arguments."""
-    argv = list(argv)
-    preset = argv.pop(0) if argv and not argv[0].startswith("-") else "quick"
+    argv, given = list(argv), dict[str, Any]()
+    preset = argv.pop(0) if argv and not argv[0].startswith("-") else None
+    if (path := _take_option("--config", argv)) is not None:
+        of_file, given = read_fields(Path(path), command.rpartition(".")[2])
+        preset = preset or of_file
+    preset = preset or "quick"
     if preset not in presets:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(presets)}.")
     if not any(re.match("--workdir(=|$)|--help$|-h$", argument) for argument in argv):
@@ -88,15 +104,29 @@ def parse(
     arguments_type = dataclasses.make_dataclass(
         "Arguments", [("config", type(presets[preset])), ("workdir", folder)], frozen=True
     )
+    base = with_fields(presets[preset], given, f"--config {path}")
     arguments = parse_fields(
-        arguments_type(presets[preset], tyro.MISSING),
+        arguments_type(base, tyro.MISSING),
         argv,
         prog=f"{command} [PRESET]",
-        description="\n".join([(description or "").strip(), "", *_describe(presets)]),
+        description="\n".join([(description or "").strip(), "", *_describe(presets), "", CONFIG_HELP]),
     )
     if not arguments.workdir.strip():
         raise ValueError("--workdir is empty, expected a folder for the results; --workdir . is the current one.")
     return preset, check(arguments.config), Path(arguments.workdir)
+
+
+def _take_option(name: str, argv: list[str]) -> str | None:
+    """Remove `name VALUE` or `name=VALUE` from the arguments and return the value; None where it isn't there."""
+    for place, argument in enumerate(argv):
+        if argument == name and argv[place + 1 : place + 2]:
+            del argv[place]
+            return argv.pop(place)
+        if argument.startswith(f"{name}="):
+            return argv.pop(place).partition("=")[2]
+        if argument == name:
+            raise ValueError(f"{name} has no value; expected a file.")
+    return None
 
 
 def parse_fields(default: Any, argv: Sequence[str], *, prog: str, description: str | None) -> Any:
@@ -122,6 +152,15 @@ def parse_fields(default: Any, argv: Sequence[str], *, prog: str, description: s
             name = wrong[1].replace("-", "_")
             said = f"{name} is {wrong[2]!r}, expected {kinds(default)[name]}; --help lists all fields"
         raise ValueError(said) from None
+
+
+def _flag(field: str, value: Any) -> str:
+    """A field's value as the command line takes it."""
+    name = field.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{name}"
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join([f"--{name}", *(shlex.quote(str(each)) for each in values)])
 
 
 def _with_ranges(default: Any) -> Any:

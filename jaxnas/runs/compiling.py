@@ -11,13 +11,19 @@ def keep_compilations() -> None:
     """Let later runs find what this one compiles: in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR is."""
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnas" / "compiled"
+    folder = compile_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return  # a home that cannot be written: compile each time
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def compile_folder() -> Path:
+    """Where compiled programs are kept: JAX's own setting, or else the user's cache folder."""
+    known = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return Path(known or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxnas" / "compiled")
 
 
 def compile_clock() -> Callable[[], float]:

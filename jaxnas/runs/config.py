@@ -4,15 +4,19 @@ A run's files and its command line know a field by its name alone, whichever par
 """
 
 import dataclasses
+import difflib
+import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from jaxnas.checks import MOST, Kind, Number, OneOf, Text, Whole, shown
+from jaxnas.files import one_line, read_file
 
 ConfigType = TypeVar("ConfigType")
+MOST_CONFIG_BYTES = 2**20
 # What a type admits of which nothing is said.
 PLAIN: dict[Any, Kind] = {int: Whole(-MOST), float: Number(), str: Text()}
 
@@ -156,6 +160,85 @@ def read_value(config: Any, name: str, text: str) -> Any:
         return numbers[0](text)
     except ValueError:
         raise ValueError(f"{name}: expected a value of type {numbers[0].__name__}, got {text!r}.") from None
+
+
+def read_fields(path: Path, name: str) -> tuple[str | None, dict[str, Any]]:
+    """The preset that a configuration file names, if it does, and its fields: YAML or JSON, flat, as in
+
+        preset: cpu
+        space: nasbench201
+        num_seeds: 3
+
+    or the config.json of a workdir of the experiment `name`.
+
+    Raises:
+      ValueError: no such file, or anything else in it.
+    """
+    import yaml  # not by whoever imports jaxnas.runs
+
+    try:
+        content = yaml.safe_load(read_file(path, MOST_CONFIG_BYTES))
+    except FileNotFoundError:
+        raise ValueError(f"--config {path}: no such file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"--config {path}: neither YAML nor JSON ({one_line(error)}).") from None
+    expected = "expected lines such as `num_seeds: 3`, or a workdir's config.json"
+    if (
+        isinstance(content, dict)
+        and set(content) == {"name", "preset", "config"}
+        and isinstance(content["config"], dict)
+    ):
+        if content["name"] != name:
+            raise ValueError(f"--config {path}: of the experiment {shown(content['name'])}, not {name}.")
+        content = {"preset": content["preset"], **content["config"]}
+    if not isinstance(content, dict) or not all(isinstance(field, str) for field in content):
+        raise ValueError(f"--config {path}: no fields with values, {expected}.")
+    for field, value in content.items():
+        for entry in value if isinstance(value, list) else [value]:
+            if entry is not None and not isinstance(entry, bool | int | float | str):
+                raise ValueError(f"--config {path}: {field} has a {type(entry).__name__} in it, {expected}.")
+    preset = content.pop("preset", None)
+    return preset if preset is None else str(preset), content
+
+
+def with_fields(config: ConfigType, given: Mapping[str, Any], source: str) -> ConfigType:
+    """The config with the fields that a file gave; YAML's numbers, texts and lists become what the fields hold.
+
+    Raises:
+      ValueError: a field that it doesn't have or a value that it doesn't admit, with the nearest name that it does.
+    """
+    admitted, changes = kinds(config), dict[str, Any]()
+    for name, value in given.items():
+        if name not in admitted:
+            raise ValueError(
+                f"{source}: there is no field {shown(name)}{_near(name, admitted)}; --help lists all fields."
+            )
+        try:
+            changes[name] = admitted[name].check(name, _as_field(config, name, value))
+        except ValueError as error:
+            near = _near(value, re.findall(r"[\w.-]+", str(admitted[name]))) if isinstance(value, str) else ""
+            raise ValueError(f"{source}: {str(error).rstrip('.')}{near}.") from None
+    return replace(config, **changes)
+
+
+def _as_field(config: Any, name: str, value: Any) -> Any:
+    """A value of YAML as the field's type has it: 1 as 1.0, "5e-4", which is a text there, as a number, lists as
+    tuples, texts as paths."""
+    plain = _plain_types(_types(config)[name])
+    if isinstance(value, list) or (value is not None and any(typing.get_origin(kind) is tuple for kind in plain)):
+        return tuple(value) if isinstance(value, list) else (value,)
+    if isinstance(value, str) and Path in plain:
+        return Path(value)
+    if isinstance(value, str) and str not in plain:
+        return read_value(config, name, value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in plain and int not in plain:
+        return float(value)
+    return value
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def _types(config: Any) -> dict[str, Any]:

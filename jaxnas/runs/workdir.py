@@ -28,6 +28,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jaxnas")
 PROVENANCE = (
     "name",
     "preset",
+    "command",
+    "changed",
     "seconds",
     "device",
     "num_devices",
@@ -106,9 +108,18 @@ def claim(workdir: Path, name: str, preset: str, config: Any) -> str:
 
 
 def write_result(
-    workdir: Path, name: str, preset: str, config: Any, figures: Mapping[str, Any], *, seconds: float
+    workdir: Path,
+    name: str,
+    preset: str,
+    config: Any,
+    figures: Mapping[str, Any],
+    *,
+    seconds: float,
+    command: str,
+    changed: Mapping[str, Any],
 ) -> None:
-    """Write result.json: the figures, and beside them what made them; numbers that are not finite become null."""
+    """Write result.json: the figures, and beside them what made them; numbers that are not finite become null.
+    `changed` are the preset's values where the config has others, `command` starts the run but for its workdir."""
     clashes = sorted(set(figures) & set(PROVENANCE))
     if clashes:
         raise KeyError(f"{name}: figures named {clashes} would hide what result.json says of the run itself.")
@@ -121,6 +132,8 @@ def write_result(
         "name": name,
         "preset": preset,
         **plain,
+        "command": command,
+        "changed": _plain(changed),
         "seconds": round(seconds, 3),
         "device": devices[0].device_kind,
         "num_devices": len(devices),

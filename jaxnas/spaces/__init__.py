@@ -11,12 +11,14 @@ from jaxnas.spaces._nasbench101 import enumerate_cells, nasbench101, nasbench101
 from jaxnas.spaces._nasbench201 import nasbench201
 from jaxnas.spaces._nasbench_macro import nasbench_macro
 from jaxnas.spaces._nats_size import nats_size
+from jaxnas.spaces._outline import Outline, outline
 from jaxnas.spaces._rnn import darts_rnn, rnn32, rnn_space
 from jaxnas.spaces.chain import chain_isomorphs, chain_space
 from jaxnas.spaces.mobile import Stage, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, mobile_space
 
 __all__ = [
     "SPACES",
+    "Outline",
     "SpaceName",
     "Stage",
     "chain_isomorphs",
@@ -37,6 +39,7 @@ __all__ = [
     "nasbench201",
     "nasbench_macro",
     "nats_size",
+    "outline",
     "rnn32",
     "rnn_space",
 ]
