@@ -16,8 +16,8 @@ from pathlib import Path
 def experiments() -> dict[str, str]:
     """Name -> how its docstring begins, up to the first full stop or colon."""
     files = sorted(path for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
-    told = {path.stem: ast.get_docstring(ast.parse(path.read_text())) or "" for path in files}
-    return {name: re.split(r"[.:](?:\s|$)", " ".join(text.split()))[0] for name, text in told.items()}
+    told = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
+    return {name: re.split(r"(?<=\?)\s|[.:](?:\s|$)", " ".join(text.split()))[0] for name, text in told.items()}
 
 
 def report(arguments: Sequence[str]) -> None:

@@ -169,7 +169,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_settings": len(variants),
         "macs_kendall_tau": ranking.kendall_tau(macs, test),
     }
-    kept = ("kendall_tau", "sparse_kendall_tau", "supernet_accuracy", "top_k_accuracy", "train_seconds")
+    kept = ("kendall_tau", "sparse_kendall_tau", "supernet_accuracy", f"top_{config.top_k}_accuracy", "train_seconds")
     figures |= hashes(problem.data, problem.truth)
     for row in rows:
         columns = kept if row["setting"] == "base" else (*kept, "delta", "delta_low", "delta_high")
@@ -277,7 +277,10 @@ def compare(config: Config, name: str, outcomes: Outcomes, test: np.ndarray) -> 
         row |= (ranking.estimate(statistic, scores, test) if pairs else UNKNOWN).named(column)
     for column, values in (
         ("supernet_accuracy", [outcome.accuracy.mean() for outcome, _ in pairs]),
-        ("top_k_accuracy", [ranking.top_k_mean(row_scores, test, k=config.top_k) for row_scores in scores]),
+        (
+            f"top_{config.top_k}_accuracy",
+            [ranking.top_k_mean(row_scores, test, k=config.top_k) for row_scores in scores],
+        ),
         ("train_seconds", [outcome.seconds for outcome, _ in pairs]),
     ):
         row |= ranking.estimate_mean(values).named(column)

@@ -84,7 +84,7 @@ def test_the_quickstart_needs_no_tensorflow_datasets():
 
 
 def test_scripts_are_sound_bash():
-    for script in ("check.sh", "lanes.sh", ".ci/run"):
+    for script in ("check.sh", "lanes.sh", "release.sh", ".ci/run"):
         path = ROOT / script
         assert path.stat().st_mode & 0o111, f"{script} is not executable"
         subprocess.run(["bash", "-n", str(path)], check=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import jaxnas
+
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints" / f"py{sys.version_info.major}{sys.version_info.minor}.txt"
 
@@ -54,18 +56,19 @@ def test_it_holds_the_library_and_the_experiments(wheel):
         path.relative_to(ROOT).as_posix() for top in ("jaxnas", "experiments") for path in (ROOT / top).rglob("*.py")
     }
     assert {f"jaxnas/{name}" if name.startswith("experiments") else name for name in sources} <= held
-    assert {"jaxnas/py.typed", "jaxnas/tables/digits_chain.npz"} <= held
-    assert {name.split("/")[0] for name in held} == {"jaxnas", "jaxnas-0.1.0.dist-info"}
+    assert {"jaxnas/py.typed", "jaxnas/tables/digits_chain.npz", "jaxnas/runs/pages/report.html"} <= held
+    assert {name.split("/")[0] for name in held} == {"jaxnas", f"jaxnas-{jaxnas.__version__}.dist-info"}
 
 
 def test_it_imports_and_runs(python, tmp_path):
     assert run(
         python, "-c", "import jaxnas; print(jaxnas.__version__, jaxnas.ranking.report)", cwd=tmp_path
-    ).startswith("0.1.0 <")
+    ).startswith(f"{jaxnas.__version__} <")
     listed = run(python.parent / "jaxnas", cwd=tmp_path)
     assert "\nquickstart " in listed and "\nlandmark " in listed
     finished = run(python.parent / "jaxnas", "quickstart", "tiny", "--workdir", tmp_path / "a", cwd=tmp_path)
     assert "kendall_tau" in finished and (tmp_path / "a" / "result.json").exists()
+    assert "<h1>quickstart" in (tmp_path / "a" / "report.html").read_text() and "stand-alone accuracy" in finished
     run(python, "-m", "jaxnas.experiments.quickstart", "tiny", "--workdir", tmp_path / "b", cwd=tmp_path)
     assert (tmp_path / "b" / "scatter.png").exists()
 

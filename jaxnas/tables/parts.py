@@ -26,7 +26,7 @@ def collect(
       progress: show a bar.
     """
     label = folder / "source.txt"
-    if label.is_file() and label.read_text() != source:
+    if label.is_file() and label.read_text(encoding="utf-8") != source:
         remove_parts(folder)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(label, source.encode())
