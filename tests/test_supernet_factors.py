@@ -54,7 +54,7 @@ def test_table_follows_from_the_folders(ran, truth):
             "kendall_tau": np.mean(taus[setting]),
             "sparse_kendall_tau": sparse,
             "supernet_accuracy": np.mean(accuracy),
-            "top_k_accuracy": top,
+            "top_5_accuracy": top,
             "delta": np.mean(taus[setting]) - np.mean(taus["base"]),
         }
         assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=1e-5)
