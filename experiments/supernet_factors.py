@@ -277,10 +277,7 @@ def compare(config: Config, name: str, outcomes: Outcomes, test: np.ndarray) -> 
         row |= (ranking.estimate(statistic, scores, test) if pairs else UNKNOWN).named(column)
     for column, values in (
         ("supernet_accuracy", [outcome.accuracy.mean() for outcome, _ in pairs]),
-        (
-            f"top_{config.top_k}_accuracy",
-            [ranking.top_k_mean(row_scores, test, k=config.top_k) for row_scores in scores],
-        ),
+        (f"top_{config.top_k}_accuracy", [ranking.top_k_mean(each, test, k=config.top_k) for each in scores]),
         ("train_seconds", [outcome.seconds for outcome, _ in pairs]),
     ):
         row |= ranking.estimate_mean(values).named(column)
