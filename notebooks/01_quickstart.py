@@ -127,14 +127,14 @@ for code, share in zip(archs[::60], (logits.argmax(axis=-1) == labels[None, :100
 # than by chance, −1 where one is the other reversed. Its 95 % interval says how much τ would vary with other
 # architectures.
 #
-# Two figures to hold it against. A ranking must beat counting **FLOPs**, which needs no training at all. And the truth
+# Two figures to hold it against. A ranking must beat counting **MACs**, which needs no training at all. And the truth
 # has noise of its own: **one training seed with another** says how well two rankings by stand-alone training agree.
 # `ranking.report` gives these and whatever else belongs beside a τ; higher has to be better, hence minus the loss.
 
 # %% tags=["exact"]
 truth = tables.lookup(tables.load_truth(digits_chain, "digits"), archs, "test_accuracy")  # [num_archs, num_seeds]
 macs = costs.arch_costs(digits_chain, archs).macs
-print(f"counting FLOPs: τ {ranking.kendall_tau(macs, ranking.mean_truth(truth)):.3f}")
+print(f"counting MACs: τ {ranking.kendall_tau(macs, ranking.mean_truth(truth)):.3f}")
 print(f"one training seed with another: τ {ranking.seed_kendall_tau(truth):.3f}")
 
 # %%

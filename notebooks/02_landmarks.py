@@ -110,7 +110,7 @@ truth = ranking.mean_truth(tables.lookup(tables.load_truth(digits_chain, "digits
 chosen = landmarks.random_landmarks(jax.random.key(0), len(archs), NUM_LANDMARKS)
 others = np.setdiff1d(np.arange(len(archs)), chosen)
 macs = costs.arch_costs(digits_chain, archs).macs
-print(f"counting FLOPs: τ of the {len(others)} others {ranking.kendall_tau(macs[others], truth[others]):.3f}")
+print(f"counting MACs: τ of the {len(others)} others {ranking.kendall_tau(macs[others], truth[others]):.3f}")
 print(f"landmarks from {truth[chosen].min():.3f} to {truth[chosen].max():.3f}, all from {truth.min():.3f}")
 
 # %% [markdown]
