@@ -41,6 +41,7 @@ from jaxnas.training import RECIPES, Recipe, batches, make_preprocess, make_retr
 
 from .shared.config import ProblemConfig
 from .shared.problem import load_images, resize
+from .shared.telling import Known, draw_network, hashes, level
 
 MOST_JSON = 2**20  # bytes of an architecture
 MOST_DRAWN = 1000  # of which the first that exists is taken
@@ -109,7 +110,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     described = export.describe(
         space, arch, accuracy=test["accuracy"], measured_latency_ms=latency(config, space, arch, workdir, origin)
     )
-    return {
+    draw_network(workdir / "retrained.png", space, arch, "retrained", Known(test["accuracy"]))
+    figures = {
         "space": space.name,
         "dataset": config.dataset,
         **described,
@@ -120,7 +122,9 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "trained_steps": num_steps,
         "export_difference": write(config, network, data, workdir),
         "compile_seconds": compile_seconds(),
+        **hashes(data),
     }
+    return level(figures, "test_accuracy", "the retrained network's test accuracy is", scale=100, unit=" %") | figures
 
 
 def find_arch(config: Config) -> tuple[SearchSpace, np.ndarray]:

@@ -234,7 +234,8 @@ def contents(name: str, path: Path) -> Any:
         with np.load(path) as file:
             meta = json.loads(str(file["meta"]))
             arrays = {key: file[key] for key in file.files if key != "meta" and not of_time(name, key)}
-        return meta["space"], meta["units"], {key: (array.dtype.str, array.tobytes()) for key, array in arrays.items()}
+        about = meta.get("architecture") or (meta["space"], meta["units"])  # weights of a network, or a table
+        return about, {key: (array.dtype.str, array.tobytes()) for key, array in arrays.items()}
     if path.suffix == ".csv":
         header, *rows = (line.split(",") for line in path.read_text().splitlines())
         keep = [place for place, column in enumerate(header) if not of_time(name, column)]

@@ -55,7 +55,10 @@ def test_files_hold_what_was_scored(whole):
     np.testing.assert_allclose(scored[0], scored[1], atol=1e-4)
     assert result["export_difference"] < 1e-4 and result["measured_latency_ms"] > 0
     assert export.from_json((whole / "retrained.json").read_text(), SMALL).tolist() == ARCH
-    assert (result["space"], result["arch"], result["trained_steps"]) == ("small", "1010", 16)
+    assert (result["space"], result["arch"], result["trained_steps"]) == ("small", "1-0-1-0", 16)
+    assert result["verdict"] == "the retrained network's test accuracy is {:.2f} % [{:.2f}, {:.2f}]".format(
+        *(100 * result[f"test_accuracy{end}"] for end in ("", "_low", "_high"))
+    )
     # Wilson's interval as textbooks have it.
     share, z, n = result["accuracy"], 1.959964, 897
     middle, reach = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
@@ -107,7 +110,7 @@ def test_another_architecture_does_not_go_on(arguments, whole, found, capsys):
     before = found.read_text()
     (whole / "result.json").rename(whole / "kept")
     found.write_text(export.to_json(SMALL, [0, 0, 1, 0]))
-    assert "says that its arch is 1010, expected 0010" in refusal(capsys, *arguments, whole)
+    assert "says that its arch is 1-0-1-0, expected 0-0-1-0" in refusal(capsys, *arguments, whole)
     found.write_text(before)
     (whole / "kept").rename(whole / "result.json")
 
