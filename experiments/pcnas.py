@@ -93,7 +93,6 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         searches.append(found)
         rows.append({"seed": seed, **figures_of(of_seed, task, judge, found, compared, folder, origin)})
     runs.write_rows(workdir / "seeds.csv", [{name: row[name] for name in row if name != "codes"} for row in rows])
-    draw(config, task, workdir, searches[0].steps)
 
     code = np.array(json.loads(rows[0]["codes"]), np.int32)
     region = task.search.region
@@ -119,11 +118,13 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "compile_seconds": compile_seconds(),
         **hashes(task.setup.data, None if judge is None else judge.truth),
     }
-    if judge is None:
-        return level(figures, "retrained_accuracy", "test accuracy of what it finds:", scale=100, unit=" %") | figures
-    feasible = "the best feasible architecture" if region.limit else "the best architecture"
-    sentence = f"what it finds is {{}} less accurate than {feasible}"
-    return level(figures, "regret", sentence, scale=100, unit=" points") | figures
+    told = level(figures, "retrained_accuracy", "test accuracy of what it finds:", scale=100, unit=" %")
+    if judge is not None:
+        feasible = "the best feasible architecture" if region.limit else "the best architecture"
+        sentence = f"what it finds is {{}} less accurate than {feasible}"
+        told = level(figures, "regret", sentence, scale=100, unit=" points")
+    draw(config, task, workdir, searches[0].steps, told["verdict"])
+    return told | figures
 
 
 def find_judge(config: Config, task: Task) -> Judge | None:
@@ -246,16 +247,19 @@ def retrain(
     return np.array(content["arch"], np.int32), content["test_accuracy"]
 
 
-def draw(config: Config, task: Task, workdir: Path, steps: list[Step]) -> None:
+def draw(config: Config, task: Task, workdir: Path, steps: list[Step], verdict: str) -> None:
     """pool.png: the potentials and the shrinking space of the first seed."""
     limit = task.search.region.limit
     which = f", seed {config.problem.seed}" + (f", one of {config.num_seeds} searches" if config.num_seeds > 1 else "")
-    number = plotting.counted(task.search.region.count(), "feasible architecture")
+    number, of_limit = (
+        plotting.counted(task.search.region.count(), "feasible architecture"),
+        f", {limit}" if limit else "",
+    )
     figure = plotting.narrowing(
         [step.potentials for step in steps],
         [len(step.pool) for step in steps],
         [step.share_left for step in steps],
-        title=f"PC-NAS on {task.space.name}, {config.problem.dataset}{which}\n{number}{f', {limit}' if limit else ''}",
+        title=f"PC-NAS on {task.space.name}, {config.problem.dataset}{which}\n{number}{of_limit}\n{verdict}",
         potential_label="potential (accuracy)" if config.potential == "accuracy" else "potential (minus loss, nats)",
     )
     plotting.save_figure(figure, workdir / "pool.png")

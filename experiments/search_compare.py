@@ -103,7 +103,6 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     by_lot, by_macs = drawn_regret(config, judge, archs), largest_regret(config, task, judge, archs)
     number = config.num_retrained
     references = {f"drawn at random, best of {number} (mean)": by_lot, f"most MACs, best of {number}": by_macs}
-    draw(config, task, workdir, curves, references)
 
     figures: dict[str, Any] = {}
     for name, curve in curves[0].items():
@@ -114,8 +113,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
     nearer = "PC-NAS ends {} the best feasible architecture than random search"
     of_points: dict[str, Any] = {"scale": 100, "unit": " points of accuracy", "sign": -1}
+    told = difference(figures, "pcnas_minus_random", nearer, "nearer to", "farther from", **of_points)
+    draw(config, task, workdir, curves, references, told["verdict"])
     return {
-        **difference(figures, "pcnas_minus_random", nearer, "nearer to", "farther from", **of_points),
+        **told,
         "space": task.published.name,
         "dataset": problem.dataset,
         "limit": None if region.limit is None else config.limit,
@@ -184,7 +185,9 @@ def largest_regret(config: Config, task: Task, judge: Judge, archs: np.ndarray) 
     return judge.regret(judge.outcome(archs[top(macs, config.num_retrained)]))
 
 
-def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve]], references: dict) -> None:
+def draw(
+    config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve]], references: dict, verdict: str
+) -> None:
     """regret.png: the mean over seeds at each cost; a search has found nothing before its super-net is trained."""
     costs_of_all = np.unique([cost for of_seed in curves for curve in of_seed.values() for cost, *_ in curve])
     shown = {}
@@ -196,7 +199,7 @@ def draw(config: Config, task: Task, workdir: Path, curves: list[dict[str, Curve
     limit, title = task.search.region.limit, f"{task.space.name}, {config.problem.dataset}"
     figure = plotting.regret_over_cost(
         shown,
-        title=f"Searches on {title}{f', {limit}' if limit else ''}, {plotting.counted(len(curves), 'seed')}",
+        title=f"Searches on {title}{f', {limit}' if limit else ''}, {plotting.counted(len(curves), 'seed')}\n{verdict}",
         cost_label="cost: forward passes of one image through one architecture",
         references=references,
     )

@@ -154,7 +154,11 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                 ]
     figures |= hashes(data, judge.truth)
     runs.write_rows(workdir / "searches.csv", rows)
+    minus = {name.removesuffix("_minus_uniform"): name for name in figures if name.endswith("_minus_uniform")}
+    others = {name: figure for name, figure in minus.items() if not name.endswith("random")} or minus
+    told = differences(figures, others, "the mean of uniform draws")
     title = f"What policies end with, {space.name} on {problem.dataset}, {plotting.counted(config.num_seeds, 'seed')}"
+    title += f"\n{told['verdict']}"
     label = "1 / perplexity on the test part, trained alone" if space.is_text else "stand-alone test accuracy"
     figure = plotting.outcomes(panels, judge.feasible, title=title, accuracy_label=label)
     plotting.save_figure(figure, workdir / "outcomes.png")
@@ -164,10 +168,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         plotting.save_figure(
             plotting.training_curve(*over_training(mixed), title=title), workdir / "parameter_free.png"
         )
-    minus = {name.removesuffix("_minus_uniform"): name for name in figures if name.endswith("_minus_uniform")}
-    random = [name for name in minus if name.endswith("random")]
-    others = {name: figure for name, figure in minus.items() if name not in random} or minus
-    return differences(figures, others, "the mean of uniform draws") | figures
+    return told | figures
 
 
 def over_training(mixed: Mapping[str, Found]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

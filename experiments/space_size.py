@@ -133,9 +133,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
             figures |= ranking.estimate(ranking.kendall_tau, of_cells, published.accuracy).named(name)
     figures |= ranking.estimate_mean(taus(sizes[config.sizes[0]]) - taus(sizes[config.sizes[-1]])).named("tau_falls")
     runs.write_rows(workdir / "sizes.csv", rows)
-    draw(config, workdir, figures, rows)
     sentence = f"super-nets rank {{}} at {config.sizes[0]} vertices than at {config.sizes[-1]}, Kendall's tau"
-    return difference(figures, "tau_falls", sentence, "better", "worse") | figures | hashes(whole)
+    told = difference(figures, "tau_falls", sentence, "better", "worse")
+    draw(config, workdir, told["verdict"], rows)
+    return told | figures | hashes(whole)
 
 
 def check(config: Config) -> None:
@@ -285,7 +286,7 @@ def figures_of(vertices: int, size: Size) -> dict[tuple[str, str], float]:
     }
 
 
-def draw(config: Config, workdir: Path, figures: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+def draw(config: Config, workdir: Path, verdict: str, rows: list[dict[str, Any]]) -> None:
     """sizes.png: tau over the number of cells."""
 
     def column(name: str, low: str = "", high: str = "") -> tuple[list[float], list[float], list[float]]:
@@ -300,7 +301,7 @@ def draw(config: Config, workdir: Path, figures: Mapping[str, Any], rows: list[d
     numbers = [row["num_cells"] for row in rows]
     title = f"Ranking as NAS-Bench-101 grows, cells of at most {', '.join(map(str, config.sizes))} vertices,"
     title += f" {config.problem.dataset}\n{plotting.counted(config.num_seeds, 'super-net')} of each size,"
-    title += f" {plotting.counted(config.num_archs, 'cell')}; bars: 95 % intervals over both"
+    title += f" {plotting.counted(config.num_archs, 'cell')}; bars: 95 % intervals over both\n{verdict}"
     panel = plotting.Panel(series, {})
     figure = plotting.panels_over_size(
         dict.fromkeys(series, numbers), {"Kendall's τ": panel}, title=title, size_label="distinct cells of the space"

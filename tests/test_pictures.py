@@ -134,14 +134,14 @@ def test_pcnas_prints_the_share_that_is_left(capsys, share, text):
     step = step_of(share)
     state = SimpleNamespace(pool=np.array(step.pool), potentials=np.array(step.pool_potentials))
     searching.report(task_of("macs:50e3"), state, step)
-    assert capsys.readouterr().out == f"1 of 2 candidates kept: 2???? 0.900; {text} of the space left\n"
+    assert capsys.readouterr().out == f"1 of 2 candidates kept: 2-?-?-?-? 0.900; {text} of the space left\n"
 
 
 @pytest.mark.parametrize(("num_seeds", "which"), [(1, "seed 7"), (3, "seed 7, one of 3 searches")])
 def test_pool_says_of_which_search(saved, tmp_path, num_seeds, which):
     config = runs.replace(pcnas.PRESETS["tiny"], seed=7, num_seeds=num_seeds)
-    pcnas.draw(config, task_of("macs:5696"), tmp_path, [step_of(0.5)])
-    expected = f"PC-NAS on digits_chain, digits, {which}\n1 feasible architecture, macs <= 5696"
+    pcnas.draw(config, task_of("macs:5696"), tmp_path, [step_of(0.5)], "it finds little")
+    expected = f"PC-NAS on digits_chain, digits, {which}\n1 feasible architecture, macs <= 5696\nit finds little"
     assert title(saved["pool.png"]) == expected
 
 
@@ -149,10 +149,11 @@ def test_regret_picture_takes_intervals_as_they_are(saved, tmp_path):
     """Of two seeds with regrets 1 and 3 points: Student's interval is 2 +- 12.7 points."""
     curves = [{"pcnas": [(10, 0.05), (20, regret)], "random": [(15, regret)]} for regret in (0.01, 0.03)]
     config = search_compare.PRESETS["tiny"]
-    search_compare.draw(config, task_of("macs:50e3"), tmp_path, curves, {"by lot": 0.02})
+    search_compare.draw(config, task_of("macs:50e3"), tmp_path, curves, {"by lot": 0.02}, "ends alike")
     figure = saved["regret.png"]
     assert figure.axes[0].get_title("left") == "pcnas: 2.00 [-10.71, 14.71]"
     assert figure.get_suptitle().splitlines()[0] == "Searches on digits_chain, digits, macs <= 50000, 2 seeds"
+    assert figure.get_suptitle().splitlines()[1] == "ends alike"
     assert figure.get_suptitle().endswith("bands reach up to 15 points, beyond the picture")
 
 

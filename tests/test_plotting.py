@@ -422,3 +422,37 @@ def test_growth_is_the_exponent_of_a_power_law():
     assert {"10", "100", "1,000"} <= {label.get_text() for label in axes.get_xticklabels()}
     assert axes.get_xscale() == axes.get_yscale() == "log"
     np.testing.assert_allclose(axes.lines[1].get_ydata(), 3 * counts)
+
+
+def test_a_network_has_each_node_and_each_edge_once():
+    cell = [("input", ""), ("node 1", ""), ("output", "")], [(0, 1, "conv"), (0, 2, "skip"), (1, 2, "")]
+    figure = plotting.networks({"normal": cell, "reduction": cell}, title="two cells")
+    assert figure.get_suptitle() == "two cells" and len(figure.axes) == 2
+    for axes, name in zip(figure.axes, ("normal", "reduction")):
+        texts = [text.get_text() for text in axes.texts]
+        assert sorted(texts) == sorted(["input", "node 1", "output", "conv", "skip"])
+        assert len(axes.patches) == 3 and axes.get_title("left") == name
+
+
+@pytest.mark.parametrize("num_layers", [1, 5, 22])
+def test_a_chain_is_read_like_text(num_layers):
+    nodes = [("input", ""), *((f"layer {n}", f"op{n}") for n in range(num_layers)), ("output", "")]
+    edges = [(n, n + 1, "") for n in range(num_layers + 1)]
+    figure = plotting.networks({"network": (nodes, edges)}, title="a chain")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["input", *(f"op{n}" for n in range(num_layers)), "output"]
+    at = np.array([text.xy for text in axes.texts])
+    np.testing.assert_array_equal(np.lexsort((at[:, 0], -at[:, 1])), np.arange(len(nodes)))
+    assert len(axes.patches) == num_layers + 1
+
+
+def test_no_two_labels_of_a_dense_cell_overlap():
+    """All ten edges among five nodes with the longest name that NAS-Bench-201 has."""
+    edges = [(source, target, "nor_conv_3x3") for target in range(5) for source in range(target)]
+    nodes = [("input", ""), *((f"node {n}", "") for n in (1, 2, 3)), ("output", "")]
+    figure = plotting.networks({"cell": (nodes, edges)}, title="dense")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not [(one, other) for i, one in enumerate(boxes) for other in boxes[:i] if one.overlaps(other)]
+    frame = figure.bbox
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)

@@ -28,6 +28,7 @@ from jaxnas.spaces import (
     mobile_space,
     nasbench201,
     nasbench_macro,
+    outline,
 )
 
 NONE, SKIP, CONV_1X1, CONV_3X3, POOL = range(5)
@@ -324,3 +325,55 @@ def test_digits_chain_is_for_small_grey_images():
     layout = digits_chain.layout
     assert (layout.image_size, layout.in_channels, layout.num_classes) == (8, 1, 10)
     assert len(layout.widths) == 5 and layout.strides[0] == 1 and layout.widths[0] == layout.stem_width
+
+
+class TestOutline:
+    """What an architecture is said to compute, against the codes and against the cells evaluated."""
+
+    @pytest.mark.parametrize("name", sorted(SPACES))
+    def test_edges_go_forward_and_names_are_of_the_code(self, name):
+        space, rng, tried = SPACES[name], np.random.default_rng(0), 0
+        while tried < 5:
+            arch = rng.integers(space.num_ops)
+            if not space.is_valid(arch[None])[0]:
+                continue
+            tried += 1
+            taken = [names[op] for names, op in zip(space.op_names, arch)]
+            for cell in outline(space, arch).values():
+                assert all(source < target < len(cell.nodes) for source, target, _ in cell.edges)
+                shown = [op for _, op in cell.nodes if op] + [op for *_, op in cell.edges if op]
+                assert set(shown) <= set(taken) and "none" not in shown
+                assert all(op in str(cell) for op in shown)
+
+    def test_a_chain_has_each_layer_in_order(self):
+        (chain,) = outline(digits_chain, [0, 1, 1, 1, 2]).values()
+        assert [op for _, op in chain.nodes] == ["", "identity", "mb2_k3", "mb2_k3", "mb2_k3", "mb6_k3", ""]
+        assert str(chain) == "layer 1 identity, layers 2-4 mb2_k3, layer 5 mb6_k3" and chain.is_chain
+
+    def test_a_cell_of_edges_by_hand(self):
+        (cell,) = outline(nasbench201, [0, 3, 1, 4, 0, 0]).values()  # nothing comes of node 1, which has no input
+        assert cell.edges == ((0, 2, "nor_conv_3x3"), (1, 2, "skip_connect"), (0, 3, "avg_pool_3x3"))
+        words = "node 1 = nothing, node 2 = nor_conv_3x3(input) + skip_connect(node 1), output = avg_pool_3x3(input)"
+        assert str(cell) == words
+
+    def test_a_cell_of_vertices_has_those_on_a_way_to_the_output(self):
+        space = SPACES["nasbench101_v4"]
+        wiring = [1, 0, 1, 0, 1, 0]  # 0 -> 1, 0 -> 3, 1 -> 3; vertex 2 hangs in the air
+        (cell,) = outline(space, [*wiring, 1, 2]).values()
+        assert cell.nodes == (("input", ""), ("vertex 1", space.op_names[-1][1]), ("output", ""))
+        assert cell.edges == ((0, 1, ""), (0, 2, ""), (1, 2, ""))
+        assert str(cell) == "vertex 1 = conv1x1-bn-relu(input), output = input + vertex 1"
+
+    def test_two_cells_by_hand(self):
+        space = get_space("darts")
+        normal = [4, 0, 0, 1] + [3, 0, 3, 1] * 3
+        reduction = [1, 0, 1, 1] + [0, 0, 5, 2] * 3
+        found = outline(space, normal + reduction)
+        assert list(found) == ["normal cell", "reduction cell"]
+        assert found["normal cell"].edges[:2] == ((0, 2, "sep_conv_3x3"), (0, 3, "skip_connect"))  # "none" is no edge
+        assert str(found["normal cell"]).startswith("node 1 = sep_conv_3x3(input 1), node 2 = skip_connect(input 1) +")
+        assert str(found["reduction cell"]).endswith("output = node 1 + node 2 + node 3 + node 4")
+
+    def test_a_recurrent_cell_by_hand(self):
+        (cell,) = outline(get_space("rnn32"), [1, 1, 3]).values()
+        assert str(cell) == "node 1 = relu(input), node 2 = identity(node 1), mean of all nodes = node 1 + node 2"

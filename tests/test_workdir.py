@@ -95,6 +95,15 @@ def test_quick_is_the_default_preset_and_same_command_does_not_run_twice(tmp_pat
     assert "finished before" in capsys.readouterr().out
 
 
+def test_a_page_that_is_gone_is_made_again(tmp_path):
+    start("--workdir", str(tmp_path))
+    page = tmp_path / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    start("--workdir", str(tmp_path))
+    assert page.read_bytes() == before and b"<td>0.5</td>" in before
+
+
 def test_same_configuration_resumes_after_a_failure(tmp_path, capsys):
     def stops(config, workdir, identity):
         raise FloatingPointError("loss is nan at step 2;\nlower the rate")

@@ -28,7 +28,7 @@ import tyro
 from jaxnas.runs.compiling import keep_compilations
 from jaxnas.runs.config import check, flat, kind_of, kinds, read_fields, replace, with_fields
 from jaxnas.runs.logs import lines_in_files
-from jaxnas.runs.page import found_in, write_report
+from jaxnas.runs.page import NAME, found_in, write_report
 from jaxnas.runs.workdir import claim, locked, show, write_result
 
 CONFIG_HELP = "--config FILE: fields from a YAML or JSON file or from a workdir's config.json; flags beside it win."
@@ -79,6 +79,9 @@ def main(
                     print(f"{name}: finished in {seconds:.1f} s.")
                     write_report(workdir)
                 show(workdir, identity)
+                if not (workdir / NAME).exists():  # of a run that was killed before, or that deleted it
+                    with contextlib.suppress(OSError):  # a disk that can be read only
+                        write_report(workdir)
                 print("\n".join(map(str, found_in(workdir))))
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
