@@ -17,6 +17,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from jaxnas.ops.derivative import derivative_by, vary_alike
+from jaxnas.ops.platform import by_platform
 
 Branch = Callable[..., chex.ArrayTree]
 Groups = int | Literal["balanced"] | tuple[int, ...] | None
@@ -44,6 +45,7 @@ def choose(
     shared: chex.ArrayTree,
     *inputs: chex.ArrayTree,
     groups: Groups = 4,
+    together: Branch | None = None,
 ) -> Any:
     """Return `branches[choice](shared, *inputs)`; all branches return the same tree of shapes and dtypes.
 
@@ -64,12 +66,14 @@ def choose(
         None: a plain switch, for `lax.map` and for the gradient of each architecture by itself, `vmap(grad(...))`;
           under `vmap` it costs all branches. An unbatched call is differentiated as this one whatever `groups` are;
           what `jit` or `checkpoint` encloses inside the `vmap` counts as unbatched, so put them outside.
+      together: (choice, shared, *inputs) -> what that branch returns, by a way without a conditional. Of one
+        architecture an accelerator takes it, where the host would wait for each conditional.
     """
     if isinstance(choice, int | np.integer):
         return branches[int(choice)](shared, *inputs)
     branches = [_varying(branch) for branch in branches]
     if groups is None:
-        return jax.lax.switch(choice, branches, shared, *inputs)
+        return _run_one(branches, choice, shared, inputs, None if is_batched(choice) else together)
     if isinstance(groups, tuple):
         if len(groups) != len(branches) or min(groups) < 0:
             raise ValueError(
@@ -80,7 +84,7 @@ def choose(
 
     @custom_vmap
     def select(choice, shared, inputs):
-        return jax.lax.switch(choice, branches, shared, *inputs)
+        return _run_one(branches, choice, shared, inputs, together)
 
     @select.def_vmap
     def batched_select(num_archs, in_batched, choice, shared, inputs):
@@ -97,7 +101,8 @@ def choose(
             outputs = jax.lax.switch(choice, run, shared, *inputs)
         elif num_archs == 1:
             only_inputs = jax.tree.map(lambda leaf, batched: leaf[0] if batched else leaf, inputs, inputs_batched)
-            outputs = jax.tree.map(lambda leaf: leaf[None], jax.lax.switch(choice[0], branches, shared, *only_inputs))
+            outputs = _run_one(branches, choice[0], shared, only_inputs, together)
+            outputs = jax.tree.map(lambda leaf: leaf[None], outputs)
         elif num_archs >= len(branches) and not any(jax.tree.leaves(inputs_batched)):
             results = [branch(shared, *inputs) for branch in branches]
             outputs = jax.tree.map(lambda *leaves: jnp.stack(leaves)[choice], *results)
@@ -120,10 +125,21 @@ def choose(
 
     @alone.defjvp
     def derivative(primals, tangents):  # JAX cannot differentiate the unbatched form of `select`
-        run = lambda shared, inputs: jax.lax.switch(primals[0], branches, shared, *inputs)  # noqa: E731
+        run = lambda shared, inputs: _run_one(branches, primals[0], shared, inputs, together)  # noqa: E731
         return jax.jvp(run, tuple(primals[1:]), tuple(tangents[1:]))
 
     return alone(choice, shared, inputs)
+
+
+def _run_one(branches, choice, shared, inputs, together):
+    """The branch chosen by a conditional, or `together` where there is one and the device is no CPU."""
+
+    def switch(choice, shared, *inputs):
+        return jax.lax.switch(choice, branches, shared, *inputs)
+
+    if together is None:
+        return switch(choice, shared, *inputs)
+    return by_platform(choice, shared, *inputs, cpu=switch, others=together)
 
 
 def _varying(branch: Branch) -> Branch:
@@ -167,14 +183,21 @@ def mix(branches: Sequence[Branch], weights: chex.Array, shared: chex.ArrayTree,
     )
 
 
-def draw(branches: Sequence[Branch], here: Drawn, shared: chex.ArrayTree, *inputs: chex.ArrayTree) -> Any:
+def draw(
+    branches: Sequence[Branch],
+    here: Drawn,
+    shared: chex.ArrayTree,
+    *inputs: chex.ArrayTree,
+    together: Branch | None = None,
+) -> Any:
     """Return the output of the branch taken times its weight, plus the sum of the other weights.
 
     With weights that are 1 for the branch taken and 0 for the others in value, though not in derivative, this is that
-    branch's output, and each of the other weights has the gradient of a branch that returns ones. `mix` would give
-    them those of their own outputs, and run every branch for it. For one architecture: it is a plain switch.
+    branch's output, and each of the other weights has the gradient of a branch that returns ones. `mix` would give them
+    those of their own outputs, and run every branch for it. For one architecture: it is a plain switch, or `together`
+    as in `choose`.
     """
-    outputs = jax.lax.switch(here.taken, [_varying(branch) for branch in branches], shared, *inputs)
+    outputs = _run_one([_varying(branch) for branch in branches], here.taken, shared, inputs, together)
     weight = here.weights[here.taken]
     rest = here.weights.sum() - weight
     return jax.tree.map(lambda leaf: weight.astype(leaf.dtype) * leaf + rest.astype(leaf.dtype), outputs)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxnas.ops import Operation, Tape, as_operation
 from jaxnas.supernets.choice import Branch, Drawn, Groups, choose, draw, mix
+from jaxnas.supernets.together import are_little_work, run_together
 
 Params = dict[str, dict[str, Any]]  # layer name -> candidate name -> that operation's parameters
 Stats = dict[str, chex.Array]  # layer name -> float [2, size], rows mean and variance, of the candidate taken
@@ -114,12 +115,35 @@ class Layer(NamedTuple):
         if isinstance(arch, Drawn):
             drawn = arch.at(self.choice)
             drawn = drawn._replace(weights=drawn.weights[: len(self.candidates)])
-            return draw(self.branches, drawn, shared, x, stats_here, keep)
+            return draw(self.branches, drawn, shared, x, stats_here, keep, together=self._together(shared, x))
         here = arch[self.choice]
         if jnp.ndim(here) == 1:  # weights of the candidates instead of a code
             return mix(self.branches, here[: len(self.candidates)], shared, x, stats_here, keep)
         groups_here: Any = groups[self.choice] if isinstance(groups, tuple) else groups
-        return choose(self.branches, here, shared, x, stats_here, keep, groups=groups_here)
+        together = None if isinstance(here, int | np.integer) else self._together(shared, x)
+        return choose(self.branches, here, shared, x, stats_here, keep, groups=groups_here, together=together)
+
+    def _together(self, shared: Any, x: chex.Array) -> Branch | None:
+        """A function of (index of a candidate, shared, x, stats, keep) that returns what its branch does, with no
+        conditional; None where a conditional costs less."""
+        operations = tuple(self.candidates.values())
+        if not are_little_work(operations, self._own(shared[0]), x):
+            return None
+
+        def run(choice: chex.Array, shared: Any, *inputs: Any) -> Any:
+            params, mask = shared
+
+            def call(index: int, params: Any) -> Any:
+                return branches[index](({names[index]: params}, mask), *inputs)
+
+            names, branches = tuple(self.candidates), self.branches
+            return run_together(operations, self._own(params), choice, call)
+
+        return run
+
+    def _own(self, params: Mapping[str, Any]) -> list[Any]:
+        """Of each candidate."""
+        return [self.params_of(params, op) for op in self.candidates]
 
 
 def make_layer(
