@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from oracles import prune_cells
 
 from jaxnas import codes
-from jaxnas.evaluation import make_evaluator
+from jaxnas.evaluation import host_calls, make_evaluator
+from jaxnas.evaluation.graph import running
 from jaxnas.evaluation.graph.programs import make_programs
 from jaxnas.evaluation.graph.tracing import IMAGES, MOST_INPUTS, make_graph
+from jaxnas.evaluation.planning import Target
+from jaxnas.ops import Policy
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import make_supernet
 
@@ -83,21 +86,61 @@ def test_a_chain_runs_each_prefix_once():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 27), st.integers(1, 30), st.sampled_from([0.0, 1e3, 2.5e3, 1e9]))
-def test_programs_do_everything_once_within_the_bound(num_archs, leaves_per_program, most_bytes):
+@given(st.integers(1, 27), st.integers(1, 30), st.sampled_from([0.0, 1e3, 2.5e3, 1e9]), st.sampled_from([1, 2, 4, 16]))
+def test_programs_do_everything_once_within_the_bound(num_archs, leaves_per_program, most_bytes, nodes_per_call):
     """Every leaf in one program; each value made before it is read and freed after its last use; the bound kept by all
-    programs of more than one leaf."""
+    programs of more than one leaf. What a call runs is of one kind, its size a power of two, a quarter of it repeated
+    at most."""
     supernet, graph = tiny_graph(num_archs)
-    programs = make_programs(supernet, graph, leaves_per_program=leaves_per_program, most_bytes=most_bytes)
+    programs = make_programs(
+        supernet,
+        graph,
+        leaves_per_program=leaves_per_program,
+        most_bytes=most_bytes,
+        nodes_per_call=nodes_per_call,
+    )
     assert sorted(leaf for program in programs for leaf in program.leaves) == sorted(set(graph.leaves))
     for program in programs:
         assert len(program.leaves) <= leaves_per_program
         assert program.peak_bytes <= most_bytes or len(program.leaves) == 1
-        held = {IMAGES}
-        for number, node, free in program.steps(graph):
-            assert set(node.inputs) <= held and number not in held
-            held = (held | {number}) - set(free)
-        assert held - {IMAGES} == set(program.leaves)
+        held, leaves = {IMAGES}, set(program.leaves.tolist())
+        for step in program.steps:
+            assert step.size in (1, 2, 4, 8, 16)[: nodes_per_call.bit_length()]
+            assert 3 * step.size <= 4 * len(step.numbers) <= 4 * step.size
+            for number, inputs in zip(step.numbers, step.inputs, strict=True):
+                assert graph.node(number) == (step.layer, step.op, tuple(inputs))
+                assert set(inputs) <= held and number not in held
+                assert (number in leaves) == step.is_leaf
+            assert len({len(inputs) for inputs in step.inputs}) == 1
+            held = (held | set(step.numbers)) - set(step.free)
+        assert held - {IMAGES} == leaves
+
+
+def test_what_a_program_holds():
+    """By hand: one chain of stem, layer1 (1x1, stride 2) and head. 4 x 4 x 1 images of 4 bytes; the stem returns
+    4 x 4 x 3, layer1 2 x 2 x 4, the head 10 logits. While a node runs, its input and what it normalises are there too,
+    at the input's size."""
+    supernet = make_supernet(SMALL_SPACES["tiny"])
+    archs = np.array([[0, 1, 0]])
+    graph = make_graph(supernet, archs, given_stats=False)
+    (program,) = make_programs(supernet, graph, leaves_per_program=1, most_bytes=1e9)
+    assert [step.layer for step in program.steps] == ["stem", "layer1", "head"]
+    at_stem = 48 + (16 + 3 * 16)
+    at_layer1 = 48 + 16 + (48 + 4 * 16)
+    at_head = 16 + 10 + (16 + 5 * 4)
+    assert program.peak_bytes == 4 * max(at_stem, at_layer1, at_head)
+
+
+def test_bfloat16_takes_half():
+    """On accelerators: all but the images, which the stem reads, and the logits."""
+    space, archs = SMALL_SPACES["nasbench201"], np.array([[3, 3, 3, 3, 3, 3]])
+    peaks = {}
+    for compute in ("float32", "bfloat16"):
+        supernet = make_supernet(space, policy=Policy(compute=compute))
+        graph = make_graph(supernet, archs, given_stats=False)
+        (program,) = make_programs(supernet, graph, leaves_per_program=1, most_bytes=1e9, nodes_per_call=16)
+        peaks[compute] = program.peak_bytes
+    assert peaks["bfloat16"] == peaks["float32"] / 2
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +152,13 @@ def deep():
     return supernet, random_params(supernet)
 
 
+@pytest.mark.parametrize("target", [None, Target("gpu", 2**33)], ids=["alone", "side_by_side"])
 @pytest.mark.parametrize("bn_mode", ["batch", "calibrated", "tracked"])
-def test_scores_of_cells_equal_serial_ones(deep, bn_mode):
-    """Random cells, dead ones and sums of many skips among them, in every mode; the last batch is ragged."""
+def test_scores_of_cells_equal_serial_ones(deep, bn_mode, target, monkeypatch):
+    """Random cells, dead ones and sums of many skips among them, in every mode, node by node as on CPU and side by side
+    as on accelerators, batches too; the last batch is ragged."""
+    if target:
+        monkeypatch.setattr("jaxnas.evaluation.evaluator.target_of", lambda mesh: target)
     supernet, params = deep
     images, labels = RNG.normal(size=(7, 4, 4, 3)).astype(np.float32), RNG.integers(0, 10, 7)
     archs = np.concatenate([[[0] * 6, [1] * 6, [4] * 6, [1, 1, 1, 3, 1, 4], [2, 0, 0, 1, 3, 0]], RNG.choice(CODES, 11)])
@@ -126,14 +173,37 @@ def test_scores_of_cells_equal_serial_ones(deep, bn_mode):
         }
     if bn_mode == "calibrated":
         given["calibration_images"] = images[::-1][:5] + 0.5
-    scores = {
-        route: make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=4, archs_per_call=8).evaluate(
-            params, archs, images, labels, **given
-        )
-        for route in ("serial", "graph")
-    }
+    calls = collections.Counter()
+    for name in ("_operation", "_scores"):
+        count_calls(monkeypatch, name, calls)
+    scores = {}
+    for route in ("serial", "graph"):
+        evaluator = make_evaluator(supernet, strategy=route, bn_mode=bn_mode, images_per_call=4, archs_per_call=8)
+        population = evaluator.prepare(archs, len(images))
+        scores[route] = evaluator.evaluate(params, population, images, labels, **given)
+    plan = population.plan
+    assert (plan.batches_per_call, plan.nodes_per_call) == ((2, 16) if target else (1, 1))
+    batches = -(-5 // (4 * plan.batches_per_call)) if bn_mode == "calibrated" else 0  # of calibration
+    assert calls["made"] == (1 + batches * plan.batches_per_call / 2) * host_calls(population)
     np.testing.assert_allclose(scores["graph"].loss, scores["serial"].loss, rtol=1e-3, atol=1e-4)
     assert len(np.unique(scores["serial"].loss.round(4))) > 8  # or nothing has been compared
+
+
+def count_calls(monkeypatch, name, calls):
+    """Count how often what `name` of `running` returns is called."""
+    honest = getattr(running, name)
+
+    def counted(*args):
+        run = honest(*args)
+
+        def call(*given):
+            if not isinstance(given[1][0][0], jax.core.Tracer):
+                calls["made"] += 1
+            return run(*given)
+
+        return call
+
+    monkeypatch.setattr(running, name, counted)
 
 
 def test_one_architecture_and_many_times_the_same(deep):
@@ -145,4 +215,3 @@ def test_one_architecture_and_many_times_the_same(deep):
     many = evaluate(params, np.repeat(CODES[7777:7778], 50, axis=0), images, labels)
     assert many.loss.shape == (50,) and set(many.loss) == set(one.loss)
     assert (plan.strategy, plan.images_per_call) == ("graph", 4)
-    assert jax.default_backend() != "cpu" or plan.batches_per_call == 1

@@ -3,7 +3,7 @@
 from jaxnas.evaluation.evaluator import BNMode, Evaluator, Strategy, make_evaluator
 from jaxnas.evaluation.per_image import cross_entropy, is_correct
 from jaxnas.evaluation.planning import Plan
-from jaxnas.evaluation.population import Population, work
+from jaxnas.evaluation.population import Population, host_calls, work
 from jaxnas.evaluation.route import ordered_map
 from jaxnas.evaluation.scores import Scores, merits
 
@@ -15,6 +15,7 @@ __all__ = [
     "Scores",
     "Strategy",
     "cross_entropy",
+    "host_calls",
     "is_correct",
     "make_evaluator",
     "merits",

@@ -1,6 +1,8 @@
 """Batches of images: cut, padded under a mask, placed on a row of devices; and what is pooled over them."""
 
+import contextlib
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,6 +42,7 @@ class LoadedRow(NamedTuple):
     batches: list[ImageBatch]
     calibration: list[ImageBatch]
     calibration_counts: np.ndarray  # int [number of calibration batches]: images that are no padding
+    turns: contextlib.AbstractContextManager[Any]  # of the threads that call compiled programs of the graph
 
 
 def score_images(logits: chex.Array, batch: ImageBatch) -> tuple[chex.Array, chex.Array]:
@@ -86,7 +89,9 @@ def load_row(
     if calibration_images is not None:
         size = min(images_per_call, len(calibration_images))
         no_labels = np.zeros(len(calibration_images), np.int32)
-        calibration, counts = cut_batches(calibration_images, no_labels, size, plan.batches_per_call)
+        in_all = plan.devices * -(-len(calibration_images) // (size * plan.devices))
+        wide = min(plan.batches_per_call, in_all)
+        calibration, counts = cut_batches(calibration_images, no_labels, size, wide)
     split = functools.partial(jax.tree.map, row.place_split)
     return LoadedRow(
         row.place_whole,
@@ -95,6 +100,7 @@ def load_row(
         [split(batch) for batch in batches],
         [split(batch) for batch in calibration],
         counts,
+        threading.Semaphore(plan.turns),
     )
 
 

@@ -1,6 +1,10 @@
 """What an evaluator is given is checked on the host, before anything is compiled: one line of what came instead."""
 
+import contextlib
+from collections.abc import Iterator
+
 import chex
+import jax
 import numpy as np
 
 from jaxnas import checks, supernets
@@ -68,3 +72,17 @@ def check_stats(supernet: Supernet, stats: Stats, archs: np.ndarray) -> None:
                     f" {to_text(supernet.space, archs[rows[0]])} takes, were never tracked; train with stats_momentum,"
                     " or score with bn_mode 'calibrated'."
                 )
+
+
+@contextlib.contextmanager
+def out_of_memory_told(supernet: Supernet) -> Iterator[None]:
+    """Raise a ValueError in place of the device's own error where it has less memory than was planned with."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ValueError(
+            f"{supernet.space.name}: the device ran out of memory while it scored ({str(error).splitlines()[0][:200]});"
+            " another process may hold a part of it: end that one, or give a smaller memory_budget."
+        ) from error

@@ -1,7 +1,7 @@
 """The routes "mask", "serial" and "dispatch": a population is cut into compiled calls of one size."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -58,16 +58,18 @@ def make_calls(supernet: Supernet) -> Route:
         losses, correct = (np.concatenate(part, axis=1) for part in zip(*parts))
         return UnitScores(np.arange(start, start + len(codes)), losses[: len(codes)], correct[: len(codes)])
 
-    def route(archs: np.ndarray, plan: Plan) -> list[Unit]:
+    def route(archs: np.ndarray, plan: Plan) -> tuple[Plan, Iterator[Unit]]:
         starts = range(0, len(archs), plan.archs_per_call)
         taken = functools.cache(lambda: supernet.taken(archs))
-        return [
+        units = (
             Unit(
                 functools.partial(run, archs, plan, start),
                 lambda start=start: executed_macs(supernet, taken(), plan, start),  # type: ignore[misc]
+                lambda: 1,
             )
             for start in starts
-        ]
+        )
+        return plan, units
 
     return route
 

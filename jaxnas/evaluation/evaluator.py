@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from jaxnas import checks, codes
 from jaxnas.evaluation.batches import DeviceRow, load_row, rows_of
-from jaxnas.evaluation.border import check_given, check_images, check_labels, check_stats
+from jaxnas.evaluation.border import check_given, check_images, check_labels, check_stats, out_of_memory_told
 from jaxnas.evaluation.calls import make_calls
 from jaxnas.evaluation.graph import make_graph_route, why_untraceable
-from jaxnas.evaluation.planning import Planner, make_planner
-from jaxnas.evaluation.population import Population
+from jaxnas.evaluation.planning import Planner, make_planner, target_of
+from jaxnas.evaluation.population import PlannedUnits, Population
 from jaxnas.evaluation.route import Route
 from jaxnas.evaluation.scores import Scores, run_units
 from jaxnas.supernets import Params, Stats, Supernet, check_kept
@@ -53,7 +53,8 @@ class EvaluateFn(Protocol):
           bar: of a caller that scores in several calls.
 
         Raises:
-          ValueError: codes, shapes, number types or counts that don't fit; raw pixels; statistics never tracked.
+          ValueError: codes, shapes, number types or counts that don't fit; raw pixels; statistics never tracked; a
+            device that runs out of memory.
         """
         ...
 
@@ -72,7 +73,8 @@ class Evaluator(NamedTuple):
 
     Attributes:
       evaluate: see `EvaluateFn`.
-      plan: (num_archs, num_images) -> Plan, how a population would be cut.
+      plan: (num_archs, num_images) -> Plan, how a population would be cut; of graph on accelerators the most, as
+        what fits depends on the population (`Population.plan`).
       prepare: see `PrepareFn`; `work` tells what it costs.
     """
 
@@ -101,8 +103,8 @@ def make_evaluator(
       strategy: "graph" (every distinct operation on a distinct input once, for all architectures that have it in
         common: `evaluation.graph`), "serial" (`lax.map` over a switch, one architecture after the other), "dispatch"
         (`vmap`, architectures grouped by operation), "mask" (`vmap`, every operation of every choice times its
-        one-hot weight: the reference to compare with), or "auto": graph on CPU and where images alone fill an
-        accelerator, else dispatch; of text serial, and with a warning where a wiring of one's own does more than add.
+        one-hot weight: the reference to compare with), or "auto": graph; of text serial, and with a warning where a
+        wiring of one's own does more than add.
       bn_mode: normalise by the images of each call ("batch": scores depend on images_per_call), by statistics that
         each architecture takes from `calibration_images` first ("calibrated"), or by the training's own running
         statistics, mixed over all paths ("tracked").
@@ -111,14 +113,17 @@ def make_evaluator(
         that repeats few.
       images_per_call: images in one compiled call.
       memory_budget: bytes that scoring may take beside images and parameters, by estimate, calibration included, and on
-        CPU what per_image keeps, which may be half of it; None:
-        1 GiB on CPU, 8 GiB elsewhere. On CPU 128 MiB of it, calibrated 256, are for compiled programs; a warning says
-        where it is below the sum of these and one architecture's activations, the floor from which on it is kept.
+        CPU what per_image keeps, which may be half of it. None: 1 GiB on CPU, elsewhere three quarters of what the
+        device's allocator may take, 8 GiB where it doesn't say. On CPU 128 MiB of it, calibrated 256, are for compiled
+        programs; a warning says where it is below the sum of these and one architecture's activations, the floor from
+        which on it is kept. Elsewhere graph fills it with batches side by side, or with architectures where there are
+        few images, and their nodes of one layer and operation share calls.
       groups: how the dispatch route runs a call, see `supernets.choose`. A tile size; "auto": the largest power of
         two that pads an expected sixteenth at most; "balanced": the population is one call, in which each operation
         of a choice occurs equally often.
-      workers: host threads, each with calls of its own; None: one a core on CPU for serial and graph (XLA leaves cores
-        idle in small convolutions), one a row of the mesh, else one.
+      workers: host threads, each with calls of its own; None: one a core that the process may use on CPU for serial
+        and graph (XLA leaves cores idle in small convolutions); on accelerators two a row of the mesh for graph, which
+        take turns at calling, so that one calls while the other plans or fetches; else one a row.
       mesh: devices to share the work, with axes ("archs", "data"): each row of devices scores architectures of its
         own, and within a row each device takes whole batches of images, so that scores don't depend on the mesh.
         Numbers that don't divide are padded. None: the default device.
@@ -146,6 +151,7 @@ def make_evaluator(
         memory_budget=memory_budget,
         workers=workers,
         per_image=per_image,
+        target=target_of(mesh),
         rows=len(rows),
         devices=1 if mesh is None else mesh.devices.shape[1],
     )
@@ -215,7 +221,8 @@ def _prepare(engine: _Engine, archs: chex.ArrayNumpy, num_images: int) -> Popula
     if plan.strategy == "dispatch" and engine.groups == "balanced":
         check_kept(engine.supernet, checked, "balanced")
     route = engine.graph if plan.strategy == "graph" else engine.calls
-    return Population(checked, num_images, plan, route(checked, plan))
+    planned, units = route(checked, plan)
+    return Population(checked, num_images, planned, plan, PlannedUnits(units))
 
 
 def _evaluate(
@@ -240,16 +247,16 @@ def _evaluate(
         raise ValueError(
             f"the population was prepared for {population.num_images} images, got {len(images)}; prepare it anew."
         )
-    if plan != engine.plan(len(population.archs), len(images)):
+    if population.settings != engine.plan(len(population.archs), len(images)):
         raise ValueError("the population was prepared by an evaluator of other settings; prepare it with this one.")
     if stats is not None:
         check_stats(engine.supernet, stats, population.archs)
     if plan.strategy == "graph":
         params, stats = engine.by_candidate(params, stats)
     given = params, images, labels, stats, calibration_images, engine.images_per_call
-    loaded = [load_row(row, plan, *given) for row in engine.rows]
     shown = tqdm(total=len(population.archs), unit="arch", disable=not engine.progress) if bar is None else bar
-    with shown if bar is None else contextlib.nullcontext():
+    with out_of_memory_told(engine.supernet), shown if bar is None else contextlib.nullcontext():
+        loaded = [load_row(row, plan, *given) for row in engine.rows]
         loss, accuracy, image_loss, image_correct = run_units(population, loaded, shown, per_image=engine.per_image)
     return Scores(
         archs=population.archs,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxnas import checks
 from jaxnas.supernets import Supernet
@@ -16,7 +17,17 @@ from jaxnas.supernets.choice import Groups
 # keeps what is given back; and what compiled programs take, of which calibration has as many again.
 KEPT, COMPILED = 1.25, 2**27
 BYTES_PER_IMAGE = 5  # of an architecture's loss, float32, and correctness, bool, where these are kept
-FILLS_ACCELERATOR = 2048  # images; below, a sub-network alone leaves an accelerator idle (by estimate, not measured)
+# On accelerators: the share of the device's memory that is planned with, the rest being for images, parameters, what
+# convolutions need beside their operands and what is lost between allocations; nodes of the graph side by side, a power
+# of two; and architectures of a program that are worth more than images beside them.
+SHARE, NODES_PER_CALL, FEWEST_ARCHS = 0.75, 16, 32
+
+
+class Target(NamedTuple):
+    """The device that programs are compiled for and run on."""
+
+    platform: str  # as JAX names it: "cpu", "gpu", "tpu"
+    memory: int | None  # bytes that its allocator may take at most; None: it doesn't say
 
 
 class Plan(NamedTuple):
@@ -28,8 +39,11 @@ class Plan(NamedTuple):
     archs_per_call: int  # of the graph: architectures of one program at most
     images_per_call: int  # in "batch" mode normalised together
     batches_per_call: int  # batches of images_per_call side by side
+    devices: int  # that share these
+    nodes_per_call: int  # of the graph: most nodes of one layer and operation that a call runs, each on its own input
     workers: int  # host threads that call compiled programs
-    bytes_per_image: int  # that the values of one program of the graph may take at once
+    turns: int  # of them, those of one row of devices that do so at a time; the others plan, or fetch what was found
+    bytes_per_image: int  # that the values of one program of the graph may take at once, of all batches side by side
 
 
 Planner = Callable[[int, int], Plan]  # (num_archs, num_images) -> Plan
@@ -45,6 +59,7 @@ def make_planner(
     images_per_call: int,
     memory_budget: int | None,
     workers: int | None,
+    target: Target,
     per_image: bool = False,
     devices: int = 1,
     rows: int = 1,
@@ -52,6 +67,7 @@ def make_planner(
     """Build the planner; the arguments are those of `jaxnas.evaluation.make_evaluator`.
 
     Args:
+      target: one of the devices, which are alike.
       per_image: whether losses and correctness of each image are kept, on the host: on CPU part of the budget.
       devices: that share the batches of a call.
       rows: groups of so many devices, each with calls of its own.
@@ -62,8 +78,8 @@ def make_planner(
         one call.
     """
     _check_settings(archs_per_call, images_per_call, workers, groups)
-    on_cpu = jax.default_backend() == "cpu"
-    whole_budget = 2**30 if on_cpu else 2**33
+    on_cpu = target.platform == "cpu"
+    whole_budget = 2**30 if on_cpu else int(SHARE * target.memory) if target.memory else 2**33
     if memory_budget is not None:
         whole_budget = int(checks.number("memory_budget", memory_budget, 1))
     beside = (2 if bn_mode == "calibrated" else 1) * COMPILED if on_cpu else 0  # the activations
@@ -86,42 +102,64 @@ def make_planner(
 
     def plan(num_archs: int, num_images: int) -> Plan:
         num_archs, num_images = checks.whole("num_archs", num_archs, 1), checks.whole("num_images", num_images, 1)
-        route = strategy
-        if route == "auto":
-            route = "graph" if on_cpu or num_images >= FILLS_ACCELERATOR else "dispatch"
+        route = "graph" if strategy == "auto" else strategy
         per_call = min(images_per_call, num_images)
         at_once = images_per_call if bn_mode == "calibrated" else per_call
         budget = _beside_results(whole_budget, num_archs, num_images) if per_image and on_cpu else whole_budget
-        most = most_archs(route, at_once, budget)
-        wide, threads = devices, workers or rows
+        wide, threads, side_by_side = devices, workers or rows, 1
+        if route == "graph" and not on_cpu:  # what fits is known when the population is: `graph.programs`
+            most, side_by_side = archs_per_call or 256, NODES_PER_CALL
+            wide = devices * math.ceil(num_images / (per_call * devices))
+            threads = workers or 2 * rows
+        else:
+            most = most_archs(route, at_once, budget)
         if route in ("serial", "graph") and on_cpu and devices * rows == 1 and workers is None:
             alone = at_once * _activation_bytes(supernet, route, 1, None)
-            threads = max(1, min(os.cpu_count() or 1, (budget - beside) // alone))
+            threads = max(1, min(num_cores(), (budget - beside) // alone))
             _tell_floor(route, budget, beside + alone, at_once)
-        if route == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
-            sizes = range(min(most, num_archs), min(most, num_archs) // 2, -1)
-            size = min(sizes, key=lambda each: -num_archs % each)
-        elif route == "graph":
-            if not on_cpu:  # several batches at once, as the memory allows
-                fit = budget // (threads * at_once * _activation_bytes(supernet, route, 16, None))
-                wide = devices * max(1, min(math.ceil(num_images / (per_call * devices)), fit))
-            size = min(most, max(8, math.ceil(num_archs / (4 * threads)))) if archs_per_call is None else most
-        elif groups == "balanced":
-            size = num_archs
-            if size > most:
-                raise ValueError(
-                    f"groups='balanced' runs the population in one call, but {size} architectures are more than the"
-                    f" {most} that archs_per_call or memory_budget allow; pass a tile size."
-                )
-        else:  # few sizes, so that few programs are compiled, and an eighth repeated at most
-            size = math.ceil(num_archs / math.ceil(num_archs / most))
-            step = 2 ** max(0, size.bit_length() - 4)
-            size = min(most, math.ceil(size / step) * step)
-        kept = KEPT if on_cpu else 1.0
-        bytes_per_image = max(0, int((budget - beside) / (kept * threads * at_once * wide)))
-        return Plan(route, bn_mode, tile(size), size, per_call, wide, threads, bytes_per_image)
+        least = most if side_by_side > 1 or archs_per_call is not None else math.ceil(num_archs / (4 * threads))
+        size = _call_size(route, num_archs, most, least, groups)
+        turns = threads if on_cpu else 1
+        kept = KEPT * turns * wide if on_cpu else 1.0  # on accelerators as if one batch were at once, until it is known
+        bytes_per_image = max(0, int((budget - beside) / (kept * at_once)))
+        return Plan(
+            route, bn_mode, tile(size), size, per_call, wide, devices, side_by_side, threads, turns, bytes_per_image
+        )
 
     return plan
+
+
+def _call_size(route: str, num_archs: int, most: int, least: int, groups: Any) -> int:
+    """Architectures of one call, `most` where it comes to that; of the graph as few as give all threads something."""
+    if route == "graph":
+        return min(most, max(8, least))
+    if route == "serial":  # nothing is gained by full calls: the size that repeats the fewest architectures
+        sizes = range(min(most, num_archs), min(most, num_archs) // 2, -1)
+        return min(sizes, key=lambda each: -num_archs % each)
+    if groups == "balanced":
+        if num_archs > most:
+            raise ValueError(
+                f"groups='balanced' runs the population in one call, but {num_archs} architectures are more than the"
+                f" {most} that archs_per_call or memory_budget allow; pass a tile size."
+            )
+        return num_archs
+    # few sizes, so that few programs are compiled, and an eighth repeated at most
+    size = math.ceil(num_archs / math.ceil(num_archs / most))
+    step = 2 ** max(0, size.bit_length() - 4)
+    return min(most, math.ceil(size / step) * step)
+
+
+def target_of(mesh: jax.sharding.Mesh | None) -> Target:
+    """A mesh's devices, or the one where new arrays are put."""
+    device = next(iter(jnp.zeros(()).devices())) if mesh is None else mesh.devices.flat[0]
+    return Target(device.platform, (device.memory_stats() or {}).get("bytes_limit"))
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which XLA's threads on a CPU are as many as: the order of sums depends on it."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _check_settings(archs_per_call: Any, images_per_call: Any, workers: Any, groups: Any) -> None:

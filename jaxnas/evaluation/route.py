@@ -26,13 +26,15 @@ class Unit(NamedTuple):
 
     run: Callable[[LoadedRow], UnitScores]
     macs: Callable[[], float]  # that it executes for one image, padding and repetitions included
+    calls: Callable[[], int]  # of compiled programs that score `batches_per_call` batches, the host's work
 
 
 class Route(Protocol):
     """One way to score a population: "mask", "serial" and "dispatch" by `calls`, "graph" by `graph`."""
 
-    def __call__(self, archs: np.ndarray, plan: Plan) -> list[Unit]:
-        """The units of archs int32 [num_archs, num_choices], checked; together they score each of them once."""
+    def __call__(self, archs: np.ndarray, plan: Plan) -> tuple[Plan, Iterator[Unit]]:
+        """The plan, where the population changes it, and the units of archs int32 [num_archs, num_choices], checked;
+        together they score each of them once. A unit is planned when it is asked for."""
         ...
 
 

@@ -2,12 +2,12 @@
 folder. `runs.sealed`: files that say what they are, so that none is taken for another. `runs.command` is the command
 line over all of it, and the only module of jaxnas that reads flags."""
 
+from jaxnas.evaluation.planning import num_cores
 from jaxnas.runs._resumable import Progress, Trained, progress, resumable
 from jaxnas.runs.blocks import block_paths, in_blocks, scores_table
 from jaxnas.runs.compiling import compile_clock, keep_compilations
 from jaxnas.runs.config import check, fields, flat, read_value, replace
 from jaxnas.runs.rows import csv_metrics, read_rows, write_rows
-from jaxnas.runs.workdir import num_cores
 
 __all__ = [
     "Progress",

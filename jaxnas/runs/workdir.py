@@ -10,7 +10,6 @@ import contextlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import filelock
 import jax
 
+from jaxnas.evaluation.planning import num_cores
 from jaxnas.files import checksum, decode_json, read_file, replace_file
 from jaxnas.runs import sealed
 from jaxnas.runs.config import fields, flat
@@ -144,13 +144,6 @@ def write_result(
         "run": identity(name, config),
     }
     _write_json(workdir / "result.json", result | {"checksum": checksum(result)})
-
-
-def num_cores() -> int:
-    """Cores that this process may use, which XLA's threads on a CPU are as many as: the order of sums depends on it."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str | None]:

@@ -181,6 +181,14 @@ def outline(operation: Operation, in_shape: tuple[int, ...]) -> tuple[tuple[int,
     return y.shape[1:], params, tape.size
 
 
+@functools.cache
+def returned_dtype(operation: Operation, in_shape: tuple[int, ...], dtype: str) -> str:
+    """The number type of what it returns of x [num_images, *in_shape] of number type `dtype`."""
+    x = jax.ShapeDtypeStruct((2, *in_shape), dtype)
+    _, params, _ = outline(operation, in_shape)
+    return jax.eval_shape(lambda params, x: operation.apply(params, x, Tape(None, None)), params, x).dtype.name
+
+
 def run_operation(
     operation: Operation,
     params: Any,
