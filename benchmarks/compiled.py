@@ -45,6 +45,7 @@ H100 = """gpu_device_info {
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 12 } runtime_version { major: 13 minor: 0 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
+WITHOUT_A_GPU = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 BYTES = {"f64": 8, "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}  # else 4
 NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "partition-id"}
 
@@ -233,12 +234,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    for name, value in (
-        ("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1"),
-        ("CUDA_VISIBLE_DEVICES", ""),
-        ("JAX_PLATFORMS", "cpu"),
-    ):
-        os.environ[name] = value
+    os.environ.update(WITHOUT_A_GPU)
     command.main("compiled", Config, QUICK, __doc__, run, table, argv)
 
 

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compiled, evaluator, memory, populations, scaling, standalone, train_step
+from benchmarks import compiled, evaluator, memory, populations, roofline, scaling, standalone, train_step
+from jaxnas import codes
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
@@ -221,6 +222,22 @@ def test_without_a_compiler_for_the_card_a_line_says_what_is_missing(capsys, mon
         compiled.main(["--quick"])
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and "pip install 'jax[cuda13]'" in line and line.startswith("python -m benchmarks.comp")
+
+
+def test_calls_of_a_population_are_counted():
+    """Alone each distinct node is a call; side by side those of one layer, operation and number of inputs are."""
+    supernet = make_supernet(SPACES["toy"].resized(width=2, image_size=4))
+    archs = codes.enumerate_archs(supernet.space)
+    plan, alone, num_nodes = roofline.count_calls(supernet, archs, 512, "alone")
+    assert sum(alone.values()) == num_nodes and {called.size for called in alone} == {1}
+    plan, together, _ = roofline.count_calls(supernet, archs, 512, "side_by_side")
+    assert plan.batches_per_call == 2
+    runs = sum(called.size * times for called, times in together.items())
+    assert sum(together.values()) < num_nodes <= runs <= 4 / 3 * num_nodes
+    (leaves,) = [called for called in together if called.is_leaf]
+    call = roofline.call_of(leaves, plan)
+    shape = jax.eval_shape(call.jitted, *call.args)
+    assert shape.shape == (2, plan.archs_per_call + 16, 2, 256)
 
 
 @pytest.mark.slow("the benchmarks of training are run")

@@ -254,7 +254,7 @@ def test_progress(net, archs, capsys):
     make = functools.partial(make_evaluator, supernet, archs_per_call=4, images_per_call=2)
     make(progress=True).evaluate(params, archs[:8], IMAGES[:2], LABELS[:2])
     text = capsys.readouterr().err
-    assert re.search(r"100%\|.*\| 8/8 \[\d+:\d+<\d+:\d+, .*arch/s, [\d,]+ image·arch/s\]", text)
+    assert re.search(r"100%\|.*\| 8/8 \[\d+:\d+<\d+:\d+, .*(arch/s|s/arch), [\d,]+ image·arch/s\]", text)
     assert "4/8" in text
     evaluate = make().evaluate
     with tqdm(total=16, unit="arch") as bar:
@@ -265,6 +265,27 @@ def test_progress(net, archs, capsys):
     assert "16/16" in capsys.readouterr().err
     evaluate(params, archs[:8], IMAGES[:2], LABELS[:2])
     assert capsys.readouterr().err == ""
+
+
+def test_a_device_without_the_memory(net, monkeypatch):
+    """What another process holds is not known before: JAX's own error, told in one line; other errors stay."""
+    supernet, params = net
+    errors = iter(["", "INTERNAL: something else"])
+
+    def run_units(*args, **given):
+        if said := next(errors):
+            raise jax.errors.JaxRuntimeError(said)
+        jax.block_until_ready(jax.numpy.zeros(2**52, np.int8))  # more than any machine has
+
+    monkeypatch.setattr("jaxnas.evaluation.evaluator.run_units", run_units)
+    with pytest.raises(
+        ValueError,
+        match=r"^tiny: the device ran out of memory while it scored \(RESOURCE_EXHAUSTED: .*4503599627370496",
+    ) as told:
+        make_evaluator(supernet).evaluate(params, [[0, 1, 2]], IMAGES, LABELS)
+    assert "\n" not in str(told.value) and "another process may hold a part of it" in str(told.value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        make_evaluator(supernet).evaluate(params, [[0, 1, 2]], IMAGES, LABELS)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import pytest
 
 @pytest.mark.slow("a process with eight devices scores on meshes of them")
 def test_scores_do_not_depend_on_the_mesh():
-    """Numbers of architectures, batches and devices that don't divide one another."""
+    """Numbers of architectures, batches and devices that don't divide one another; nodes side by side as on
+    accelerators too."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["3x2", "2x4", "1x8", "2x2"]
+    assert done.stdout.split() == ["3x2", "2x4", "1x8", "2x2", "2x2", "1x4"]
 
 
 @pytest.mark.parametrize("axes", [("data", "archs"), ("archs",)])
@@ -37,7 +38,8 @@ def main() -> None:
     from conftest import SMALL_SPACES, random_params
 
     from jaxnas import codes
-    from jaxnas.evaluation import make_evaluator
+    from jaxnas.evaluation import evaluator, make_evaluator
+    from jaxnas.evaluation.planning import Target
     from jaxnas.supernets import make_supernet
 
     rng = np.random.default_rng(0)
@@ -46,18 +48,24 @@ def main() -> None:
     archs = codes.enumerate_archs(supernet.space)[:7]
     images, labels = rng.normal(size=(18, 4, 4, 1)).astype(np.float32), rng.integers(0, 10, 18)
     assert len(jax.devices()) == 8
+    target_of = evaluator.target_of
     for route, bn_mode, rows, columns in (
         ("graph", "batch", 3, 2),
         ("graph", "calibrated", 2, 4),
         ("serial", "calibrated", 1, 8),
         ("dispatch", "batch", 2, 2),
+        ("side_by_side", "batch", 2, 2),
+        ("side_by_side", "calibrated", 1, 4),
     ):
+        if route == "side_by_side":
+            route, evaluator.target_of = "graph", lambda mesh: Target("gpu", 2**33)
         settings = {"strategy": route, "bn_mode": bn_mode, "images_per_call": 4, "archs_per_call": 3, "per_image": True}
         given = {"calibration_images": images[:10] + 1} if bn_mode == "calibrated" else {}
         alone = make_evaluator(supernet, **settings).evaluate(params, archs, images, labels, **given)
         assert np.std(alone.loss) > 0.01
         mesh = jax.sharding.Mesh(np.array(jax.devices()[: rows * columns]).reshape(rows, columns), ("archs", "data"))
         scores = make_evaluator(supernet, **settings, mesh=mesh).evaluate(params, archs, images, labels, **given)
+        evaluator.target_of = target_of
         np.testing.assert_array_equal(scores.archs, archs)
         np.testing.assert_allclose(scores.image_loss, alone.image_loss, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(scores.image_correct, alone.image_correct)

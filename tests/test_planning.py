@@ -23,6 +23,7 @@ from jaxnas.evaluation.graph.programs import _Schedule, plan_programs
 from jaxnas.evaluation.graph.running import _operation
 from jaxnas.evaluation.graph.tracing import make_graph
 from jaxnas.evaluation.planning import COMPILED, Target, _activation_bytes, make_planner, target_of
+from jaxnas.evaluation.population import PlannedUnits
 from jaxnas.ops import OPS, Policy
 from jaxnas.samplers import fair
 from jaxnas.spaces import SPACES
@@ -352,6 +353,19 @@ def test_width_is_what_memory_allows():
     assert widths["bfloat16", 2560][0] == 10 and widths["bfloat16", 2560][1] >= 32
     assert widths["bfloat16", 10_000][0] > widths["float32", 10_000][0] >= 10
     assert widths["bfloat16", 10_000][1] == 32
+
+
+def test_units_are_planned_when_they_are_asked_for_and_once():
+    planned = []
+
+    def units():
+        for number in range(3):
+            planned.append(number)
+            yield number
+
+    made = PlannedUnits(units())
+    assert next(iter(made)) == 0 and planned == [0]
+    assert list(made) == list(made) == planned == [0, 1, 2]
 
 
 def test_a_budget_below_one_architecture_on_a_card(macro):

@@ -109,7 +109,7 @@ class ScoringConfig:
     num_eval_images: Count | None = None  # of the validation images; None: all
     images_per_call: Count = 256
     archs_per_call: Count | None = None
-    memory_budget: Bytes | None = None  # for activations; None: 1 GiB on CPU, 8 GiB elsewhere
+    memory_budget: Bytes | None = None  # for activations; None: 1 GiB on CPU, elsewhere 3/4 of the device
     strategy: Strategy = "auto"
     archs_per_save: Count = 729  # scores are saved after so many architectures
 

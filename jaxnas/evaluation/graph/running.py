@@ -34,7 +34,9 @@ def make_graph_route(supernet: Supernet) -> Route:
         with row.turns:
             if row.calibration:
                 used = [call(batch, keep_stats=True)[1] for batch in row.calibration]
-                stats = [pool_statistics(parts, row.calibration_counts) for parts in zip(*used, strict=True)]
+                by_step = zip(*used, strict=True)  # sums have none
+                counts = row.calibration_counts
+                stats = [None if parts[0] is None else pool_statistics(parts, counts) for parts in by_step]
             results = []
             for batch in row.batches:
                 results.append(call(batch, stats=stats, results=_no_results(plan, batch))[0])
