@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import jax
 
+from jaxnas.evaluation.planning import num_cores
 from jaxnas.runs.compiling import compile_folder
-from jaxnas.runs.workdir import num_cores, versions
+from jaxnas.runs.workdir import versions
 from jaxnas.tables.format import is_table
 from jaxnas.tables.published import NASBENCH101_CELLS, PUBLISHED, read_as_published
 
