@@ -198,6 +198,7 @@ def train(
         checkpoint_every=config.checkpoint_every,
         report_every=config.report_every,
         label="retrain",
+        num_images=recipe.batch_size,
         progress=config.progress,
     )
     params, code = made.params(trained.state), tuple(int(op) for op in arch)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compiled, evaluator, memory, populations, roofline, scaling, standalone, train_step
+from benchmarks import compiled, evaluator, memory, populations, roofline, scaling, standalone, streaming, train_step
 from jaxnas import codes
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
@@ -250,6 +250,14 @@ def test_networks_trained_alone_are_timed_side_by_side(capsys):
     assert [record["route"] for record in records] == ["one", "seeds", "archs"]
     assert seeds["speedup_over_one"] == pytest.approx(one["ms_per_network"] / seeds["ms_per_network"])
     assert archs["first_run_s"] > 0 and "archs" in standalone.table(records)
+
+
+def test_reading_is_timed_against_decoding(capsys):
+    streaming.main(["--quick", "--num-images", "8", "--image-size", "16", "--batch-size", "4", "--json"])
+    decode, stream, step = records = json.loads(capsys.readouterr().out)
+    assert decode["images_per_s"] > 0 and stream["images_per_s"] > 0 and stream["over_decode"] > 0
+    assert 0 <= step["waiting_share"] < 1
+    assert f"{stream['over_decode']:.2f} times the time of decoding" in streaming.table(records)
 
 
 def test_growth_with_architectures_and_images(capsys, tmp_path):

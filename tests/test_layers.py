@@ -45,7 +45,8 @@ HIGHER = {"jaxnas/costs/measuring.py": {"training"}}
 MAY_TOUCH_FILES = {"files", "datasets", "tables", "costs", "export", "runs", "plotting"}
 MAY_IMPORT_FLAX = {"ops", "supernets", "export", "policies"}
 MAY_APPLY_CANDIDATES = {"ops", "supernets"}
-MAY_READ_FLAGS = {"jaxnas/interrupted.py", "jaxnas/runs/command.py"}
+# Streaming tells Grain that there are none.
+MAY_READ_FLAGS = {"jaxnas/interrupted.py", "jaxnas/runs/command.py", "jaxnas/datasets/streaming.py"}
 # Where a space's table or its experiments' flags are chosen; all else calls a function that it was given.
 MAY_ASK_FOR_LAYOUT = {
     "jaxnas/tables/nasbench101.py",

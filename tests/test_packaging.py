@@ -12,7 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LANES = sorted(path.stem for path in (ROOT / "constraints").glob("*.txt"))
-IMPORT_NAMES = {"orbax-checkpoint": "orbax", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {
+    "absl-py": "absl",
+    "orbax-checkpoint": "orbax",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
 
 
 def package(requirement: str) -> str:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from experiment_runs import SMALL, fail, refusal, result_of, start, struck, untimed
+from PIL import Image
 
 from jaxnas import datasets, export
 from jaxnas.runs import checkpoint
@@ -70,6 +71,7 @@ def same_outcome(workdir, whole):
     for name in ("retrained.npz", "retrained.safetensors", "retrained.json"):  # a program has its own marks
         assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
     ignored = {"measured_latency_ms"}
+    ignored |= {"config", "run", "data_sha256"}
     results = [untimed({k: v for k, v in result_of(folder).items() if k not in ignored}) for folder in (workdir, whole)]
     assert results[0] == results[1]
 
@@ -139,3 +141,32 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     line = refusal(capsys, "retrain", "tiny", "--onnx", "--workdir", tmp_path / "run")
     assert line.endswith("pip install 'jaxnas[onnx]'")
+
+
+@pytest.mark.slow("two trainings on a folder of pictures")
+def test_pictures_that_are_streamed_train_as_those_that_are_held(tmp_path, found, monkeypatch, capsys):
+    """The streamed run is interrupted on the way, and ends with the held one's weights."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 50), ("val", 10)):
+        for label, name in enumerate(("dark", "bright")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(100 * label, 100 * label + 155, (9, 7 + number % 5, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{number}.png")
+    arguments = ["retrain", "tiny", "--arch", found, "--dataset", f"folder:{tmp_path}", "--num-valid", "20"]
+    arguments += ["--image-size", "4", "--no-progress"]
+    start(*arguments, "--workdir", tmp_path / "held")
+    save = checkpoint.save
+
+    def save_and_stop(directory, step, *args, **kwargs):
+        save(directory, step, *args, **kwargs)
+        if step == 8:
+            raise KeyboardInterrupt
+
+    streamed = [*arguments, "--most-resident", "1", "--workdir", tmp_path / "streamed"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(SystemExit):
+            start(*streamed)
+    start(*streamed)
+    same_outcome(tmp_path / "streamed", tmp_path / "held")

@@ -35,7 +35,9 @@ class ProblemConfig:
     """Which networks, at which size, on which images."""
 
     space: Annotated[str, SpaceName()] = "digits_chain"
-    dataset: Annotated[str, Text("digits, or a name of TFDS; for networks on text pydoc or shakespeare")] = "digits"
+    dataset: Annotated[
+        str, Text("digits, a name of TFDS, or folder:PATH; for networks on text pydoc or shakespeare")
+    ] = "digits"
     # of tables, texts, and of image sets in its folder tfds; None: JAXNAS_DATA, else TFDS's own for images
     data_dir: Annotated[str, Text("a folder")] | None = dataclasses.field(default=None, compare=False)
     seed: Seed = 0  # of all that is drawn
@@ -48,6 +50,11 @@ class ProblemConfig:
     num_valid: Count = 300  # images held out of training; scores are taken on them. Of a text rows, at most
     vocabulary: Count | None = 1000  # words of a text that are told apart, the most frequent; None: all
     words_per_row: Count = 35  # of a text, through which a step is differentiated; scored rows are 4 times as long
+    # Of pictures of any size, in folder:PATH/train/CLASS/*.jpg (and val) or a TFDS set that declares none:
+    most_resident: Bytes = 2**32  # of decoded images; larger parts are decoded as they are needed
+    augment: Literal["none", "crop", "jitter", "rand_augment"] = "none"  # of training pictures, before crop and flip
+    damaged: Literal["stop", "skip"] = "stop"  # or skip training pictures that cannot be read, with a warning
+    reading_workers: Annotated[int, Whole(0, 64)] = dataclasses.field(default=0, compare=False)  # processes; 0: threads
     progress: bool = dataclasses.field(default=True, compare=False)
 
     def check(self) -> None:

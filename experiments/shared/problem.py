@@ -63,6 +63,9 @@ def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:
         num_valid=config.num_valid,
         image_size=published.layout.image_size if image_size is None else image_size,
         data_dir=config.data_dir,
+        reading=datasets.Reading(
+            config.most_resident, datasets.AUGMENTS[config.augment], config.damaged, config.reading_workers
+        ),
     )
 
 

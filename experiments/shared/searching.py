@@ -208,6 +208,7 @@ def train(
         report_every=config.training.report_every,
         keep=1,
         label=f"{folder.parent.name} {folder.name}" if number else "warm-up",
+        num_images=config.training.batch_size,
         progress=config.problem.progress,
     )
     return trained.state, trained.seconds

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnas import export, files, plotting
 from jaxnas.codes import to_text
-from jaxnas.datasets import Dataset
+from jaxnas.datasets import Dataset, Streamed
 from jaxnas.ranking import Estimate
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import outline
@@ -89,14 +89,20 @@ def draw_network(path: Path, space: SearchSpace, arch: np.ndarray, what: str, kn
 
 
 def hashes(data: Dataset | None, truth: Table | None = None) -> dict[str, str]:
-    """SHA-256, its first 16 digits, of what was read: of all images or words with their labels, and of the table."""
+    """SHA-256, its first 16 digits, of what was read: of all images or words with their labels, and of the table. Of
+    pictures that are streamed, which were not all read: of their numbers and labels."""
     found = {}
     if data is not None:
         parts = ("train_images", "train_labels", "valid_images", "valid_labels", "test_images", "test_labels")
-        found["data_sha256"] = files.arrays_checksum({part: getattr(data, part) for part in parts})[:16]
+        found["data_sha256"] = files.arrays_checksum({part: known_part(getattr(data, part)) for part in parts})[:16]
     if truth is not None:
         found["truth_sha256"] = files.arrays_checksum({"archs": truth.archs, **truth.columns})[:16]
     return found
+
+
+def known_part(images: np.ndarray | Streamed) -> np.ndarray:
+    """The images, or of streamed ones which they are."""
+    return images.places if isinstance(images, Streamed) else images
 
 
 def estimate_of(figures: Figures, name: str, *, sign: float = 1.0) -> Estimate:

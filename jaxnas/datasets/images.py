@@ -17,16 +17,21 @@ def decode(encoded: bytes, declared: tuple[int | None, ...]) -> np.ndarray:
     # Pillow for every user: TFDS would take OpenCV where it is installed, whose JPEG pixels differ.
     picture = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))  # reads the header only
     height, width, channels = declared
-    if picture.width * picture.height > MOST_PIXELS:
-        raise ValueError(f"{picture.width} x {picture.height} pixels, expected at most {MOST_PIXELS:,}")
     if (height or picture.height, width or picture.width) != (picture.height, picture.width):
         raise ValueError(f"{picture.height} x {picture.width} pixels, the set declares {height} x {width}")
+    check_picture(picture, encoded, channels)
+    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(picture.height, picture.width, -1)
+
+
+def check_picture(picture: Image.Image, encoded: bytes, channels: int | None) -> None:
+    """Raise a ValueError where the header says that it is too large, or no picture of 8 bits and so many channels."""
+    if picture.width * picture.height > MOST_PIXELS:
+        raise ValueError(f"{picture.width} x {picture.height} pixels, expected at most {MOST_PIXELS:,}")
     known = ("1", "L") if channels == 1 else ("1", "L", "P", "RGB", "CMYK")
     bits = encoded[24] if picture.format == "PNG" else 8  # Pillow drops the lower half of 16-bit colours
     if picture.mode not in known or bits > 8:
         raise ValueError(f"a picture of mode {picture.mode} with {bits} bits, expected 8 bits and {' or '.join(known)}")
-    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(picture.height, picture.width, -1)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,18 +1,32 @@
 """A named set, split the same way at every call."""
 
+import math
 import os
 import re
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from jaxnas.checks import shown, whole
+from jaxnas.datasets.augmenting import Augment
 from jaxnas.datasets.images import MOST_SIZE, channel_statistics, resize
-from jaxnas.datasets.sources import Split, digits, how_to_prepare, tfds_folder, tfds_set
+from jaxnas.datasets.sources import FOLDER, Split, digits, folder_set, how_to_prepare, tfds_folder, tfds_set
 from jaxnas.datasets.splits import stratified_order
+from jaxnas.datasets.streaming import Damaged, Records, Streamed
 from jaxnas.files import one_line
+
+STATISTICS_OF = 2**14  # pictures of the train part, of which mean and deviation are
+
+
+class Reading(NamedTuple):
+    """How pictures of any size, of a folder or of a TFDS set that declares none, are read."""
+
+    most_resident: int = 2**32  # bytes of decoded images; a larger part is decoded as it is needed, see `Streamed`
+    augment: Augment | None = None  # of training steps, on the host; with one the train part is always streamed
+    damaged: Damaged = "stop"  # or "skip", which warns and takes the next picture of the train part
+    num_workers: int = 0  # processes that decode; 0: threads
 
 
 class Dataset(NamedTuple):
@@ -20,15 +34,15 @@ class Dataset(NamedTuple):
 
     The first n images of each part are a sample of it stratified by class. `mean` and `std` are those of the train
     part, float32 [channels], in units where the pixel value 255 is 1. Texts, for which they are empty, have words
-    in place of images: see `load_text`.
+    in place of images: see `load_text`. Pictures that are too many to be held are a `Streamed` instead of an array.
     """
 
     name: str
-    train_images: np.ndarray
+    train_images: Any
     train_labels: np.ndarray
-    valid_images: np.ndarray
+    valid_images: Any
     valid_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: Any
     test_labels: np.ndarray
     num_classes: int
     mean: np.ndarray
@@ -48,6 +62,7 @@ def load(
     image_size: int | None = None,
     split_seed: int = 0,
     data_dir: str | os.PathLike[str] | None = None,
+    reading: Reading | None = None,
 ) -> Dataset:
     """Read a data set and split its train part into train and validation, the same way at every call.
 
@@ -57,14 +72,17 @@ def load(
     two.
 
     Args:
-      name: "digits", or a TFDS name such as "cifar10" or "imagenet_resized/32x32".
+      name: "digits", a TFDS name such as "cifar10" or "imagenet_resized/32x32", or "folder:PATH" with pictures in
+        PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, classes being numbered by name.
       num_valid: validation images, taken out of train.
       num_train: train images; None for all that are left.
       image_size: height and width to which images are resampled (antialiased, rounded to uint8), at most `MOST_SIZE`;
-        None keeps theirs.
+        None keeps theirs. Of pictures that differ in size the middle square of 7/8 of the shorter side is taken, of
+        training steps what `reading.augment` says.
       split_seed: at least 0; another seed gives another split.
       data_dir: TFDS sets lie in `data_dir/tfds`; None takes the environment variable JAXNAS_DATA in its place, and
         without it TFDS's own default folder.
+      reading: of pictures that differ in size; None: `Reading()`.
 
     Raises:
       ValueError: no such data set, not prepared, damaged or not of square grey or colour images with 8 bits; an image
@@ -76,7 +94,10 @@ def load(
     whole("num_train", num_train, 1) if num_train is not None else None
     whole("image_size", image_size, 1, MOST_SIZE) if image_size is not None else None
     whole("split_seed", split_seed, 0, 2**128 - 1)
-    source = digits() if name == "digits" else tfds_set(name, data_dir)
+    if name.startswith(FOLDER):
+        source = folder_set(name)
+    else:
+        source = digits() if name == "digits" else tfds_set(name, data_dir)
     size = image_size if image_size is not None else source.image_size
     if size is None:
         raise ValueError(f"{name}: its images differ in size; give the image_size to which they are resampled.")
@@ -111,9 +132,32 @@ def load(
                 f"{name}: the {part} part has {len(labels)} images of fewer than two classes; take more images."
             )
         arrays[f"{part}_labels"] = labels
-        arrays[f"{part}_images"] = _decoded(name, part, split, indices, size)
-    mean, std = channel_statistics(arrays["train_images"])
+        if split.records is None:
+            arrays[f"{part}_images"] = _decoded(name, part, split, indices, size)
+        else:
+            arrays |= _pictures(part, split.records, indices, labels, size, reading or Reading())
+    few = arrays["train_images"] if source.train.records is None else arrays["train_images"][:STATISTICS_OF]
+    mean, std = channel_statistics(few)
     return Dataset(name=name, **arrays, num_classes=source.num_classes, mean=mean, std=std)
+
+
+def _pictures(
+    part: str, records: Records, indices: np.ndarray, labels: np.ndarray, size: int, reading: Reading
+) -> dict[str, Any]:
+    """A part of a set of pictures, and where one was skipped the label of that which came for it."""
+    is_train = part == "train"
+    images = Streamed(
+        records,
+        indices,
+        size,
+        augment=reading.augment if is_train else None,
+        damaged=reading.damaged if is_train else "stop",
+        num_workers=reading.num_workers,
+    )
+    if images.augment is not None or math.prod(images.shape) > reading.most_resident:
+        return {f"{part}_images": images}
+    held, rows = images.taken(np.arange(len(images)))
+    return {f"{part}_images": held, f"{part}_labels": labels[rows]}
 
 
 def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
@@ -124,7 +168,9 @@ def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> Non
     if not isinstance(name, str):
         raise ValueError(f"unknown data set {shown(name)}: expected a name, such as digits.")
     folder = tfds_folder(data_dir)
-    if name == "digits" or folder is None:
+    if name.startswith(FOLDER):
+        folder_set(name)
+    if name == "digits" or name.startswith(FOLDER) or folder is None:
         return
     there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if re.split("[/:]", name)[0] not in there:
@@ -140,6 +186,7 @@ def _decoded(name: str, part: str, split: Split, indices: np.ndarray, size: int)
     with warnings.catch_warnings(category=Image.DecompressionBombWarning, action="error"):
         for place in indices.tolist():
             try:
+                assert split.decode is not None
                 images.append(resize(split.decode(place), size))
             except Exception as error:  # a damaged image raises anything
                 raise ValueError(

@@ -13,15 +13,23 @@ import numpy as np
 from jaxnas.checks import whole
 from jaxnas.datasets.images import decode
 from jaxnas.datasets.splits import stratified_order
+from jaxnas.datasets.streaming import ArrayRecords, Files, Records
 from jaxnas.files import one_line
 
 NUM_DIGITS_TEST = 897  # of 1,797, so that 900 stay for train and validation
+FOLDER = "folder:"
+TEST_FOLDERS = ("val", "validation", "test")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+LAYOUT = f"PATH/train/CLASS/*{SUFFIXES[0]} and PATH/val/CLASS/*{SUFFIXES[0]}, val or {' or '.join(TEST_FOLDERS[1:])}"
 _READ_BATCH = 1000  # records a read
 
 
 class Split(NamedTuple):
-    labels: np.ndarray  # int64 [num_images]
-    decode: Callable[[int], np.ndarray]  # index -> uint8 [height, width, channels], or a ValueError
+    """Images with labels, int64 [num_images]: square ones of a size by `decode`, pictures of any by `records`."""
+
+    labels: np.ndarray
+    decode: Callable[[int], np.ndarray] | None = None  # index -> uint8 [height, width, channels], or a ValueError
+    records: Records | None = None
 
 
 class Source(NamedTuple):
@@ -39,6 +47,38 @@ def digits() -> Source:
     order = stratified_order(loaded.target, 0)
     test, train = (Split(loaded.target[part], images[part].__getitem__) for part in np.split(order, [NUM_DIGITS_TEST]))
     return Source(train, test, num_classes=10, image_size=8)
+
+
+def folder_set(name: str) -> Source:
+    """The set called folder:PATH: PATH/train/CLASS/*.jpg, and PATH/val, validation or test alike; classes by name."""
+    root = Path(name.removeprefix(FOLDER)).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"{name}: there is no such folder; expected {LAYOUT}.")
+    test = next((root / part for part in TEST_FOLDERS if (root / part).is_dir()), None)
+    if not (root / "train").is_dir() or test is None:
+        raise ValueError(f"{name}: no folder {'val' if (root / 'train').is_dir() else 'train'}; expected {LAYOUT}.")
+    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    if len(classes) < 2:
+        raise ValueError(f"{root / 'train'}: {len(classes)} class folders, expected two or more; {LAYOUT}.")
+    unknown = {path.name for path in test.iterdir() if path.is_dir()} - set(classes)
+    if unknown:
+        raise ValueError(f"{test}: a class {min(unknown)!r} that train doesn't have; expected those of train.")
+    return Source(_files(root / "train", classes), _files(test, classes), len(classes), None)
+
+
+def _files(part: Path, classes: Sequence[str]) -> Split:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        folder = part / name
+        found = sorted(entry.path for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+        if not found:
+            raise ValueError(
+                f"{folder}: no picture ({', '.join(SUFFIXES)}); put some there, or delete the class folder."
+            )
+        paths += found
+        labels += [label] * len(found)
+    return Split(np.array(labels, np.int64), records=Files(paths))
 
 
 def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
@@ -71,18 +111,23 @@ def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
             try:
                 source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
                 _check_shards(splits[split].filepaths, splits[split].shard_lengths)
-                records[split] = _read(source, image, label)
+                records[split] = _split(source, split, image, label, features[image].shape)
             except Exception as error:  # TFRecord files: NotImplementedError; damage: RuntimeError and others
                 raise ValueError(
                     f"{name}: cannot read {split} in {builder.data_dir} ({one_line(error)}); {remedy}"
                 ) from None
     shape, num_classes = features[image].shape, int(features[label].num_classes)
-    return Source(
-        _encoded_split(records["train"], shape),
-        _encoded_split(records[test], shape),
-        num_classes=num_classes,
-        image_size=shape[0] if shape[0] == shape[1] else None,
-    )
+    size = shape[0] if shape[0] == shape[1] else None
+    return Source(records["train"], records[test], num_classes=num_classes, image_size=size)
+
+
+def _split(source: Any, split: str, image: str, label: str, shape: tuple[int | None, ...]) -> Split:
+    """A split of one size is held encoded, since only what is taken gets decoded; of pictures of any size the labels
+    alone, for which every record is read once."""
+    if shape[2] != 1 and (shape[0] is None or shape[1] is None):
+        labels = [int(label) for _, label in _read(source, image, label)]
+        return Split(np.array(labels, np.int64), records=ArrayRecords(source, image, split))
+    return _encoded_split(list(_read(source, image, label)), shape)
 
 
 def _keys(features: Any, keys: Any, kinds: Any) -> tuple[str, str]:
@@ -115,16 +160,14 @@ def _check_shards(paths: Sequence[Any], declared: Sequence[int]) -> None:
             )
 
 
-def _read(source: Any, image: str, label: str) -> list[tuple[bytes, int]]:
+def _read(source: Any, image: str, label: str) -> Iterator[tuple[bytes, int]]:
     """Encoded image and label of all records of a TFDS data source, read in batches: twice as fast as one by one."""
     expected = len(source)
-    records: list[tuple[bytes, int]] = []
     for start in range(0, expected, _READ_BATCH):
-        for record in source.__getitems__(range(start, min(start + _READ_BATCH, expected))):
+        for place, record in enumerate(source.__getitems__(range(start, min(start + _READ_BATCH, expected))), start):
             if not isinstance(record[image], bytes):  # None, where a file ends before its index does
-                raise ValueError(f"cut short: record {len(records)} of {expected} is missing")
-            records.append((record[image], int(record[label])))
-    return records
+                raise ValueError(f"cut short: record {place} of {expected} is missing")
+            yield record[image], int(record[label])
 
 
 def _encoded_split(records: list[tuple[bytes, int]], shape: tuple[int | None, ...]) -> Split:

@@ -50,6 +50,7 @@ def resumable(
     start_origin: sealed.Origin = sealed.NOWHERE,
     keep: int = 2,
     label: str = "train",
+    num_images: int | None = None,
     progress: bool = True,
 ) -> Trained:
     """`training.fit` from `state.step` to `num_steps`, or from the newest checkpoint in the folder.
@@ -74,6 +75,7 @@ def resumable(
       start_origin: what that training belongs to.
       keep: how many checkpoints stay.
       label: what the bar is called.
+      num_images: of a step; the bar then counts images, and shows how many come a second. None: steps.
 
     Raises:
       FloatingPointError: a loss or a gradient is not finite.
@@ -98,7 +100,8 @@ def resumable(
         return Trained(state, rows)
     before = rows[-1]["seconds"] if rows else 0.0
     begin, elsewhere = time.perf_counter(), 0.0
-    with tqdm(total=num_steps - first, initial=done - first, unit="step", desc=label, disable=not progress) as bar:
+    unit: dict[str, Any] = {"unit": "step"} if num_images is None else {"unit": " images", "unit_scale": num_images}
+    with tqdm(total=num_steps - first, initial=done - first, **unit, desc=label, disable=not progress) as bar:
         bar.set_postfix_str("the first step compiles")
 
         def report(steps: int, metrics: dict[str, float], state: TrainState) -> None:
