@@ -195,7 +195,7 @@ def train_all(
             warmup_seconds += train(config, setup, score, start, seed=seed, origin=warmup, until=warmup_steps).seconds
         of_landmarks = ranking_batches(config.regulariser, config.scoring, data, seed)
         for name, kind in supernets.items():
-            more_at = (lambda step: {}) if name == "baseline" else of_landmarks
+            more_at = None if name == "baseline" else of_landmarks
             origin = origin_of(identity, seed, name)
             trained = train(
                 config,

@@ -250,7 +250,7 @@ def both_sides(
         setup, label, until = algorithm.setups["alone"], f"{name}, seed {seed}", algorithm.num_alone
         alone = train_search(whole, setup, at / "alone", seed=seed, origin=own["alone"], label=label, until=until)
         for side in SIDES:
-            setup, more_at = algorithm.setups[side], more.get(side, lambda step: {})
+            setup, more_at = algorithm.setups[side], more.get(side)
             trained = train_search(
                 whole, setup, at / side, seed=seed, origin=own[side], label=label, begin=alone.state, more_at=more_at
             )

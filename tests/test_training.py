@@ -1,6 +1,8 @@
 """Training: what a step does to each weight against NumPy, programs without a switch, and exact resumption."""
 
+import functools
 import re
+from unittest import mock
 
 import flax.serialization
 import jax
@@ -17,6 +19,7 @@ from jaxnas.spaces import chain_space
 from jaxnas.supernets import make_supernet
 from jaxnas.training import (
     Aux,
+    _fit,
     add_losses,
     batches,
     fit,
@@ -24,6 +27,7 @@ from jaxnas.training import (
     make_cross_entropy_loss,
     make_preprocess,
     make_train_step,
+    merge_batches,
     sgd,
     standardise,
     track,
@@ -298,6 +302,41 @@ def test_resumed_training_equals_uninterrupted(tmp_path):
         FloatingPointError, match=r"^training stopped: grad_norm is nan, loss is nan at step 2; lower .*$"
     ):
         fit(step, restored(kept), lambda number: bad if number == 2 else batch(number), 6)
+
+
+def test_steps_in_a_loop_are_steps_one_by_one():
+    """Two sets of batches, the end of an epoch within a call, reports within one; and a killed run goes on bit for bit,
+    since it cuts the steps as the whole run did."""
+    step, fresh = make(sgd(0.1, num_steps=9), uniform(SPACE, num_archs=2))
+    images, labels = (
+        np.concatenate([batch(number)["train"][name] for number in range(3)]) for name in ("images", "labels")
+    )
+    size = len(labels) // 5
+    train, valid = (
+        batches(jax.random.key(seed), images, labels, size, split=split) for seed, split in ((1, "train"), (2, "valid"))
+    )
+    both = merge_batches(train, valid)
+    seen: dict[int, list] = {1: [], 3: []}
+
+    def trained(state, until, at_once):
+        note = lambda steps, metrics, state: seen[at_once].append((steps, metrics))  # noqa: E731
+        return fit(step, state, both, until, report_at=lambda n: n in (3, 5), callbacks=[note], steps_per_call=at_once)
+
+    calls = []
+    counted = lambda *given, made=_fit._loop: calls.append(given) or made(*given)  # noqa: E731
+    with mock.patch.object(_fit, "_loop", counted):
+        at_once = trained(fresh, 9, 3)
+    assert len(calls) == 2  # steps 0 to 2 and 6 to 8; the report after step 5 is within those between
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), at_once, trained(fresh, 9, 1))
+    assert [steps for steps, _ in seen[3]] == [steps for steps, _ in seen[1]] == [3, 5, 9]
+    for (_, ours), (_, plain) in zip(seen[3], seen[1], strict=True):
+        assert ours == pytest.approx(plain, rel=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, trained(trained(fresh, 5, 3), 9, 3), at_once)
+    bad = batches(jax.random.key(1), np.full(images.shape, np.nan, np.float32), labels, size)
+    with pytest.raises(FloatingPointError, match=r"^training stopped: grad_norm is nan, loss is nan at step 0; "):
+        fit(step, fresh, bad, 3, steps_per_call=3)
+    with pytest.raises(ValueError, match="steps_per_call is 0, expected"):
+        fit(step, fresh, both, 3, steps_per_call=0)
 
 
 class Counting:

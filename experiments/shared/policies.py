@@ -19,7 +19,7 @@ from jaxnas.samplers import uniform
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Supernet, soft_weights
 from jaxnas.tables import Judge
-from jaxnas.training import BatchAt, LossFn, TrainState, batches
+from jaxnas.training import BatchAt, LossFn, TrainState, batches, merge_batches
 
 from .config import NetworkConfig, SupernetConfig
 from .supernet import Score, build, make_objective, make_score
@@ -134,7 +134,7 @@ def train_search(
     origin: sealed.Origin,
     label: str,
     begin: TrainState | None = None,
-    more_at: BatchAt = lambda step: {},
+    more_at: BatchAt | None = None,
     until: int | None = None,
 ) -> runs.Trained:
     """Train policy and weights of a seed, or go on from the folder's checkpoint.
@@ -143,7 +143,7 @@ def train_search(
       seed: of weights, policy and batches.
       origin: of what is written in the folder.
       begin: the state to begin at; None: fresh ones.
-      more_at: step -> further splits of the batch of a weight step.
+      more_at: step -> further splits of the batch of a weight step; None: none.
       until: the step to stop at, on the way to the `num_steps` that the schedules span; None: the end.
     """
     policy, data, search, valid_at = setup
@@ -155,7 +155,7 @@ def train_search(
     return runs.resumable(
         search.step,
         search.init(init_key) if begin is None else begin,
-        lambda step: train_at(step) | more_at(step),
+        train_at if more_at is None else merge_batches(train_at, more_at),
         training.num_steps if until is None else until,
         folder,
         fingerprint=policy.supernet.space.fingerprint,

@@ -18,6 +18,7 @@ from jaxnas.samplers import SAMPLERS, Sampler
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.training import (
+    BatchAt,
     LossFn,
     Preprocess,
     TrainState,
@@ -28,6 +29,7 @@ from jaxnas.training import (
     make_cross_entropy_loss,
     make_preprocess,
     make_train_step,
+    merge_batches,
     sgd,
     standardise,
 )
@@ -167,7 +169,7 @@ def train(
     *,
     seed: int,
     origin: sealed.Origin,
-    more_at: Callable[[int], dict] = lambda step: {},
+    more_at: BatchAt | None = None,
     start: Path | None = None,
     start_origin: sealed.Origin = sealed.NOWHERE,
     archs: np.ndarray | None = None,
@@ -178,7 +180,7 @@ def train(
     Args:
       seed: of weights and batches.
       origin: of what is written in the folder.
-      more_at: step -> further splits of its batch.
+      more_at: step -> further splits of its batch; None: none.
       start: another run's folder, at whose last checkpoint this one begins; None: at fresh weights.
       archs: of which some are scored along the training; None: none.
       until: the step to stop at, on the way to `num_steps`, which the schedules span; None: the end.
@@ -200,7 +202,7 @@ def train(
     return runs.resumable(
         step,
         init_train_state(supernet, sampler, tx, init_key, num_rows=config.training.batch_size),
-        lambda number: train_at(number) | more_at(number),
+        train_at if more_at is None else merge_batches(train_at, more_at),
         num_steps if until is None else until,
         folder,
         fingerprint=space.fingerprint,

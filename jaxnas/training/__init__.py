@@ -1,8 +1,8 @@
 """Training: super-nets by losses over a batch of architectures, landmarks among them, and networks alone."""
 
 from jaxnas.training import landmarks, schedules, standalone
-from jaxnas.training._batches import batches
-from jaxnas.training._fit import BatchAt, Callback, fit
+from jaxnas.training._batches import BatchAt, batches, merge_batches
+from jaxnas.training._fit import Callback, fit
 from jaxnas.training.losses import Aux, Batch, LossFn, add_losses, make_cross_entropy_loss, ranking_loss
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
 from jaxnas.training.recipe import RECIPES, Recipe, Weights
@@ -35,6 +35,7 @@ __all__ = [
     "make_retraining",
     "make_standalone",
     "make_train_step",
+    "merge_batches",
     "ranking_loss",
     "schedules",
     "sgd",

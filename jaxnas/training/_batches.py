@@ -1,9 +1,11 @@
 """Batches of images, which stay on the device or are read ahead, as a pure function of the step."""
 
+import dataclasses
+import functools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import chex
 import jax
@@ -11,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.checks import array, choice, shown, whole
-from jaxnas.training._fit import BatchAt
 from jaxnas.training.losses import Batch
 
+BatchAt = Callable[[int], Batch]  # step number -> batch
 AUGMENTING = 2**31  # folded into the key of the batches: far from the number of any epoch
 NUM_AHEAD = 2  # batches on the device before they are asked for
 MOST_READ, MOST_EPOCHS = 2**20, 32  # images whose order is handed over at once, and epochs
@@ -30,6 +32,75 @@ class Streamed(Protocol):
     def read(self, rows: np.ndarray, positions: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Shuffled:
+    """Images of one split, of which each epoch is a permutation."""
+
+    split: str
+    arrays: tuple[chex.Array, chex.Array]  # images and labels, on the device
+    batch_size: int
+    share: tuple[int, int]  # of each batch the images at process, process + number of processes and so on
+    order: Callable[[int], chex.Array]  # epoch -> int32 [num_images]
+
+    def rows(self, first: int, number: int) -> chex.Array:
+        """Which images the batches of so many steps have: int32 [number, size of the share]."""
+        per_epoch, parts, end = len(self.arrays[1]) // self.batch_size, [], first + number
+        while first < end:
+            epoch, begin = divmod(first, per_epoch)
+            count = min(per_epoch - begin, end - first)
+            parts.append(_cut(self.order(epoch), begin, count, self.batch_size, self.share))
+            first += count
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Step -> {split: batch}, of images that lie on the device, so that a compiled loop can take them as well."""
+
+    parts: tuple[Shuffled, ...]
+
+    def __call__(self, step: int) -> Batch:
+        rows = [part.rows(step, 1) for part in self.parts]
+        return _first(self.splits, self.arrays, rows)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(part.split for part in self.parts)
+
+    @property
+    def arrays(self) -> list[tuple[chex.Array, chex.Array]]:
+        """Images and labels of each split."""
+        return [part.arrays for part in self.parts]
+
+    def rows(self, first: int, number: int) -> list[chex.Array]:
+        """What `take` makes the batches of so many steps of: of each split int32 [number, batch_size]."""
+        return [part.rows(first, number) for part in self.parts]
+
+
+def merge_batches(first: BatchAt, second: BatchAt) -> BatchAt:
+    """Step -> the splits of both, {split: batch}; of two that `batches` made one that is like them."""
+    if isinstance(first, Batches) and isinstance(second, Batches):
+        return Batches(first.parts + second.parts)
+    return lambda step: {**first(step), **second(step)}
+
+
+def take(splits: Sequence[str], arrays: Sequence[Any], rows: Sequence[chex.Array]) -> Batch:
+    """A batch of the images and labels in these rows, [batch_size] of each split."""
+    parts = zip(splits, arrays, rows, strict=True)
+    return {split: {"images": images[row], "labels": labels[row]} for split, (images, labels), row in parts}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _first(splits: Sequence[str], arrays: Sequence[Any], rows: Sequence[chex.Array]) -> Batch:
+    return take(splits, arrays, [row[0] for row in rows])
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _cut(order: chex.Array, begin: int, count: int, batch_size: int, share: tuple[int, int]) -> chex.Array:
+    rows = jax.lax.dynamic_slice(order, (begin * batch_size,), (count * batch_size,)).reshape(count, batch_size)
+    return rows[:, share[0] :: share[1]]
+
+
 def batches(
     key: chex.PRNGKey,
     images: chex.ArrayNumpy | Streamed,
@@ -39,8 +110,9 @@ def batches(
     split: Literal["train", "valid"] = "train",
     share: tuple[int, int] = (0, 1),
 ) -> BatchAt:
-    """Make step -> {split: batch}, a pure function: each epoch is a permutation that `fold_in(key, epoch)` draws; the
-    last few images of an epoch that fill no batch are left out of it.
+    """Make step -> {split: batch}, a pure function, `Batches` where it is of images that stay on the device: each epoch
+    is a permutation that `fold_in(key, epoch)` draws; the last few images of an epoch that fill no batch are left out
+    of it.
 
     Rows of a text, of which each goes on where the one before ends, are read in order instead: a batch has one row from
     each of `batch_size` places that lie equally far apart, and the next batch the rows behind them. "first" says that
@@ -89,23 +161,7 @@ def batches(
             return {split: {"images": x, "labels": y, "first": jnp.asarray(step % per_epoch == 0)}}
 
         return rows_at
-    take = jax.jit(
-        lambda images, labels, order, start: tuple(
-            array[jax.lax.dynamic_slice(order, (start,), (batch_size,))[process::num_processes]]
-            for array in (images, labels)
-        )
-    )
-    current: tuple[int, chex.Array] | None = None
-
-    def batch_at(step: int) -> Batch:
-        nonlocal current
-        epoch, number = divmod(step, per_epoch)
-        if current is None or current[0] != epoch:
-            current = (epoch, permute(epoch))
-        x, y = take(*on_device, current[1], number * batch_size)
-        return {split: {"images": x, "labels": y}}
-
-    return batch_at
+    return Batches((Shuffled(split, on_device, batch_size, share, functools.lru_cache(maxsize=2)(permute)),))
 
 
 def _read_ahead(
