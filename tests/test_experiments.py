@@ -219,7 +219,7 @@ class TestQuickstart:
 class TestRankCorrelation:
     def test_whole_space_is_scored(self, ranked):
         rows = rows_of(ranked / "scores.csv")
-        assert [row["arch"] for row in rows] == ["".join(code) for code in itertools.product("01", repeat=4)]
+        assert [row["arch"] for row in rows] == ["-".join(code) for code in itertools.product("01", repeat=4)]
         assert all(0 <= float(row["accuracy_0"]) <= 1 and float(row["loss_0"]) > 0 for row in rows)
 
     def test_two_supernets(self, ranked, truth, tmp_path):

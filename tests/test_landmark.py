@@ -44,9 +44,9 @@ def tau(first, second) -> float:
 def test_figures_follow_from_scores(ran):
     result, columns = result_of(ran), columns_of(ran)
     codes = [row["arch"] for row in rows_of(ran / "scores.csv")]
-    networks = [code[:2] + "".join(sorted(code[2:])) for code in codes]  # the last two layers have one size
-    outside = ["".join(code) for code in itertools.product("01", repeat=4)]
-    outside = [code for code in outside if code[:2] + "".join(sorted(code[2:])) not in networks[:6]]
+    network = lambda code: "-".join([*code.split("-")[:2], *sorted(code.split("-")[2:])])  # noqa: E731 (of one size)
+    outside = ["-".join(code) for code in itertools.product("01", repeat=4)]
+    outside = [code for code in outside if network(code) not in map(network, codes[:6])]
     assert codes[6:] == outside and len(set(codes)) == len(codes)
     assert columns["is_landmark"].tolist() == [1] * 6 + [0] * len(outside)
     assert (result["num_landmarks"], result["num_seeds"], result["num_eval_archs"]) == (6, 2, len(outside))

@@ -58,7 +58,9 @@ def test_figures_follow_from_scores(ran, truth):
     valid, test = seeds[rows_of_table, 0], seeds[rows_of_table, 1:].mean(axis=1)  # the first seed orders
     is_landmark = np.array([row["is_landmark"] == "1" for row in rows])
     np.testing.assert_allclose([float(row["test_accuracy"]) for row in rows], test, atol=1e-6)
-    networks = [row["arch"][:2] + "".join(sorted(row["arch"][2:])) for row in rows]  # the last two layers are alike
+    networks = [
+        row["arch"][:4] + "-".join(sorted(row["arch"][4:].split("-"))) for row in rows
+    ]  # the last two layers are alike
     assert is_landmark.sum() == 6 == result["num_landmarks"] and is_landmark[:6].all()
     assert not set(networks[:6]) & set(networks[6:]) and result["num_eval_archs"] == len(rows) - 6
     taus = {}
