@@ -70,11 +70,11 @@ class Config(ProblemConfig):
     report_every: Count = 20  # steps
 
 
-QUICK = Config()
+QUICK = Config(width="small", image_size="small")  # of whichever space the architecture is
 PRESETS = {
     "tiny": runs.replace(
-        QUICK, width=4, num_train=64, num_valid=50, num_epochs=4, batch_size=16, num_calibration_images=64,
-        latency_batch_size=2, num_rounds=2, checkpoint_every=4, report_every=2,
+        QUICK, width=4, image_size=None, num_train=64, num_valid=50, num_epochs=4, batch_size=16,
+        num_calibration_images=64, latency_batch_size=2, num_rounds=2, checkpoint_every=4, report_every=2,
     ),
     "quick": QUICK,
     "cpu": runs.replace(

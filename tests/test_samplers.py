@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from jaxnas.codes import check, enumerate_archs, to_index
-from jaxnas.samplers import SAMPLERS, check_allowed, distinct, fair, restricted, uniform
+from jaxnas.samplers import SAMPLERS, check_allowed, distinct, fair, restricted, sandwich, uniform
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets.choice import branch_runs
@@ -214,3 +214,27 @@ def test_padding_is_less_than_the_work(name, num_archs):
         archs = np.asarray(sampler.sample(jax.random.key(seed), state))
         for column in archs.T:
             assert branch_runs(column, 5, sampler.groups).sum() < 2 * num_archs
+
+
+class TestSandwich:
+    def test_the_ends_by_hand_and_the_rest_uniform(self):
+        """The dearest and the cheapest operation of each choice; the others as any code."""
+        sampler = sandwich(uneven, num_archs=5)
+        keys = jax.random.split(jax.random.key(0), 1000)
+        draws = np.asarray(jax.jit(jax.vmap(lambda key: sampler.sample(key, ())))(keys))
+        assert (draws[:, 0] == [0, 1, 2]).all() and (draws[:, 1] == [0, 0, 0]).all()
+        counts = np.bincount(np.asarray(to_index(uneven, draws[:, 2:].reshape(-1, 3))), minlength=6)
+        assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+    def test_of_cells(self):
+        """3x3 convolutions on every edge; of those without products, none, skip and pooling, the first."""
+        space = SPACES["nasbench201"]
+        ends = np.asarray(sandwich(space).sample(jax.random.key(0), ()))[:2]
+        names = [[space.op_names[choice][op] for choice, op in enumerate(code)] for code in ends]
+        assert names == [["nor_conv_3x3"] * 6, ["none"] * 6]
+
+    def test_refusals(self):
+        with pytest.raises(ValueError, match=r"^sandwich: num_archs is 2, expected 3 to"):
+            sandwich(uneven, num_archs=2)
+        with pytest.raises(ValueError, match=r"^sandwich: nasbench101_v4 has no operation of a choice that is the dea"):
+            sandwich(SPACES["nasbench101_v4"])

@@ -5,10 +5,11 @@ from jaxnas.samplers._distinct import distinct
 from jaxnas.samplers._fair import fair
 from jaxnas.samplers._replayed import Replay, replay, replayed
 from jaxnas.samplers._restricted import check_allowed, restricted
+from jaxnas.samplers._sandwich import sandwich
 from jaxnas.samplers._uniform import listed, uniform
 from jaxnas.samplers.sampler import Sampler, SamplerFactory, tile_of
 
-SAMPLERS: dict[str, SamplerFactory] = {"uniform": uniform, "fair": fair, "distinct": distinct}
+SAMPLERS: dict[str, SamplerFactory] = {"uniform": uniform, "fair": fair, "distinct": distinct, "sandwich": sandwich}
 
 __all__ = [
     "SAMPLERS",
@@ -22,6 +23,7 @@ __all__ = [
     "replay",
     "replayed",
     "restricted",
+    "sandwich",
     "tile_of",
     "uniform",
 ]
