@@ -17,6 +17,7 @@ import pytest
 from experiments import (
     build_table,
     darts_cells,
+    label_budget,
     landmark,
     landmark_search,
     pcnas,
@@ -49,6 +50,7 @@ EXPERIMENTS = {
     "space_size": space_size,
     "rnn_ranking": rnn_ranking,
     "darts_cells": darts_cells,
+    "label_budget": label_budget,
     "build_table": build_table,
 }
 SMALL = chain_space(

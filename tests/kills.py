@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "darts_cells": [],
     "space_size": [],
     "posterior_fading": [],
+    "label_budget": [],
     "build_table": [],
     "measure_latency": [],
     "retrain": [],

@@ -61,7 +61,7 @@ def test_without_labels_it_is_the_mean_of_what_is_given(num_known):
     assert scipy.stats.kendalltau(alone.ranks, NOISE[0]).statistic == pytest.approx(1)
 
 
-@pytest.mark.parametrize("num_known", [2, 3, 9])
+@pytest.mark.parametrize("num_known", [2, 3, 19])
 def test_a_few_labels_choose_no_model(num_known):
     prediction, _, corrected = predicted(NOISE[0], NOISE[1], num_known)
     assert -1 <= corrected <= 1 and np.isfinite(prediction.deviations).all()

@@ -1,7 +1,7 @@
 """What an experiment is about: the space, the images and the truth that its config names, and the codes it asks for."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from jaxnas.spaces import get_space
 from .config import ProblemConfig, by_kind, small_width
 
 SCORED_ROWS = 4  # a row of a text that is scored, by itself, is so much longer than one that is trained on
+Half = Literal["all", "develop", "claim"]  # settings are chosen on one half of a space, what is claimed is of the other
 MOST_TRIED = 2**20  # codes of a space in which not all exist
 
 
@@ -86,18 +87,29 @@ def resize(config: ProblemConfig, published: SearchSpace, data: Dataset) -> Sear
     )
 
 
-def evaluation_archs(space: SearchSpace, num_archs: int | None, truth: tables.Table) -> np.ndarray:
-    """The codes to score: the whole space, or a sample that depends on the space and its number alone. Where not every
-    code exists, each distinct network once. Of a space too large to draw from, whose table can only be a sample, the
-    table's own."""
+def evaluation_archs(
+    space: SearchSpace, num_archs: int | None, truth: tables.Table, *, half: Half = "all"
+) -> np.ndarray:
+    """The codes to score: the whole space or one half of it, or a sample of these that depends on the space and its
+    number alone. Where not every code exists, each distinct network once. Of a space too large to draw from, whose
+    table can only be a sample, the table's own."""
+    if half != "all" and (space.size >= 2**63 or not space.has_all_codes):
+        both = evaluation_archs(space, None if num_archs is None else 2 * num_archs, truth)
+        order = np.random.Generator(np.random.Philox(0)).permutation(len(both))
+        return both[np.sort(_half_of(order, half)[:num_archs])]
     if space.size >= 2**63:
         return truth.archs[:num_archs]
     if not space.has_all_codes:
         return _existing_archs(space, space.size if num_archs is None else num_archs)
-    if num_archs is None or num_archs >= space.size:
+    if half == "all" and (num_archs is None or num_archs >= space.size):
         return codes.enumerate_archs(space)
     order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
-    return codes.from_index(space, np.sort(order[:num_archs]))
+    return codes.from_index(space, np.sort(_half_of(order, half)[:num_archs]))
+
+
+def _half_of(order: np.ndarray, half: Half) -> np.ndarray:
+    middle = len(order) // 2
+    return {"all": order, "develop": order[:middle], "claim": order[middle:]}[half]
 
 
 def _existing_archs(space: SearchSpace, wanted: int) -> np.ndarray:

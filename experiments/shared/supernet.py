@@ -65,7 +65,9 @@ def build(config: NetworkConfig, space: SearchSpace, *, partial_channels: int = 
     )
 
 
-def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, progress: bool) -> Score:
+def make_score(
+    config: ScoringConfig, supernet: Supernet, data: Dataset, *, progress: bool, per_image: bool = False
+) -> Score:
     """`score(state, archs, *, first=None, bar=None) -> Scores` on the validation images under the config's rule."""
     evaluator = make_evaluator(
         supernet,
@@ -74,6 +76,7 @@ def make_score(config: ScoringConfig, supernet: Supernet, data: Dataset, *, prog
         archs_per_call=config.archs_per_call,
         images_per_call=config.images_per_call,
         memory_budget=config.memory_budget,
+        per_image=per_image,
     )
     held_out, num_train = len(data.valid_images), len(data.train_images)
     num_images = held_out if config.num_eval_images is None else config.num_eval_images

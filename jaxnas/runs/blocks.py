@@ -71,9 +71,12 @@ def block_paths(folder: str | os.PathLike[str], num_archs: int, *, size: int, pr
 
 
 def scores_table(space: SearchSpace, scores: Scores) -> tables.Table:
-    """Scores as a table keyed by codes; the rule they were taken under is in its provenance."""
+    """Scores as a table keyed by codes, with the losses of each image where they were kept; the rule they were taken
+    under is in its provenance."""
     columns = {"loss": scores.loss, "accuracy": scores.accuracy}
     rule = ("num_images", "bn_mode", "num_calibration_images", "images_per_call", "strategy")
     provenance = {name: str(getattr(scores, name)) for name in rule}
     units = {"loss": "nats", "accuracy": "fraction"}
+    if scores.image_loss is not None:
+        columns, units = columns | {"image_loss": scores.image_loss}, units | {"image_loss": "nats"}
     return tables.make_table(space, scores.archs, columns, units=units, provenance=provenance)

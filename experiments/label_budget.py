@@ -1,0 +1,284 @@
+"""How many labels a super-net saves: rankings of a space from 0 to some hundred known accuracies, with it and without.
+
+A label is the stand-alone accuracy of one architecture. Some are drawn, the same ones for every method; tau is that of
+all others with the truth, what is the same network as a labelled one left out.
+
+    macs, mean_loss, factor   no label: MACs, the mean loss over images and moments, its one factor (`one_factor`)
+    code                      labels, codes and MACs without any super-net: a Gaussian process (`ranking.predict`),
+                              the same with features of the cell's graph, gradient boosting; the best in the mean
+    score                     the super-net's mean loss besides
+    fingerprint               fingerprints besides, of all moments of one super-net (`ranking.fingerprints`)
+    untrained                 in their place those of the fresh weights, and no mean loss
+    all                       as fingerprint, of all super-nets side by side
+    last, few_images, one_component
+                              as fingerprint, of the last moment, of 50 images, of one component
+    spread, bought            as fingerprint, labels far apart in fingerprints, or bought where they tell most; these
+                              and the four before up to 78 labels
+
+Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets (of `all`, over
+the draws). `labels_saved_N`: how many labels `code` needs to reach the tau of `fingerprint` with N, over N, read off
+its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never gets there, and the figure is what is
+known at least. Nothing here is chosen by these figures. What jaxnas's predictor has of constants was chosen on
+digits_chain; `half` keeps what is claimed apart from what is tried on.
+
+    python -m experiments.label_budget quick --workdir runs/labels
+    python -m experiments.label_budget cpu --dataset cifar10 --data-dir DIR --workdir runs/labels-nb201
+
+Minutes and figures are in experiments/README.md.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from jaxnas import plotting, ranking, runs
+from jaxnas.checks import Count, Pair, Whole
+from jaxnas.runs import sealed
+from jaxnas.runs.command import main
+
+from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
+from .shared.labelling import NONE, Population, describe, drawn, judged, ordered
+from .shared.problem import Half, evaluation_archs, load_problem
+from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, score_all, train
+from .shared.telling import difference, hashes
+
+CODES = ("code_process", "code_graph", "code_boosting")  # without a super-net
+FEW_IMAGES = 50
+MOST_VARIED = 78  # labels, of what is beside the first rows: they tell it at a fraction of the time
+METRICS = ("tau", "top_decile_tau", "regret")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RankedConfig):
+    """Super-nets, and how labels are drawn."""
+
+    half: Half = "all"  # of the space: settings are chosen on one, and what is claimed is measured on the other
+    num_seeds: Pair = 2  # super-nets, from seeds seed, seed + 1, ...
+    num_snapshots: Count = 2  # moments of each training at which images are scored, the last at its end
+    budgets: tuple[Annotated[int, Whole(0)], ...] = (0, 5, 10, 30, 78, 156, 400)  # labels; at most half of those scored
+    num_draws: Count = 10  # of labels, for each super-net
+
+    def check(self) -> None:
+        """Raise a ValueError for settings that contradict each other."""
+        super().check()
+        if list(self.budgets) != sorted(set(self.budgets)) or len(self.budgets) < 2 or self.budgets[0] != 0:
+            raise ValueError(f"budgets are {self.budgets}, expected 0 and then one or more rising numbers of labels.")
+
+
+DIGITS = runs.replace(Config(), num_curve_points=0, num_seeds=4)
+PRESETS = {
+    "tiny": runs.replace(
+        DIGITS, width=4, num_train=128, num_valid=100, num_steps=6, batch_size=16, report_every=2, checkpoint_every=3,
+        num_eval_archs=40, archs_per_save=20, num_seeds=2, budgets=(0, 5, 20), num_draws=2,
+    ),
+    "quick": DIGITS,
+    "cpu": runs.replace(
+        runs.replace(DIGITS, **CIFAR), space="nasbench201", width=8, cells_per_stage=1, image_size="small",
+        num_steps=1000, learning_rate=None, checkpoint_every=250, num_eval_archs=1000, num_eval_images=250,
+        half="claim", num_seeds=5, archs_per_save=500,
+    ),
+    "paper": runs.replace(
+        DIGITS, **LANDMARKREG | {"num_eval_images": 2000}, num_archs=1, half="claim", num_seeds=5, num_draws=20
+    ),
+}  # fmt: skip
+
+
+def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
+    """Train, score, rank with ever more labels; see the module's docstring. Files: a folder for each super-net with its
+    taus.json, draws.csv, labels.png."""
+    config = settle(config)
+    published, space, data, truth = load_problem(config.problem)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.half)
+    population = describe(published, space, truth, archs)
+    budgets = [number for number in config.budgets if number <= len(archs) // 2]
+    compile_seconds = runs.compile_clock()
+    supernet = build(config.network, space)
+    score = make_score(config.scoring, supernet, data, progress=config.problem.progress, per_image=True)
+    setup = make_setup(config.training, supernet, data, config.sampling)
+    rows, of_all = [], []
+    for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
+        folder, origin = workdir / f"seed{seed}", {"run": identity, "seed": seed}
+        losses = losses_of_images(config, setup, score, archs, folder, seed, origin)
+        of_all.append(losses[1:])
+        path = folder / "taus.json"
+        if not path.exists():
+            of_seed = [{"seed": seed, **row} for row in rank_with_labels(config, population, losses, budgets, seed)]
+            sealed.write_json(path, "taus", of_seed, origin)
+        rows += sealed.read_json(path, "taus", origin)
+    together = np.concatenate(of_all)
+    given = {"scores": -together.mean(axis=(0, 2)), "fingerprints": ranking.fingerprints(together).features}
+    rows += drawn(population, {"all": given}, budgets, num_draws=config.num_draws, seed=config.problem.seed)
+    runs.write_rows(workdir / "draws.csv", [{"seed": "", **dict.fromkeys(METRICS), **row} for row in rows])
+    figures = figures_of(rows, budgets)
+    which = plotting.counted(config.num_seeds, "super-net")
+    title = f"{space.name} on {config.problem.dataset}, {plotting.counted(len(archs), 'architecture')}, {which}"
+    shown = 30 if 30 in budgets else budgets[-1]
+    sentence = f"with {shown} labels a super-net's fingerprints rank {{}} than codes and MACs alone, Kendall's tau"
+    told = difference(figures, f"fingerprint_over_code_{shown}", sentence, "better", "worse")
+    draw(workdir, figures, budgets, f"{title}\nbars: 95 % intervals over super-nets, each with labels of its own")
+    return {
+        **told,
+        "space": space.name,
+        "dataset": config.problem.dataset,
+        "half": config.half,
+        "num_archs": len(archs),
+        "num_images": losses.shape[2],
+        "num_seeds": config.num_seeds,
+        "num_draws": config.num_draws,
+        "bn_mode": config.scoring.bn_mode,
+        **figures,
+        "compile_seconds": compile_seconds(),
+        **hashes(data, truth),
+    }
+
+
+def losses_of_images(
+    config: Config,
+    setup: TrainingSetup,
+    score: Score,
+    archs: np.ndarray,
+    folder: Path,
+    seed: int,
+    origin: sealed.Origin,
+) -> np.ndarray:
+    """What one super-net's sub-networks lose on each image, in nats: float32 [1 + num_snapshots, num_archs,
+    num_images], with fresh weights and then at each moment. Where the scores of a moment were deleted and the training
+    has gone on, it is trained once more up to there."""
+    space, moments = setup.supernet.space, []
+    for step in snapshot_steps(config):
+        place, of_step = folder / f"step{step}", {**origin, "step": step}
+        blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
+        state = None
+        if not all(path.exists() for path in blocks):
+            newest = runs.progress(folder, fingerprint=space.fingerprint, origin=origin)
+            past = newest is not None and newest.step > step
+            where, of_training = (place, of_step) if past else (folder, origin)
+            state = train(config, setup, score, where, seed=seed, origin=of_training, until=step).state
+        columns, _ = score_all(config, state, archs, score, space, place, of_step)
+        moments.append(columns["image_loss"])
+    return np.stack(moments)
+
+
+def snapshot_steps(config: Config) -> list[int]:
+    """The steps after which images are scored: none, and equal shares of the training."""
+    num_steps = config.training.num_steps
+    assert num_steps is not None
+    return [round(num_steps * moment / config.num_snapshots) for moment in range(config.num_snapshots + 1)]
+
+
+def rank_with_labels(
+    config: Config, population: Population, losses: np.ndarray, budgets: list[int], seed: int
+) -> list[dict[str, Any]]:
+    """Every method on what one super-net's sub-networks lose, [1 + num_snapshots, num_archs, num_images]."""
+    trained = list(losses[1:])
+    scores, prints = -losses[1:].mean(axis=(0, 2)), ranking.fingerprints(trained).features
+    few_images = ranking.fingerprints([moment[:, :FEW_IMAGES] for moment in trained]).features
+    given: dict[str, dict[str, np.ndarray]] = {
+        "code_process": {},
+        "code_graph": {"fingerprints": population.graph},
+        "code_boosting": {},
+        "score": {"scores": scores},
+        "fingerprint": {"scores": scores, "fingerprints": prints},
+    }
+    varied = {
+        "untrained": {"fingerprints": ranking.fingerprints(losses[0]).features},
+        "last": {"scores": -losses[-1].mean(axis=1), "fingerprints": ranking.fingerprints(losses[-1]).features},
+        "few_images": {"scores": scores, "fingerprints": few_images},
+        "one_component": {"scores": scores, "fingerprints": prints[:, :1]},
+    }
+    factor = ranking.one_factor(trained)
+    without_labels = {"macs": population.macs, "mean_loss": scores, "factor": factor.scores}
+    rows: list[dict[str, Any]] = [
+        {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
+        for method, ranks in without_labels.items()
+    ]
+    told = {"trusted": float(factor.trusted), "share": factor.share, "split_half": factor.split_half}
+    for name, value in {**told, "agreement": factor.agreement}.items():
+        rows.append({"method": f"factor_{name}", "labels": 0, "draw": 0, "tau": value})
+    few = [number for number in budgets if number <= MOST_VARIED]
+    rows += drawn(population, given, budgets, num_draws=config.num_draws, seed=seed)
+    rows += drawn(population, varied, few, num_draws=config.num_draws, seed=seed)
+    for method in ("spread", "bought"):
+        rows += ordered(population, method, given["fingerprint"], few)
+    return rows
+
+
+def figures_of(rows: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
+    """`METRIC_METHOD_LABELS` with its interval, what is paired by super-net, and the labels that are saved."""
+    of_seed = {}  # (metric, method, labels) -> [num_seeds] means over draws; of `all`, [num_draws]
+    for metric, (key, group) in itertools.product(METRICS, grouped(rows).items()):
+        by_seed: dict[Any, list[float]] = {}
+        for row in group:
+            by_seed.setdefault(row.get("seed", row["draw"]), []).append(row.get(metric, np.nan))
+        of_seed[metric, *key] = np.array([np.mean(values) for values in by_seed.values()])
+    for metric, number in itertools.product(METRICS, budgets):
+        sign = -1 if metric == "regret" else 1
+        best = max(CODES, key=lambda method: np.nan_to_num(sign * of_seed[metric, method, number].mean(), nan=-np.inf))
+        of_seed[metric, "code", number] = of_seed[metric, best, number]
+    figures: dict[str, Any] = {}
+    for (metric, method, number), values in of_seed.items():
+        if np.isfinite(values).all():
+            figures |= ranking.estimate_mean(values).named(f"{metric}_{method}_{number}")
+    for number in budgets:
+        paired = of_seed["tau", "fingerprint", number] - of_seed["tau", "code", number]
+        figures |= ranking.estimate_mean(paired).named(f"fingerprint_over_code_{number}")
+    paired = of_seed["tau", "fingerprint", 0] - of_seed["tau", "macs", 0]
+    figures |= ranking.estimate_mean(paired).named("no_labels_over_macs")
+    curve = np.maximum.accumulate([of_seed["tau", "code", number].mean() for number in budgets])
+    for number in [number for number in budgets if number]:
+        wanted = of_seed["tau", "fingerprint", number]
+        needed = np.expm1(np.interp(wanted, curve, np.log1p(budgets))) / number
+        figures |= ranking.estimate_mean(needed).named(f"labels_saved_{number}")
+        figures[f"labels_saved_{number}_is_least"] = bool((wanted > curve[-1]).any())
+    return figures
+
+
+def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Rows by method and number of labels, in order."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["labels"]), []).append(row)
+    return groups
+
+
+def draw(workdir: Path, figures: Mapping[str, Any], budgets: list[int], title: str) -> None:
+    """labels.png: tau over the number of labels, without a super-net and with it; and what fingerprints are of."""
+    shown = [number for number in budgets if number]
+    panels = {
+        "Kendall's tau": {
+            "codes, MACs": "code",
+            "+ mean loss": "score",
+            "+ fingerprints": "fingerprint",
+            "+ those of all super-nets": "all",
+        },
+        "Kendall's tau, by\nfingerprints": {
+            "of all moments": "fingerprint",
+            "of the last moment": "last",
+            f"of {FEW_IMAGES} images": "few_images",
+            "of fresh weights": "untrained",
+        },
+    }
+    sizes: dict[str, list[int]] = {}
+    drawn_panels = {}
+    for panel, methods in panels.items():
+        series = {}
+        for name, method in methods.items():
+            known = [number for number in shown if f"tau_{method}_{number}" in figures]
+            series[name] = tuple(
+                [figures[f"tau_{method}_{number}{end}"] for number in known] for end in ("", "_low", "_high")
+            )
+            sizes[name] = known
+        references = {f"MACs: {figures['tau_macs_0']:.2f}": figures["tau_macs_0"]}
+        drawn_panels[panel] = plotting.Panel(series, references)  # type: ignore[arg-type]
+    figure = plotting.panels_over_size(
+        sizes, drawn_panels, title=title, size_label="labels: accuracies of training alone"
+    )
+    plotting.save_figure(figure, workdir / "labels.png")
+
+
+if __name__ == "__main__":
+    main(f"{__package__}.label_budget", __doc__, run, PRESETS)

@@ -1,0 +1,138 @@
+"""The experiment `label_budget`: features of graphs and figures by hand, halves of a space, kills."""
+
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+from experiment_runs import SMALL, interrupt, refusal, result_of, rows_of, start, struck, untimed
+
+from experiments.label_budget import figures_of
+from experiments.shared.labelling import Population, far_apart, graph_features, judged, predicted
+from experiments.shared.problem import evaluation_archs
+from jaxnas import tables
+from jaxnas.codes import enumerate_archs
+from jaxnas.spaces import digits_chain, nasbench201
+
+RNG = np.random.default_rng(0)
+
+
+def population(archs, accuracy, **known):
+    others = {"macs": RNG.random(len(archs)), "graph": np.zeros((len(archs), 1)), "seeds": None, "choose_by": None}
+    return Population(archs=archs, accuracy=accuracy, **others | {"network": np.arange(len(archs))} | known)
+
+
+def test_features_of_graphs_are_those_of_paths_listed_one_by_one():
+    """Nodes 0 to 3; a path is a subset of the nodes between, its edges must all have an operation of the set."""
+    archs = np.concatenate([enumerate_archs(nasbench201)[::1201], [[4] * 6, [0] * 6]])
+    columns, edges = [], nasbench201.layout.edges
+    for index in range(5):
+        columns.append([(code == index).sum() for code in archs])
+    for size in (1, 2, 3, 4):
+        for chosen in itertools.combinations(range(5), size):
+            rows = []
+            for code in archs:
+                there = {edge for edge, op in zip(edges, code) if op in chosen}
+                middles = itertools.chain.from_iterable(itertools.combinations((1, 2), number) for number in range(3))
+                paths = [itertools.pairwise((0, *middle, 3)) for middle in middles]
+                lengths = [len(path) for path in map(list, paths) if set(path) <= there]
+                entering, leaving = sum(end == 3 for _, end in there), sum(begin == 0 for begin, _ in there)
+                rows.append((min(lengths, default=4), max(lengths, default=0), entering, leaving))
+            columns += list(zip(*rows))
+    expected = np.array(columns, float).T
+    expected = expected[:, expected.std(axis=0) > 0]
+    np.testing.assert_allclose(graph_features(nasbench201, archs), scipy.stats.zscore(expected), atol=1e-9)
+
+
+def test_features_of_a_chain_count_its_operations():
+    archs = enumerate_archs(digits_chain)
+    assert graph_features(digits_chain, archs).shape[1] == len({name for ops in digits_chain.op_names for name in ops})
+
+
+def test_the_same_network_as_a_labelled_one_is_not_judged():
+    archs, accuracy = np.arange(24)[:, None], np.linspace(0, 1, 24)
+    ranks = accuracy.copy()
+    ranks[[0, 23]] = ranks[[23, 0]]  # wrong, and both the network that is known
+    network = np.arange(24)
+    network[[0, 23]] = 5
+    found = judged(population(archs, accuracy, network=network), ranks, np.array([5]))
+    assert found["tau"] == pytest.approx(1) and found["regret"] == 0 and np.isnan(found["top_decile_tau"])
+    whole = judged(population(archs, accuracy), ranks, np.array([5]))
+    assert whole["tau"] < 1 and whole["regret"] == pytest.approx(1 / 23)  # the best is ranked last
+    seeds = np.stack([accuracy, accuracy], axis=1)
+    assert judged(population(archs, accuracy, seeds=seeds), accuracy, np.array([5]))["top_decile_tau"] == 1
+    assert np.isnan(judged(population(archs[:9], accuracy[:9]), ranks[:9], np.array([5]))["tau"])
+
+
+def test_labels_that_are_all_tied_are_as_good_as_none():
+    people = population(enumerate_archs(SMALL), np.full(16, 0.5))
+    np.testing.assert_array_equal(predicted(people, {}, np.arange(5)).ranks, predicted(people, {}, np.arange(0)).ranks)
+
+
+def test_far_apart():
+    features = np.array([[0.1], [5.0], [-4.0], [5.1], [2.0]])
+    assert far_apart(features, 4).tolist() == [0, 3, 2, 4]  # the middle; 5.0 away; 4.1 away; 2 is 1.9 from the first
+    assert sorted(far_apart(features, 9).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_labels_saved_are_read_off_the_curve_of_the_codes():
+    """Codes need 30 labels for what fingerprints reach with 10 in one super-net, and never reach that of the other."""
+    taus = {"code_process": (0.1, 0.4, 0.6), "code_graph": (0.2, 0.3, 0.5), "code_boosting": (0.0, 0.1, 0.2)}
+    budgets, rows = [0, 10, 30], []
+    for seed, at_ten in ((0, 0.6), (1, 0.7)):
+        for method, curve in {**taus, "fingerprint": (0.3, at_ten, 0.9), "macs": (0.1,)}.items():
+            rows += [
+                {"seed": seed, "method": method, "labels": number, "draw": draw, "tau": tau + jitter, "regret": 0.1}
+                for number, tau in zip(budgets, curve)
+                for draw, jitter in enumerate((-0.01, 0.01))
+            ]
+    figures = figures_of(rows, budgets)
+    assert figures["tau_code_0"] == pytest.approx(0.2) and figures["tau_code_10"] == pytest.approx(0.4)
+    assert figures["tau_fingerprint_10"] == pytest.approx(0.65)
+    reach = 12.706 * 0.05  # Student's 97.5 % quantile with one degree of freedom, times the standard error
+    assert figures["tau_fingerprint_10_low"] == pytest.approx(0.65 - reach, abs=1e-3)
+    assert figures["labels_saved_10"] == pytest.approx(3) and figures["labels_saved_10_is_least"] is True
+    assert figures["fingerprint_over_code_10"] == pytest.approx(0.25)
+    assert figures["no_labels_over_macs"] == pytest.approx(0.2) and figures["regret_code_30"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("space", [digits_chain, SMALL])
+@pytest.mark.parametrize("number", [None, 6])
+def test_halves_of_a_space_have_nothing_in_common(space, number):
+    truth = tables.make_table(space, enumerate_archs(space), {}, units={}, provenance={})
+    halves = [evaluation_archs(space, number, truth, half=half) for half in ("develop", "claim")]
+    codes = {tuple(code) for half in halves for code in half.tolist()}
+    assert len(codes) == sum(map(len, halves)) == (space.size if number is None else 12)
+
+
+def test_refuses(capsys, tmp_path):
+    line = refusal(capsys, "label_budget", "tiny", "--budgets", "-3", "--no-progress", "--workdir", tmp_path / "run")
+    assert "budgets is -3, expected 0" in line
+    line = refusal(
+        capsys, "label_budget", "tiny", "--budgets", "5", "9", "--no-progress", "--workdir", tmp_path / "run"
+    )
+    assert "budgets are (5, 9), expected 0 and then" in line
+    line = refusal(capsys, "label_budget", "tiny", "--num-seeds", "1", "--no-progress", "--workdir", tmp_path / "run")
+    assert "num_seeds is 1, expected" in line
+
+
+@pytest.mark.slow("trains two super-nets twice, struck between them and within")
+def test_figures_and_kills(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    argv = ["label_budget", "tiny", "--no-progress", "--workdir"]
+    start(*argv, whole)
+    for place in ("seed0/step3/scores_000020.npz", "seed0/taus.json", "seed1/step0/scores_000000.npz", "draws.csv"):
+        with pytest.raises(SystemExit), struck(place, interrupt):
+            start(*argv, broken)
+    start(*argv, broken)
+    result, rows = result_of(whole), rows_of(whole / "draws.csv")
+    assert untimed(result_of(broken)) == untimed(result) and rows_of(broken / "draws.csv") == rows
+    of_seeds = [
+        np.mean(
+            [float(row["tau"]) for row in rows if (row["seed"], row["method"], row["labels"]) == (seed, method, "5")]
+        )
+        for seed in ("0", "1")
+        for method in ("fingerprint",)
+    ]
+    assert result["tau_fingerprint_5"] == pytest.approx(np.mean(of_seeds), rel=1e-6)
+    assert {row["labels"] for row in rows} == {"0", "5", "20"} and (whole / "labels.png").stat().st_size > 10_000
