@@ -96,7 +96,7 @@ class TestPcnas:
         seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"]
         pool = steps_of(searched)[-1].pool
         place = {to_text(SMALL, code): row for row, code in enumerate(archs)}
-        rows = [place["".join(map(str, code))] for code in pool]
+        rows = [place[to_text(SMALL, code)] for code in pool]
         chosen = max(rows, key=lambda row: seeds[row, 0])
         assert result["arch"] == to_text(SMALL, archs[chosen])
         assert result["limited_value"] == MACS[chosen] == result["macs"] <= LIMIT
