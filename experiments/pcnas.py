@@ -118,11 +118,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "compile_seconds": compile_seconds(),
         **hashes(task.setup.data, None if judge is None else judge.truth),
     }
-    told = level(figures, "retrained_accuracy", "test accuracy of what it finds:", scale=100, unit=" %")
+    told = level(figures, "retrained_accuracy", "test accuracy of what it finds:", digits=4)
     if judge is not None:
         feasible = "the best feasible architecture" if region.limit else "the best architecture"
-        sentence = f"what it finds is {{}} less accurate than {feasible}"
-        told = level(figures, "regret", sentence, scale=100, unit=" points")
+        told = level(figures, "regret", f"the accuracy of what it finds is {{}} below that of {feasible}", digits=4)
     draw(config, task, workdir, searches[0].steps, told["verdict"])
     return told | figures
 

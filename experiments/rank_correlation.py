@@ -117,7 +117,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     over_macs = report.kendall_tau_minus_macs
     assert over_macs is not None
     return {
-        "verdict": f"{over_macs.verdict('ranks {} than counting MACs', 'better', 'worse')} in Kendall's tau",
+        "verdict": f"ranks with a Kendall's tau of {report.kendall_tau.text(digits=3)},"
+        f" {over_macs.verdict('{} than counting MACs', 'better', 'worse', digits=3)}",
         "headline": "kendall_tau",
         "space": space.name,
         "dataset": config.problem.dataset,

@@ -124,7 +124,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "compile_seconds": compile_seconds(),
         **hashes(data),
     }
-    return level(figures, "test_accuracy", "the retrained network's test accuracy is", scale=100, unit=" %") | figures
+    return level(figures, "test_accuracy", "the retrained network's test accuracy is", digits=4) | figures
 
 
 def find_arch(config: Config) -> tuple[SearchSpace, np.ndarray]:

@@ -111,9 +111,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         figures |= ranking.estimate_mean([row[name] for row in rows]).named(f"{name}_regret")
     for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
         figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
-    nearer = "PC-NAS ends {} the best feasible architecture than random search"
-    of_points: dict[str, Any] = {"scale": 100, "unit": " points of accuracy", "sign": -1}
-    told = difference(figures, "pcnas_minus_random", nearer, "nearer to", "farther from", **of_points)
+    regret = "the regret of PC-NAS, in accuracy, is {} than that of random search"
+    told = difference(figures, "pcnas_minus_random", regret, "higher", "lower", digits=4)
     draw(config, task, workdir, curves, references, told["verdict"])
     return {
         **told,

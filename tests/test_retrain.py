@@ -57,8 +57,8 @@ def test_files_hold_what_was_scored(whole):
     assert result["export_difference"] < 1e-4 and result["measured_latency_ms"] > 0
     assert export.from_json((whole / "retrained.json").read_text(), SMALL).tolist() == ARCH
     assert (result["space"], result["arch"], result["trained_steps"]) == ("small", "1-0-1-0", 16)
-    assert result["verdict"] == "the retrained network's test accuracy is {:.2f} % [{:.2f}, {:.2f}]".format(
-        *(100 * result[f"test_accuracy{end}"] for end in ("", "_low", "_high"))
+    assert result["verdict"] == "the retrained network's test accuracy is {:.4f} [{:.4f}, {:.4f}]".format(
+        *(result[f"test_accuracy{end}"] for end in ("", "_low", "_high"))
     )
     # Wilson's interval as textbooks have it.
     share, z, n = result["accuracy"], 1.959964, 897

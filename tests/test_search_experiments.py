@@ -140,7 +140,8 @@ class TestPcnas:
             assert export.from_json((folder / f"{name}.json").read_text(), SMALL).tolist() == found.arch.tolist()
             assert "stand-alone accuracy" in (folder / f"{name}.txt").read_text()
         assert to_text(SMALL, export.load(searched / "found.npz", supernet).arch) == result["arch"]
-        assert result["verdict"].startswith(f"what it finds is {100 * result['regret']:.2f} points less accurate than")
+        said = f"the accuracy of what it finds is {result['regret']:.4f} below that of the best feasible architecture"
+        assert result["verdict"] == said and result["headline"] == "regret"
 
     def test_pictures_and_table(self, searched, compared):
         for path in (searched / "pool.png", compared / "regret.png"):

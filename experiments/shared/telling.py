@@ -105,24 +105,23 @@ def known_part(images: np.ndarray | Streamed) -> np.ndarray:
     return images.places if isinstance(images, Streamed) else images
 
 
-def estimate_of(figures: Figures, name: str, *, sign: float = 1.0) -> Estimate:
-    """A figure of a result with its interval; nan where there is none. With a `sign` of -1 its opposite."""
-    ends = (figures.get(f"{name}{end}") for end in ("", *(("_low", "_high") if sign > 0 else ("_high", "_low"))))
-    return Estimate(*(math.nan if end is None else sign * end for end in ends))
+def estimate_of(figures: Figures, name: str) -> Estimate:
+    """A figure of a result with its interval; nan where there is none."""
+    ends = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return Estimate(*(math.nan if end is None else end for end in ends))
 
 
-def level(figures: Figures, name: str, sentence: str, *, scale: float = 1.0, unit: str = "") -> dict[str, str]:
+def level(figures: Figures, name: str, sentence: str, *, digits: int = 2, unit: str = "") -> dict[str, str]:
     """A figure that says something by itself: `sentence` ends in it, or has a pair of braces for it."""
     sentence = sentence if "{}" in sentence else f"{sentence} {{}}"
-    return {"verdict": sentence.format(estimate_of(figures, name).text(scale=scale, unit=unit)), "headline": name}
+    return {"verdict": sentence.format(estimate_of(figures, name).text(digits=digits, unit=unit)), "headline": name}
 
 
 def difference(
-    figures: Figures, name: str, sentence: str, better: str, worse: str, *, sign: float = 1.0, **options: Any
+    figures: Figures, name: str, sentence: str, better: str, worse: str, *, digits: int = 2
 ) -> dict[str, str]:
-    """A figure that is a difference, see `Estimate.verdict`; with a `sign` of -1 the lower is the better."""
-    found = estimate_of(figures, name, sign=sign)
-    return {"verdict": found.verdict(sentence, better, worse, **options), "headline": name}
+    """A figure that is a difference, see `Estimate.verdict`."""
+    return {"verdict": estimate_of(figures, name).verdict(sentence, better, worse, digits=digits), "headline": name}
 
 
 def differences(figures: Figures, names: Mapping[str, str], than: str) -> dict[str, str]:

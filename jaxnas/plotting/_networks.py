@@ -10,7 +10,7 @@ from matplotlib.patches import FancyArrowPatch
 
 from jaxnas.plotting.figure import BLUE, DARK_GREY, GREY, PALE_GREY, WIDTH, new_figure, wrapped
 
-PER_ROW = 5  # nodes of a chain side by side
+PER_ROW = 7  # nodes of a chain side by side, at most
 INCHES = 0.55  # between the rows
 Nodes = Sequence[tuple[str, str]]
 Edges = Sequence[tuple[int, int, str]]
@@ -52,7 +52,8 @@ def _is_chain(nodes: Nodes, edges: Edges) -> bool:
 
 def _chain(nodes: Nodes) -> tuple[np.ndarray, list[Arrow]]:
     number = np.arange(len(nodes))
-    at = np.stack([2.2 * (number % PER_ROW - (PER_ROW - 1) / 2), -(number // PER_ROW)], axis=1)
+    per_row = -(-len(nodes) // -(-len(nodes) // PER_ROW))  # rows of equal length
+    at = np.stack([1.6 * (number % per_row - (per_row - 1) / 2), -(number // per_row)], axis=1)
     rows = [at[node, 1] == at[node + 1, 1] for node in range(len(nodes) - 1)]
     return at, [Arrow(node, node + 1, "", 0.0, BLUE if same else GREY) for node, same in enumerate(rows)]
 
@@ -79,7 +80,7 @@ def _draw(axes: Axes, nodes: Nodes, at: np.ndarray, arrows: list[Arrow], *, is_c
     for (name, op), place in zip(nodes, at):
         text = op or name if is_chain else "  ".join(part for part in (name, op) if part)
         style = {"boxstyle": "round,pad=0.3", "facecolor": "white" if op else PALE_GREY, "edgecolor": DARK_GREY}
-        size = 8 if len(text) < 13 or not is_chain else 6
+        size = 6.5 if is_chain and len(text) > 8 else 8
         drawn = axes.annotate(text, place, ha="center", va="center", fontsize=size, bbox=style, zorder=4)
         boxes.append(drawn.get_bbox_patch())
     for source, target, label, bend, colour in arrows:

@@ -57,31 +57,31 @@ class Estimate(NamedTuple):
         """
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
-    def text(self, *, scale: float = 1.0, unit: str = "") -> str:
-        """With two digits behind the point, and the interval in brackets if there is one.
+    def text(self, *, digits: int = 2, unit: str = "") -> str:
+        """With so many digits behind the point, and the interval in brackets if there is one.
 
-        >>> Estimate(0.123, 0.05, 0.2).text(scale=100, unit=" points")
-        '12.30 points [5.00, 20.00]'
+        >>> Estimate(0.1234, 0.05, 0.2).text(unit=" nats"), Estimate(0.1234, np.nan, np.nan).text(digits=4)
+        ('0.12 nats [0.05, 0.20]', '0.1234')
         """
-        value, low, high = (scale * end for end in self)
-        return f"{value:.2f}{unit}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite([low, high]).all() else "")
+        value, low, high = (f"{end:.{digits}f}" for end in self)
+        return f"{value}{unit}" + (f" [{low}, {high}]" if np.isfinite(self[1:]).all() else "")
 
-    def verdict(self, sentence: str, better: str, worse: str, *, scale: float = 1.0, unit: str = "") -> str:
+    def verdict(self, sentence: str, better: str, worse: str, *, digits: int = 2, unit: str = "") -> str:
         """What a difference comes to, in words: `sentence` has a pair of braces for `better` or `worse`.
 
         An interval that holds zero tells neither; without an interval nothing is claimed but the number.
 
         >>> Estimate(0.06, 0.01, 0.11).verdict("ranks {} than counting MACs", "better", "worse")
         'ranks better than counting MACs by 0.06 [0.01, 0.11]'
-        >>> Estimate(-0.02, -0.05, 0.01).verdict("ends {} the best", "nearer to", "farther from", scale=100, unit=" %")
-        'ends neither clearly nearer to nor clearly farther from the best: -2.00 % [-5.00, 1.00]'
+        >>> Estimate(-0.02, -0.05, 0.01).verdict("regret is {} than by chance", "higher", "lower")
+        'regret is neither clearly higher nor clearly lower than by chance: -0.02 [-0.05, 0.01]'
         """
         if self.low <= 0 <= self.high:
             which = sentence.format(f"neither clearly {better} nor clearly {worse}")
-            return f"{which}: {self.text(scale=scale, unit=unit)}"
+            return f"{which}: {self.text(digits=digits, unit=unit)}"
         which, size = (worse, Estimate(-self.value, -self.high, -self.low)) if self.value < 0 else (better, self)
         unknown = "" if np.isfinite(self.low) and np.isfinite(self.high) else ", of which no interval is known"
-        return f"{sentence.format(which)} by {size.text(scale=scale, unit=unit)}{unknown}"
+        return f"{sentence.format(which)} by {size.text(digits=digits, unit=unit)}{unknown}"
 
 
 def estimate(statistic: Callable[..., float], scores: ArrayLike, *arrays: ArrayLike, level: float = 0.95) -> Estimate:

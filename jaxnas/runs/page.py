@@ -17,6 +17,7 @@ from jaxnas.runs.workdir import PROVENANCE
 
 NAME = "report.html"
 ENDS = ("_low", "_high")
+OF_ARCHS = ("found", "worst", "retrained")  # how pictures of single architectures are called
 # Of the provenance, what the page says elsewhere, or not at all.
 TOLD = ("name", "preset", "config", "changed", "command", "versions", "run", "checksum")
 
@@ -57,7 +58,7 @@ class Report(NamedTuple):
     result: Mapping[str, Any]
     figures: dict[str, Figure]  # all but provenance, headline and verdict
     found: list[Found]
-    pictures: dict[str, str]  # name without suffix -> PNG in base64
+    pictures: dict[str, str]  # name without suffix -> PNG in base64; those of single architectures last
 
     @property
     def headline(self) -> tuple[str, Figure] | None:
@@ -120,9 +121,8 @@ def read_report(workdir: Path) -> Report:
         for name, value in named.items()
         if not any(name.endswith(end) and name.removesuffix(end) in named for end in ENDS)
     }
-    pictures = {
-        picture.stem: base64.b64encode(read_file(picture)).decode() for picture in sorted(workdir.glob("*.png"))
-    }
+    ordered = sorted(workdir.glob("*.png"), key=lambda path: (path.stem.startswith(OF_ARCHS), path.stem))
+    pictures = {path.stem: base64.b64encode(read_file(path)).decode() for path in ordered}
     return Report(workdir, result, figures, found_in(workdir), pictures)
 
 
