@@ -94,3 +94,41 @@ def test_scripts_are_sound_bash():
         path = ROOT / script
         assert path.stat().st_mode & 0o111, f"{script} is not executable"
         subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+ONE_SYSTEM = {"fcntl", "grp", "msvcrt", "posix", "pty", "pwd", "resource", "termios", "winreg"}
+
+
+def unportable(source: str) -> list[str]:
+    """What of a module works on some systems only: modules that others lack, texts in the system's own encoding."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found += [f"imports {name}" for name in names if name.split(".")[0] in ONE_SYSTEM]
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        called = ast.unparse(node.func).rpartition(".")[2]
+        modes = [ast.literal_eval(arg) for arg in node.args if isinstance(arg, ast.Constant) and arg.value is not None]
+        if called in ("read_text", "write_text") and len(node.args) == (called == "write_text"):
+            found.append(ast.unparse(node))
+        if (
+            called == "open"
+            and ast.unparse(node.func) != "Image.open"
+            and not any(isinstance(mode, str) and "b" in mode for mode in modes)
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_nothing_of_one_system_stands_in_the_way_of_others():
+    files = [path for folder in ("jaxnas", "experiments") for path in (ROOT / folder).rglob("*.py")]
+    offences = {path.relative_to(ROOT): unportable(path.read_text(encoding="utf-8")) for path in files}
+    assert {path: found for path, found in offences.items() if found} == {}
+
+
+def test_what_is_unportable_is_found():
+    assert unportable("import fcntl\nfrom resource import getrusage") == ["imports fcntl", "imports resource"]
+    assert unportable("path.read_text(); path.write_text('a'); open(p); p.open('r')") != []
+    assert len(unportable("path.read_text(); path.write_text('a'); open(p); p.open('r')")) == 4
+    assert unportable("p.read_text('ascii'); open(p, 'rb'); p.open('a', encoding='utf-8'); p.write_bytes(b'')") == []

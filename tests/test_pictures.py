@@ -58,6 +58,10 @@ def test_scatter_says_of_how_many_supernets(saved, tmp_path, num_seeds, num_snap
     rank_correlation.draw_scatter(config, tmp_path, "name", scores, TEST, np.arange(40), report_of(scores))
     (axes, _) = saved["scatter.png"].axes
     assert axes.get_title("left").startswith(f"name, {which}\n")
+    tau = report_of(scores).kendall_tau  # the headline of the console, of result.json and of the page
+    told = " ".join(axes.get_title("left").split())
+    assert f"Kendall's τ = {tau.value:.3f}" in told and f"[{tau.low:.3f}, {tau.high:.3f}]" in told
+    assert ("interval over super-nets and" in told) == (num_seeds > 1)
     assert axes.get_xlabel().startswith("mean ") == (which != "1 super-net")
     assert len(axes.collections[0].get_offsets()) == 40
 

@@ -60,7 +60,7 @@ def memory() -> Finding:
     card = f", {gib(statistics['bytes_limit'])} on the device" if "bytes_limit" in statistics else ""
     try:
         told = dict(
-            re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+            re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.MULTILINE)
         )
         free, total = (1024 * int(told[name]) for name in ("MemAvailable", "MemTotal"))
     except (OSError, KeyError):
