@@ -250,8 +250,8 @@ def draw(workdir: Path, figures: Mapping[str, Any], budgets: list[int], title: s
     shown = [number for number in budgets if number]
     panels = {
         "Kendall's tau": {
-            "codes, MACs": "code",
-            "+ mean loss": "score",
+            "no super-net, best of three": "code",
+            "codes, MACs, mean loss": "score",
             "+ fingerprints": "fingerprint",
             "+ those of all super-nets": "all",
         },
