@@ -23,7 +23,7 @@ part cells_full 180 python -m benchmarks.compare --rows cells_1000 --width 16 --
 # Sharing and widths: every chain of NAS-Bench-Macro at half width, and a PC-NAS step.
 part chains 110 python -m benchmarks.compare --rows macro_all pcnas_step --width 16 --image-size 32 --num-images 2048 \
     --baselines serial_1 torch_eager torch_best --num-baseline 4 --out "$OUT/chains.json"
-# Which route `auto` should take with few images, where sub-networks alone leave the device idle.
+# The routes with few images, where sub-networks alone leave the device idle.
 part routes 100 python -m benchmarks.evaluator --routes serial dispatch graph auto --width 16 --image-size 32 \
     --num-images 256 --memory-budget 17179869184 --out "$OUT/routes.json"
 part train_step 80 python -m benchmarks.train_step --image-size 32 --out "$OUT/train_step.json"
