@@ -4,12 +4,16 @@ The pool of partial architectures, its potentials and the share of the space tha
 the search a super-net of as many steps is trained uniformly, from the same warm-up and on the same batches, and both
 rank the same architectures: the completions of the pool after half of the choices (later ones are too few to rank).
 `kendall_tau_in_pool` and `kendall_tau_uniform_same_cost` are taken with the final weights of both, `..._midway` with
-those at the end of that pool's own interval. The outcome is the most accurate of the last pool once trained alone: the
+those at the end of that pool's own interval. `imagenet-rehearsal` goes the way of ImageNet in small: pictures in a
+folder, of CIFAR-10 if it is there and else of digits, enlarged; streamed; and `experiments.retrain` trains what it
+finds. The outcome is the most accurate of the last pool once trained alone: the
 table's validation accuracy chooses, or that of one training seed, and the others judge. Costs and the limit are of the
 network at its published size.
 
     python -m experiments.pcnas quick --workdir runs/pcnas
     python -m experiments.pcnas cpu --limit macs:50e6 --data-dir DIR --workdir runs/pcnas-macro
+    python -m experiments.pcnas imagenet-rehearsal --data-dir DIR --workdir runs/rehearsal
+    python -m experiments.retrain quick --arch runs/rehearsal/found.json --workdir runs/retrained
 
 Minutes and figures are in experiments/README.md.
 """
@@ -36,9 +40,11 @@ from jaxnas.tables import Judge
 from jaxnas.training import Recipe, make_standalone
 
 from .shared.config import settle
+from .shared.problem import rehearse
 from .shared.searching import (
     DIGITS,
     MACRO,
+    REHEARSED,
     TINY,
     Run,
     SearchConfig,
@@ -59,7 +65,8 @@ from .shared.telling import Known, hashes, judged, level, write_found
 class Config(SearchConfig):
     """A search, and how its outcome is trained and judged."""
 
-    retrain: Literal["table", "train"] = "table"  # look stand-alone accuracies up, or train the last pool's networks
+    # Look stand-alone accuracies up, or train the last pool's networks, or take the best by shared weights
+    retrain: Literal["table", "train", "none"] = "table"
     retrain_epochs: Count = 30
     retrain_learning_rate: Positive = 0.1
 
@@ -68,6 +75,7 @@ PRESETS = {
     "tiny": runs.replace(Config(), **TINY),
     "quick": runs.replace(Config(), **DIGITS),
     "cpu": runs.replace(Config(), **MACRO),
+    "imagenet-rehearsal": runs.replace(Config(), **REHEARSED),
 }
 
 # Of each seed; None where there is no table, or nothing is retrained.
@@ -80,7 +88,7 @@ OF_A_SEED = (
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png, and
     found.json and its like: the outcome of the first seed with its weights."""
-    config = settle(config)
+    config = settle(rehearse(config, workdir))
     compile_seconds = runs.compile_clock()
     task = prepare(config)
     judge = find_judge(config, task)
@@ -110,6 +118,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         **mean_of_searches(rows, "regret"),
         **mean_of_searches(rows, "table_rank", name="mean_table_rank"),
         **{key: value for name in rows[0] if "kendall" in name for key, value in mean_of_searches(rows, name).items()},
+        "found_potential": searches[0].steps[-1].pool_potentials[0],
         "num_archs_in_pool": rows[0]["num_archs_in_pool"],
         "num_seeds": config.num_seeds,
         "search_seconds": float(np.mean([row["search_seconds"] for row in rows])),
@@ -119,6 +128,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         **hashes(task.setup.data, None if judge is None else judge.truth),
     }
     told = level(figures, "retrained_accuracy", "test accuracy of what it finds:", digits=4)
+    if config.retrain == "none":
+        told = level(figures, "found_potential", f"the potential ({config.potential}) of what it finds is", digits=4)
     if judge is not None:
         feasible = "the best feasible architecture" if region.limit else "the best architecture"
         told = level(figures, "regret", f"the accuracy of what it finds is {{}} below that of {feasible}", digits=4)
@@ -146,6 +157,8 @@ def figures_of(
     figures: dict[str, Any] = dict.fromkeys(OF_A_SEED)
     if config.retrain == "train":
         code, figures["retrained_accuracy"] = retrain(config, task, archs, folder / "retrained.json", origin)
+    elif config.retrain == "none":
+        code = archs[0]
     else:
         assert judge is not None
         code = judge.outcome(archs)

@@ -7,6 +7,7 @@ normalisation takes its statistics from `num_calibration_images` training images
 
     python -m experiments.retrain quick --workdir runs/retrained
     python -m experiments.retrain cpu --arch found.json --data-dir DIR --workdir runs/retrained-macro
+    python -m experiments.retrain paper --arch found.json --dataset folder:IMAGENET --workdir runs/retrained-imagenet
 
 WORKDIR/retrained.npz and .safetensors hold the weights, retrained.json the architecture, retrained.stablehlo (and with
 --onnx retrained.onnx) the whole network, which takes pixels; `export_difference` is how far the logits of what was
@@ -80,6 +81,12 @@ PRESETS = {
     "cpu": runs.replace(
         QUICK, space="nasbench_macro", dataset="cifar10", num_train=None, num_valid=5000, width=8, image_size=16,
         num_epochs=10, crop=2, flip=True, checkpoint_every=500, report_every=50,
+    ),
+    # On an accelerator, not run: PC-NAS's own settings are not to be had.
+    "paper": runs.replace(
+        QUICK, space="mobile_small", dataset="imagenet2012", num_train=None, num_valid=10_000, width=None,
+        image_size=None, augment="crop", reading_workers=16, recipe="imagenet", flip=False, compute_dtype="bfloat16",
+        num_calibration_images=1024, checkpoint_every=1250, report_every=125,
     ),
 }  # fmt: skip
 

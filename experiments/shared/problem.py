@@ -1,20 +1,25 @@
 """What an experiment is about: the space, the images and the truth that its config names, and the codes it asks for."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxnas import codes, datasets, tables
+from jaxnas import codes, datasets, runs, tables
 from jaxnas.datasets import Dataset
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 
-from .config import ProblemConfig, by_kind, small_width
+from .config import REHEARSAL, ProblemConfig, SupernetConfig, by_kind, small_width
 
 SCORED_ROWS = 4  # a row of a text that is scored, by itself, is so much longer than one that is trained on
 Half = Literal["all", "develop", "claim"]  # settings are chosen on one half of a space, what is claimed is of the other
 MOST_TRIED = 2**20  # codes of a space in which not all exist
+
+
+REHEARSED_IMAGES = 1800, 300  # of CIFAR-10, or as many as digits has, that become pictures; and of its test part
+Rehearsed = TypeVar("Rehearsed", bound=SupernetConfig)
 
 
 class Problem(NamedTuple):
@@ -32,6 +37,23 @@ def load_problem(config: ProblemConfig) -> Problem:
     truth = load_truth(config, published)
     data = load_images(config, published)
     return Problem(published, resize(config, published, data), data, truth)
+
+
+def rehearse(config: Rehearsed, workdir: Path) -> Rehearsed:
+    """The config with the set of a rehearsal made and named: a folder of pictures in the workdir."""
+    if config.problem.dataset != REHEARSAL:
+        return config
+    try:
+        datasets.check_name("cifar10", config.problem.data_dir)
+        data = datasets.load("cifar10", num_train=REHEARSED_IMAGES[0], num_valid=100, data_dir=config.problem.data_dir)
+    except ValueError:  # not there
+        data = datasets.load("digits", num_valid=100)
+    few = data._replace(
+        test_images=data.test_images[: REHEARSED_IMAGES[1]], test_labels=data.test_labels[: REHEARSED_IMAGES[1]]
+    )
+    size = config.problem.image_size
+    folder = datasets.write_folder(workdir / "pictures", few, size if isinstance(size, int) else 32)
+    return runs.replace(config, dataset=f"folder:{folder}")
 
 
 def load_truth(config: ProblemConfig, published: SearchSpace) -> tables.Table:

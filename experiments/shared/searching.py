@@ -27,7 +27,7 @@ from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.training import TrainState, batches, init_train_state
 
-from .config import SupernetConfig
+from .config import REHEARSAL, SupernetConfig
 from .problem import load_images, resize
 from .supernet import Score, TrainingSetup, build, make_score, make_setup
 
@@ -62,6 +62,12 @@ MACRO = {
     "crop": 2, "flip": True, "width": 8, "cells_per_stage": 1, "image_size": 16, "num_steps": 2600,
     "num_warm_up_steps": 1000, "num_eval_archs": 1000, "num_eval_images": 500, "images_per_call": 250,
     "checkpoint_every": 200, "report_every": 50,
+}  # fmt: skip
+REHEARSED = {
+    "space": "mobile_small", "dataset": REHEARSAL, "limit": "macs:250e6", "retrain": "none", "most_resident": 1,
+    "augment": "crop", "crop": 0, "width": 8, "image_size": 32, "num_train": None, "num_valid": 300, "batch_size": 32,
+    "num_steps": 200, "num_warm_up_steps": 64, "num_completions": 5, "num_eval_archs": 10, "num_eval_images": 150,
+    "images_per_call": 150, "checkpoint_every": 50, "report_every": 10,
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ asked for (`Streamed`):
 from jaxnas.datasets.augmenting import AUGMENTS, Augment
 from jaxnas.datasets.images import channel_statistics, resize
 from jaxnas.datasets.loading import Dataset, Reading, check_name, load
+from jaxnas.datasets.rehearsal import write_folder
 from jaxnas.datasets.splits import stratified_order
 from jaxnas.datasets.streaming import Streamed
 from jaxnas.datasets.text import check_text_name, load_text
@@ -28,4 +29,5 @@ __all__ = [
     "load_text",
     "resize",
     "stratified_order",
+    "write_folder",
 ]
