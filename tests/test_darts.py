@@ -373,6 +373,15 @@ def test_edges_in_a_loop_are_edges_one_by_one(monkeypatch, kind):
     assert len(loops) == 14
 
 
+def test_a_part_of_the_channels_can_be_differentiated_in_a_loop():
+    """Traced only: what passes by is max-pooled, whose gradient JAX finds where it sees that it is a maximum."""
+    supernet = make_supernet(small(1), partial_channels=2)
+    params = jax.eval_shape(supernet.init, jax.random.key(0))
+    weights = jax.ShapeDtypeStruct((len(supernet.num_candidates), 8), "float32")
+    gradient = jax.grad(lambda weights, params: supernet.apply(params, weights, IMAGES)[0].sum())
+    assert jax.eval_shape(gradient, weights, params).shape == weights.shape
+
+
 @pytest.mark.slow("training a super-net of two cells, whose step compiles for half a minute")
 def test_training():
     """The loss falls; a step moves what its path takes, and nothing else."""

@@ -5,6 +5,7 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnas.ops.normalisation import Tape
 from jaxnas.ops.operation import Cost, Operation, OpParams
@@ -34,7 +35,7 @@ class PartialChannels(Operation):
         part = self._part(x.shape[-1])
         first, rest = self.inside.apply(params, x[..., :part], tape), x[..., part:]
         if self.stride == 2:
-            lowest = jnp.asarray(-jnp.inf, x.dtype)
+            lowest = np.array(-np.inf, x.dtype)  # no array of JAX's: inside a loop it would hide that this is a maximum
             rest = jax.lax.reduce_window(rest, lowest, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
         whole = jnp.concatenate([first, rest], axis=-1)
         parts = whole.reshape(*whole.shape[:-1], self.num_parts, part)
