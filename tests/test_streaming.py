@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -119,15 +120,29 @@ def test_processes_share_a_batch(folder):
         batches(*given, share=(0, 4))
 
 
-@pytest.mark.slow("two worker processes, each of which imports jaxnas")
-def test_workers_change_nothing(folder):
-    reads = [
-        batches(jax.random.key(0), data.train_images, data.train_labels, 6)
-        for data in (load(folder, Reading(augment=AUGMENTS["jitter"], num_workers=number)) for number in (0, 2))
-    ]
+@pytest.mark.slow("worker processes, each of which imports jaxnas")
+@pytest.mark.parametrize("kind", ["folder", "array records"])
+def test_workers_change_nothing(folder, tmp_path, kind):
+    if kind == "array records":
+        write_tfds(tmp_path, height=None, width=None)
+    reads = []
+    for number in (0, 2):
+        reading = Reading(augment=AUGMENTS["jitter"], num_workers=number)
+        if kind == "folder":
+            data = load(folder, reading)
+        else:
+            data = datasets.load("tiny", num_valid=6, image_size=SIZE, data_dir=tmp_path, reading=reading)
+        reads.append(batches(jax.random.key(0), data.train_images, data.train_labels, 6))
     for step in (0, 1, 2, 3, 8):
         ours, theirs = (read(step)["train"] for read in reads)
         np.testing.assert_array_equal(ours["images"], theirs["images"])
+        np.testing.assert_array_equal(ours["labels"], theirs["labels"])
+
+
+@pytest.mark.parametrize("ask", [np.asarray, jnp.asarray])
+def test_streamed_images_are_no_array(folder, ask):
+    with pytest.raises(ValueError, match=r"^18 pictures are streamed, .* raise most_resident to 13,824 bytes"):
+        ask(load(folder, STREAM).train_images)
 
 
 class TestDamage:

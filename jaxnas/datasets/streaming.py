@@ -6,6 +6,7 @@ comes is a function of the seed, the step and the place in the batch alone, howe
 read: a run that goes on reads what an uninterrupted one would have read.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -97,6 +98,14 @@ class Streamed:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        """Not silently as an array: what is streamed doesn't fit in memory."""
+        num_bytes = math.prod(self.shape)
+        raise ValueError(
+            f"{len(self)} pictures are streamed, and all are wanted at once; raise most_resident to {num_bytes:,} bytes"
+            " and take no augment, or train step by step (experiments.retrain)."
+        )
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         taken = np.arange(len(self))[rows]
