@@ -193,12 +193,14 @@ ONLY_IN = {
     "pickle": {"jaxnas/tables/plain_pickle.py"},
     "bz2": {"jaxnas/tables/plain_pickle.py"},
     "zipfile": {"jaxnas/files.py", "jaxnas/tables/format.py"},  # the latter reads names of entries only
+    "yaml": {"jaxnas/runs/config.py"},  # whose `safe_load` makes plain values only
 }
 NOWHERE = {
-    "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "tarfile", "gzip", "lzma",
+    "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile", "gzip", "lzma",
     "urllib", "requests", "http", "ftplib", "socket", "pooch", "wget",
 }  # fmt: skip
 UNSAFE_CALLS = {"unpack_archive", "extractall", "extract", "eval", "exec"}
+YAML_READERS = {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
 NUMPY_READERS = {"load", "fromfile", "memmap"}
 
 
@@ -215,7 +217,8 @@ def unsafe(source: str, place: str) -> Iterator[str]:
                 yield f"{place} imports {module}"
         if isinstance(node, ast.Call):
             owner, _, name = ast.unparse(node.func).rpartition(".")
-            if name in UNSAFE_CALLS or (owner in ("np", "numpy", "jnp") and name in NUMPY_READERS):
+            of_numpy = owner in ("np", "numpy", "jnp") and name in NUMPY_READERS
+            if name in UNSAFE_CALLS or of_numpy or (owner == "yaml" and name in YAML_READERS):
                 yield f"{place} calls {ast.unparse(node.func)}"
 
 
@@ -234,6 +237,8 @@ def test_nothing_else_unpickles_unpacks_or_downloads():
         "shutil.unpack_archive('x')",
         "np.load('x')",
         "import urllib.request",
+        "yaml.load(text)",
+        "import yaml",
     ],
 )
 def test_what_is_unsafe_is_found(source):

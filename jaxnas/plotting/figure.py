@@ -49,7 +49,7 @@ def set_title(axes: Axes, text: str) -> None:
 
 def wrapped(text: str) -> list[str]:
     """The lines of a title, none too long for the picture."""
-    return [part for line in text.splitlines() for part in textwrap.wrap(line, width=78)]
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, width=74)]
 
 
 def set_legend(figure: Figure) -> None:
