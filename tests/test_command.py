@@ -34,7 +34,7 @@ def test_help_shows_what_a_field_admits(capsys):
         main("experiments.rank_correlation", "", print, rank_correlation.PRESETS, ["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", "").split())
     assert "--momentum {at least 0 and below 1} (default: 0.9)" in text
-    assert "--sampler {uniform, fair, distinct or None} None: fair, or uniform where" in text
+    assert "--sampler {uniform, fair, distinct, sandwich or None} None: fair, or uniform where" in text
     assert "--width {1 to 4096 or small or None} channels of the stem, which" in text
 
 
@@ -44,7 +44,7 @@ def test_help_shows_what_a_field_admits(capsys):
         ("--num-valid x", "num_valid is 'x', expected at least 1; --help lists all fields"),
         ("--width huge", "width is 'huge', expected 1 to 4096 or small or None; --help"),
         ("--learning-rate=nan", "learning_rate is nan, expected a number, above 0, or None."),
-        ("--sampler fare", "sampler is 'fare', expected one of uniform, fair, distinct, or None."),
+        ("--sampler fare", "sampler is 'fare', expected one of uniform, fair, distinct, sandwich, or None."),
         ("--strategy trie", "Expected one of ('auto', 'mask', 'serial', 'dispatch', 'graph')"),
         ("--space digits", "unknown search space 'digits'; choose one of darts, "),
         ("--dataset digit --data-dir /", "unknown data set 'digit': expected digits; another of"),

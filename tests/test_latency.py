@@ -210,7 +210,7 @@ class TestMeasuredNetworks:
         holed = self.table._replace(columns={"ms": np.array([[1, np.nan], [np.nan, np.nan], [4, 6]])})
         costs = latency.measured_costs(SPACE, holed, "ms")
         assert costs(self.archs[[0, 2]]).tolist() == [1, 5]
-        refuses(r"table of toy \(2 architectures\) lacks 21", costs, self.archs)
+        refuses(r"table of toy \(2 architectures\) lacks 2_1", costs, self.archs)
         nothing = holed._replace(columns={"ms": np.full((3, 1), np.nan)})
         refuses("has no figure in its column 'ms'", latency.measured_costs, SPACE, nothing, "ms")
 
@@ -221,7 +221,7 @@ class TestMeasuredNetworks:
     def test_what_was_not_measured(self):
         refuses("has no column 'gpu'; it has ms, rounds", latency.measured_costs, SPACE, self.table, "gpu")
         costs = latency.measured_costs(SPACE, self.table, "ms")
-        for missing, text in (([0, 1], "01"), ([1, 1], "11")):
+        for missing, text in (([0, 1], "0_1"), ([1, 1], "1_1")):
             refuses(rf"table of toy \(3 architectures\) lacks {text}", costs, np.array([[0, 0], missing]))
 
     def test_nasbench201(self, data_dir):
