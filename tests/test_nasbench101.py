@@ -75,7 +75,9 @@ def on_the_way(edges):
 def test_a_code_exists_where_a_way_exists():
     exists = [len(on_the_way(edges)) > 0 for edges in adjacency(ALL_V4)]
     assert V4.is_valid(ALL_V4).tolist() == exists and 0 < sum(exists) < len(exists)
-    with pytest.raises(ValueError, match="nasbench101_v4: architecture 0, 0-0-0-0-0-0-0-0, does not exist in the space"):
+    with pytest.raises(
+        ValueError, match="nasbench101_v4: architecture 0, 0-0-0-0-0-0-0-0, does not exist in the space"
+    ):
         check(V4, np.zeros((1, 8), int))
 
 
