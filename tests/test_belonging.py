@@ -56,7 +56,11 @@ def edit(path: Path, old: str, new: str) -> None:
 def assert_same(workdir: Path, expected: Path) -> None:
     assert untimed(result_of(workdir)) == untimed(result_of(expected))
     assert (workdir / "scores.csv").read_bytes() == (expected / "scores.csv").read_bytes()
-    for path in expected.rglob("*.npz"):
+    with np.load(workdir / "found.npz") as ours, np.load(expected / "found.npz") as theirs:
+        assert ours.files == theirs.files
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+    for path in expected.rglob("seed*/**/*.npz"):
         ours, theirs = (tables.read_table(folder / path.relative_to(expected), SMALL) for folder in (workdir, expected))
         np.testing.assert_array_equal(ours.columns["loss"], theirs.columns["loss"])
     for path in expected.rglob("training.csv"):

@@ -17,7 +17,8 @@ EVERY_COMMAND = [
 
 
 @pytest.mark.parametrize("name", EVERY_COMMAND)
-def test_every_field_of_every_command_has_its_range_or_list(name):
+def test_every_field_of_every_command_has_its_range_or_list(name, monkeypatch):
+    monkeypatch.delenv("JAXNAS_DATA", raising=False)  # so that no preset is asked whether its images are there
     if name == "benchmarks.compare":
         pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[benchmarks]'")
     module = importlib.import_module(name)

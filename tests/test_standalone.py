@@ -185,7 +185,7 @@ def test_refusals(changes, words, supernet):
 
 
 def test_a_network_that_diverges_is_no_truth(supernet):
-    with pytest.raises(FloatingPointError, match="two: architecture 00 trained from key 0 has a test loss of nan"):
+    with pytest.raises(FloatingPointError, match="two: architecture 0_0 trained from key 0 has a test loss of nan"):
         train_bright_and_dark(supernet, num_epochs=1, learning_rate=1e30)
 
 

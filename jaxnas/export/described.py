@@ -15,7 +15,7 @@ from jaxnas.costs.latency import LATENCY_MS
 from jaxnas.files import checksum, decode_json
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import outline
-from jaxnas.supernets import Params, Supernet
+from jaxnas.supernets import Layer, Params, Supernet
 
 FORMAT = 1
 
@@ -66,7 +66,7 @@ def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
     """A table for people: each layer with its operation, output shape, parameters and MACs for one image, and the sums.
 
     Parameters are those that the layer holds, so without scale and shift where normalisation has none; MACs as in
-    `jaxnas.costs`.
+    `jaxnas.costs`, and "?" where an operation doesn't say what it costs.
     """
     (arch,) = check(supernet.space, np.asarray(arch)[None])
     shapes = shapes_of(supernet)
@@ -75,11 +75,14 @@ def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
         layer = supernet.layers[name]
         op = list(layer.candidates)[taken]
         num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes[name][op]))
-        rows.append((name, op, " x ".join(map(str, layer.out_shape)), num_params, float(layer.costs.macs[taken])))
+        rows.append((name, op, " x ".join(map(str, layer.out_shape)), num_params, _macs(layer, int(taken))))
     num_params, total = sum(row[3] for row in rows), sum(row[4] for row in rows)
     text = [("layer", "operation", "output", "parameters", "MACs")]
-    text += [(name, op, shape, f"{size:,}", f"{macs:,.0f}") for name, op, shape, size, macs in rows]
-    text += [("total", "", "", f"{num_params:,}", f"{total:,.0f}")]
+    rows.append(("total", "", "", num_params, total))
+    text += [
+        (name, op, shape, f"{size:,}", "?" if np.isnan(macs) else f"{macs:,.0f}")
+        for name, op, shape, size, macs in rows
+    ]
     widths = [max(map(len, column)) for column in zip(*text)]
     lines = [
         "  ".join(
@@ -90,6 +93,14 @@ def summary(supernet: Supernet, arch: chex.ArrayNumpy) -> str:
     ]
     title = f"{supernet.space.name} {to_text(supernet.space, arch)}"
     return "\n".join([title, *lines])
+
+
+def _macs(layer: Layer, taken: int) -> float:
+    """Of the candidate taken; nan where it isn't known."""
+    try:
+        return float(layer.costs.macs[taken])
+    except ValueError:
+        return float("nan")
 
 
 def in_words(
