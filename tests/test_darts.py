@@ -36,7 +36,7 @@ PAIRS = [
 ]
 CODES = np.array(PAIRS, np.int32).reshape(3, -1)
 
-SLOW = pytest.mark.slow("statistics given, on every route of a super-net of two cells")
+SLOW = pytest.mark.slow("every route of a super-net of two cells")
 
 
 def small(num_nodes=2, width=4):
@@ -299,14 +299,8 @@ def test_costs():
 # Routes and training
 
 
-@pytest.mark.parametrize(
-    "bn_mode",
-    [
-        "batch",
-        pytest.param("calibrated", marks=SLOW),
-        pytest.param("tracked", marks=SLOW),
-    ],
-)
+@SLOW
+@pytest.mark.parametrize("bn_mode", ["batch", "calibrated", "tracked"])
 def test_routes_agree(bn_mode):
     supernet, params = built(1, affine=bn_mode != "batch")  # without scale and shift zeros stay zeros
     ops = [

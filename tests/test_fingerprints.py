@@ -70,6 +70,7 @@ def test_rows_are_read_some_at_a_time(monkeypatch):
     np.testing.assert_allclose(parts.features, whole.features, atol=1e-9)
 
 
+@pytest.mark.slow("principal components of a large matrix")
 def test_a_large_matrix_is_not_copied(tmp_path, monkeypatch):
     """4,000 x 1,000 floats of a file are 16 MB, their float64 32 MB; a tenth of it is held."""
     matrix = np.lib.format.open_memmap(tmp_path / "losses.npy", mode="w+", dtype=np.float32, shape=(4000, 1000))

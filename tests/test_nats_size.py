@@ -142,7 +142,16 @@ def test_all_codes_are_networks_of_their_own():
     assert nats_size.resized(width=16).layout.widths == (2, 4, 6, 8, 10, 12, 14, 16)
 
 
-@pytest.mark.parametrize("bn_mode", ["batch", "calibrated", "tracked"])
+@pytest.mark.parametrize(
+    "bn_mode",
+    [
+        "batch",
+        *(
+            pytest.param(mode, marks=pytest.mark.slow("statistics given, nats_size"))
+            for mode in ("calibrated", "tracked")
+        ),
+    ],
+)
 def test_routes_agree(bn_mode):
     supernet, params = built()
     how = {}
@@ -168,6 +177,7 @@ def test_routes_agree(bn_mode):
             np.testing.assert_allclose(scores["serial"].loss[row], expected, rtol=1e-4)
 
 
+@pytest.mark.slow("gradients of fair paths of nats_size")
 def test_gradients_of_fair_paths():
     """Eight fair paths a step, whose shortcuts are not balanced; gradients are the sum over paths, and none reaches
     what is masked."""

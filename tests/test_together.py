@@ -32,7 +32,9 @@ def built(ops, stride=1, size=6, **options):
     "ops, stride, is_edge, expected",
     [
         (CELL, 1, True, [[0], [1], [2, 3], [4]]),
-        (MOBILE[:3], 2, False, [[2, 0], [1]]),
+        pytest.param(
+            MOBILE[:3], 2, False, [[2, 0], [1]], marks=pytest.mark.slow("mobile candidates of a layer at once")
+        ),
     ],
 )
 def test_each_candidate_is_what_it_is_alone(ops, stride, is_edge, expected):
