@@ -9,7 +9,7 @@ from experiment_runs import interrupt, refusal, remove, result_of, rows_of, star
 
 from experiments.rnn_ranking import tau_of_numbers, twins_apart
 from jaxnas import tables
-from jaxnas.codes import enumerate_archs
+from jaxnas.codes import enumerate_archs, from_text
 from jaxnas.spaces import rnn32
 
 CELLS = enumerate_archs(rnn32)
@@ -121,7 +121,8 @@ def test_a_table_of_ones_own_and_policies_on_it(tmp_path, capsys):
     of_last_seed = dict(zip(map(tuple, table.archs.tolist()), np.exp(-losses[:, 1].astype(float)), strict=True))
     for policy in ("random", "enas", "darts"):
         values = [float(row["accuracy"]) for row in rows if (row["feedback"], row["policy"]) == ("weights", policy)]
-        codes = [row["arch"] for row in rows if (row["feedback"], row["policy"]) == ("weights", policy)]
-        assert values == pytest.approx([of_last_seed[tuple(map(int, code))] for code in codes], rel=1e-5)
+        texts = [row["arch"] for row in rows if (row["feedback"], row["policy"]) == ("weights", policy)]
+        codes = map(tuple, from_text(rnn32, texts).tolist())
+        assert values == pytest.approx([of_last_seed[code] for code in codes], rel=1e-5)
         assert found[f"{policy}_mean_perplexity"] == pytest.approx(np.mean(1 / np.array(values)))
     assert "fed_enas_mean_accuracy" in found and "fed_darts_mean_accuracy" not in found
