@@ -43,7 +43,7 @@ from jaxnas.runs.command import main
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
 from .shared.labelling import NONE, Population, describe, drawn, judged, ordered
 from .shared.problem import Half, evaluation_archs, load_problem
-from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, score_all, train
+from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, score_all, train_up_to
 from .shared.telling import difference, hashes
 
 CODES = ("code_process", "code_graph", "code_boosting")  # without a super-net
@@ -150,15 +150,12 @@ def losses_of_images(
     has gone on, it is trained once more up to there."""
     space, moments = setup.supernet.space, []
     for step in snapshot_steps(config):
-        place, of_step = folder / f"step{step}", {**origin, "step": step}
+        place = folder / f"step{step}"
         blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
         state = None
         if not all(path.exists() for path in blocks):
-            newest = runs.progress(folder, fingerprint=space.fingerprint, origin=origin)
-            past = newest is not None and newest.step > step
-            where, of_training = (place, of_step) if past else (folder, origin)
-            state = train(config, setup, score, where, seed=seed, origin=of_training, until=step).state
-        columns, _ = score_all(config, state, archs, score, space, place, of_step)
+            state = train_up_to(config, setup, score, step, folder, place, seed=seed, origin=origin).state
+        columns, _ = score_all(config, state, archs, score, space, place, {**origin, "step": step})
         moments.append(columns["image_loss"])
     return np.stack(moments)
 

@@ -31,7 +31,7 @@ from jaxnas.supernets import Params, Supernet
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
 from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
-from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, read_curve, score_all, train
+from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, read_curve, score_all, train_up_to
 from .shared.telling import Known, draw_network, hashes, write_found
 
 
@@ -180,16 +180,10 @@ def train_and_score(
         place = folder / f"step{step}" if config.num_snapshots != 1 else folder
         state = None  # of a snapshot with all its scores, the weights may be gone
         blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
-        of_step = {**origin, "step": step}
         if step == config.training.num_steps or not all(path.exists() for path in blocks):
-            newest = runs.progress(folder, fingerprint=space.fingerprint, origin=origin)
-            if newest is not None and newest.step > step:
-                print(f"{place}: the weights of step {step} are gone, training up to there once more")
-                state = train(config, setup, score, place, seed=seed, origin=of_step, until=step).state
-            else:
-                trained = train(config, setup, score, folder, seed=seed, origin=origin, archs=archs, until=step)
-                state = trained.state
-        columns, spent = score_all(config, state, archs, score, space, place, of_step)
+            trained = train_up_to(config, setup, score, step, folder, place, seed=seed, origin=origin, archs=archs)
+            state = trained.state
+        columns, spent = score_all(config, state, archs, score, space, place, {**origin, "step": step})
         parts.append(columns)
         seconds += spent
     losses, accuracies = (np.stack([part[name] for part in parts]) for name in ("loss", "accuracy"))

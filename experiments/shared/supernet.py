@@ -220,6 +220,27 @@ def train(
     )
 
 
+def train_up_to(
+    config: RankedConfig,
+    setup: TrainingSetup,
+    score: Score,
+    step: int,
+    folder: Path,
+    place: Path,
+    *,
+    seed: int,
+    origin: sealed.Origin,
+    archs: np.ndarray | None = None,
+) -> runs.Trained:
+    """The training in `folder` up to a step; where it has gone on since, once more, in the folder `place` of that step.
+    Arguments as `train` takes them."""
+    newest = runs.progress(folder, fingerprint=setup.supernet.space.fingerprint, origin=origin)
+    if newest is not None and newest.step > step:
+        print(f"{place}: the weights of step {step} are gone, training up to there once more")
+        return train(config, setup, score, place, seed=seed, origin={**origin, "step": step}, until=step)
+    return train(config, setup, score, folder, seed=seed, origin=origin, archs=archs, until=step)
+
+
 def curve_steps(config: RankedConfig) -> list[int]:
     """The steps after which the curve's architectures are scored; the end of the training has scores of its own."""
     num_steps = config.training.num_steps

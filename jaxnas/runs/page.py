@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxnas.files import checksum, decode_json, read_file, replace_file
-from jaxnas.runs.workdir import PROVENANCE
+from jaxnas.files import decode_json, read_file, replace_file
+from jaxnas.runs.workdir import PROVENANCE, read_result
 
 NAME = "report.html"
 ENDS = ("_low", "_high")
@@ -108,13 +108,7 @@ def read_report(workdir: Path) -> Report:
         if (workdir / "config.json").exists():
             raise ValueError(f"{workdir}: not finished yet; the command that began it goes on with it.")
         raise ValueError(f"{workdir}: no workdir of a run, expected a folder with result.json in it.")
-    try:
-        result = decode_json(read_file(path))
-        whole = result.pop("checksum") == checksum(result) and isinstance(result["name"], str)
-    except (ValueError, AttributeError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path}: damaged, edited or no result; delete it to finish the run again.")
+    result = read_result(path)
     named = {name: value for name, value in result.items() if name not in (*PROVENANCE, "headline", "verdict")}
     figures = {
         name: Figure(value, *(named.get(name + end) for end in ENDS))

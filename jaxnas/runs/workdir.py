@@ -151,17 +151,24 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}}
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """What `write_result` wrote; a ValueError where it is damaged, edited or something else."""
+    try:
+        result: dict[str, Any] = decode_json(read_file(path))
+        whole = result.pop("checksum") == checksum(result) and isinstance(result["name"], str)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: damaged, edited or no result; delete it to finish the run again.")
+    return result
+
+
 def show(workdir: Path, run: str) -> None:
     """Print the figures of result.json, which has to be of the run of that identity, and the files beside it."""
     path = workdir / "result.json"
-    try:
-        result = decode_json(read_file(path))
-        whole = result.pop("checksum") == checksum(result)
-    except (ValueError, AttributeError, KeyError, TypeError):
-        whole = False
-    if not whole or result.get("run") != run:
-        what = "of another run" if whole else "damaged, edited or no result"
-        raise ValueError(f"{path}: {what}; delete it to finish the run again.")
+    result = read_result(path)
+    if result.get("run") != run:
+        raise ValueError(f"{path}: of another run; delete it to finish the run again.")
     figures = {key: value for key, value in result.items() if key not in PROVENANCE}
     width = max(map(len, figures), default=0)
     for key, value in figures.items():
