@@ -34,7 +34,7 @@ __version__ = "0.1.0"  # the one place: pyproject.toml reads it here
 
 ROOMS = (
     "checks", "codes", "costs", "datasets", "evaluation", "export", "files", "ops", "plotting", "policies", "ranking",
-    "runs", "samplers", "search", "space", "spaces", "supernets", "tables", "training",
+    "runs", "samplers", "search", "space", "spaces", "supernets", "tables", "training", "transfer",
 )  # fmt: skip
 
 __all__ = [

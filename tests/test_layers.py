@@ -39,11 +39,12 @@ MAY_IMPORT = {
     "runs": COSTS | {"datasets", "evaluation", "files", "samplers", "search", "training"},
     "export": COSTS | {"evaluation", "files", "training"},
     "plotting": {"checks", "files"},
+    "transfer": COSTS | {"evaluation", "export", "training"},
 }
 # Files that stand higher than their rooms.
 HIGHER = {"jaxnas/costs/measuring.py": {"training"}}
 MAY_TOUCH_FILES = {"files", "datasets", "tables", "costs", "export", "runs", "plotting"}
-MAY_IMPORT_FLAX = {"ops", "supernets", "export", "policies"}
+MAY_IMPORT_FLAX = {"ops", "supernets", "export", "policies", "transfer"}
 MAY_APPLY_CANDIDATES = {"ops", "supernets"}
 # Streaming tells Grain that there are none.
 MAY_READ_FLAGS = {"jaxnas/interrupted.py", "jaxnas/runs/command.py", "jaxnas/datasets/streaming.py"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAX_ROOMS = 20
+MAX_ROOMS = 21  # the rooms of CONTRIBUTING.md; `interrupted` is none, but must come before what any room imports
 MAX_FILE = 320
 MAX_FUNCTION = 90
 FILES = sorted(

@@ -9,6 +9,7 @@ asked for (`Streamed`):
 """
 
 from jaxnas.datasets.augmenting import AUGMENTS, Augment
+from jaxnas.datasets.identities import Identities, Reid, classes_as_identities, read_market
 from jaxnas.datasets.images import channel_statistics, resize
 from jaxnas.datasets.loading import Dataset, Reading, check_name, load
 from jaxnas.datasets.rehearsal import write_folder
@@ -20,13 +21,17 @@ __all__ = [
     "AUGMENTS",
     "Augment",
     "Dataset",
+    "Identities",
     "Reading",
+    "Reid",
     "Streamed",
     "channel_statistics",
     "check_name",
     "check_text_name",
+    "classes_as_identities",
     "load",
     "load_text",
+    "read_market",
     "resize",
     "stratified_order",
     "write_folder",

@@ -1,0 +1,33 @@
+"""A found network as the backbone of something else: person re-identification and object detection.
+
+    supernet = make_supernet(space)                                  # of the size that the weights are of
+    backbone = make_backbone(supernet, arch, strides=(8, 16, 32))
+    params, stats = backbone.adopt(export.load("retrained.npz", supernet))
+    features, _ = backbone.apply(params, images, stats=stats)        # stride -> map, for images of any size
+
+What stands on it is trained by `make_finetuning`: `make_embedder` with `make_identity_loss` on batches of
+`balanced_rows`, judged by `evaluate_retrieval`.
+"""
+
+from jaxnas.transfer.backbone import STRIDES, Backbone, calibrate, make_backbone
+from jaxnas.transfer.embedding import Embedder, balanced_rows, batch_hard_triplet, make_embedder, make_identity_loss
+from jaxnas.transfer.finetuning import Finetuning, TaskLoss, make_finetuning
+from jaxnas.transfer.retrieval import Retrieval, cosine_distances, evaluate_retrieval
+
+__all__ = [
+    "STRIDES",
+    "Backbone",
+    "Embedder",
+    "Finetuning",
+    "Retrieval",
+    "TaskLoss",
+    "balanced_rows",
+    "batch_hard_triplet",
+    "calibrate",
+    "cosine_distances",
+    "evaluate_retrieval",
+    "make_backbone",
+    "make_embedder",
+    "make_finetuning",
+    "make_identity_loss",
+]
