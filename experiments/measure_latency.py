@@ -12,7 +12,8 @@ figures are of `num_archs` others:
 - the same `between_rounds`, of the even rounds' medians against the odd ones': what noise leaves to be predicted;
 - the same of `macs` in place of the table, with a constant and a scale of its own;
 - `op_spread` and `network_spread`: the interquartile range over the median, in the middle;
-- `num_scattered` of `num_programs`: those whose rounds differ by more than a tenth, even when timed again.
+- `num_scattered` of `num_programs`: those whose rounds differ by more than a tenth, even when timed again;
+- `num_host_bound`: those that take little more than an empty program, so that they may have timed the host.
 
 Times of a machine that does other work say little; see whether `between_rounds` is good enough. Where they contradict
 the prediction altogether, the run ends, and the same command measures again what scattered and keeps the rest. A killed
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from jaxnas import codes, costs, plotting, ranking, runs, tables
 from jaxnas.checks import Cells, Count, Pair, Pixels, Seed, Whole, Width
 from jaxnas.costs import latency, table_costs
-from jaxnas.costs.measuring import MOST_SPREAD, Measured, measure, num_programs, scattered, spread
+from jaxnas.costs.measuring import MOST_SPREAD, Measured, host_bound, measure, num_programs, scattered, spread
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.runs.workdir import versions
@@ -133,6 +134,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "network_spread": spread(measured.networks_ms),
         "num_programs": len(measured.times_ms),
         "num_scattered": len(scattered(measured.times_ms)),
+        "num_host_bound": len(host_bound(measured.times_ms)),
         "table": "latency.npz",
     }
 

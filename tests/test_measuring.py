@@ -127,6 +127,39 @@ def test_known_times_are_kept_and_the_missing_ones_taken():
         time_programs(twice, 3, 1, known_ms=known)
 
 
+def test_a_queue_is_timed_by_what_its_length_adds():
+    """Queues of one call and of five: 3 and 11 s are 2 s a call; then 4 and 8 s, 1 s, which is the faster run."""
+    program = TimedProgram(lambda x: x * 2, (jnp.ones(2),))
+    found = time_programs([program], 1, 2, queue=(1, 5), clock=clock_of([3, 11, 4, 8]))
+    assert found[0].tolist() == pytest.approx([1000])
+
+
+def test_on_an_accelerator_an_operation_runs_so_often_that_the_host_is_not_timed(monkeypatch):
+    """Its program, of 8 ms, holds it `REPEATS` times, and nothing is taken off; a network, of 5 ms, is called once."""
+    monkeypatch.setattr(measuring, "_is_queued", lambda: True)
+    monkeypatch.setattr(measuring, "REPEATS", 4)
+    products = []  # convolutions, and those of one pixel
+
+    def known(programs, *_, **__):
+        for program in programs:
+            text = jax.jit(program.function).lower(*program.args).as_text()
+            products.append(text.count("stablehlo.convolution") + text.count("stablehlo.dot_general"))
+        return np.array([[0.5]] + [[8.0]] * (len(programs) - 2) + [[5.0]])
+
+    monkeypatch.setattr(measuring, "time_programs", known)
+    measured = measure(SPACE, np.array([[1, 1, 1, 1]]), batch_size=1, num_rounds=1)
+    assert products == [0, *[4] * 6, 6]
+    assert latency.operation_costs(SPACE, measured.table).fixed == 2 + 2  # stem and head
+    assert measured.networks_ms.tolist() == [[5]]
+    assert "queues of 4 and 20 calls" in measured.table.provenance["timed"]
+    assert measured.table.provenance["driver"]
+
+
+def test_host_bound():
+    """The empty program takes 2 ms in the middle of its rounds: 3 are within half of it, 3.1 are not."""
+    assert measuring.host_bound([[1, 2, 9], [3, 3, 3], [3.1, 3.1, 3.1], [2, 9, 1]]).tolist() == [1, 3]
+
+
 def test_scattered():
     """Quartiles of 1..5 are 2 and 4; a row of zeros takes nothing."""
     assert measuring.scattered(

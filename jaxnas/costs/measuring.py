@@ -6,13 +6,21 @@ whatever slows the machine for a while slows all of them, and notes the fastest 
 work can only add to a run. Programs whose rounds scatter all the same are timed again, in as many rounds, a few times
 at most; the fastest of their rounds are kept, and all else as it was. What an empty program takes, the call itself, is
 taken off each operation, since a network is one call: a table predicts what a network adds to that.
+
+On an accelerator a single call would time the host. There a run is a long queue of calls less a short one, over the
+calls that they differ by, which is what the device takes as long as it is slower than the host that feeds it; and a
+program of an operation holds it `REPEATS` times, one after the other, so that it is (compiled for an H100, each takes
+the kernels of one and a small one that ties it to the next). Where it isn't even so, the time is about that of an empty
+program: `host_bound` counts those.
 """
 
+import contextlib
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
@@ -30,6 +38,8 @@ from jaxnas.tables import Table
 
 MOST_SPREAD = 0.1  # interquartile range over median of a program's rounds; what scatters more is timed again
 TIMES_AGAIN = 3
+QUEUE = (4, 20)  # calls in the short and the long queue of a run on an accelerator
+REPEATS = 16  # of an operation in its program, on an accelerator
 
 
 class TimedProgram(NamedTuple):
@@ -44,7 +54,7 @@ class Measured(NamedTuple):
 
     table: Table  # of operations, see `jaxnas.costs.latency.operations_table`
     networks_ms: np.ndarray  # float64 [num_archs, num_rounds]
-    times_ms: np.ndarray  # float64 [num_programs, num_rounds], as the clock had them; the last rows are the networks'
+    times_ms: np.ndarray  # float64 [num_programs, num_rounds]: of an empty program, the operations, the networks
 
 
 def measure(
@@ -84,13 +94,15 @@ def measure(
     archs = check(space, archs) if len(archs) else np.zeros((0, space.num_choices), np.int32)
     supernet, params, stats = _prepare(space, dtype)
     layers = distinct_operations(supernet)
-    programs = [_operation(supernet, params, stats, *places[0], batch_size, dtype) for places in layers]
+    repeats = REPEATS if _is_queued() else 1
+    programs = [_operation(supernet, params, stats, *places[0], batch_size, dtype, repeats) for places in layers]
     programs += [_network(supernet, params, stats, arch, batch_size) for arch in archs]
     empty = TimedProgram(lambda x: x + 1, (jnp.zeros(()),))
     times_ms = time_programs(
         [empty, *programs], num_rounds, num_runs, known_ms=known_ms, on_program=on_program, on_round=on_round
     )
-    ops_ms = np.maximum(times_ms[1 : len(layers) + 1] - times_ms[0], 0)
+    ops_ms = times_ms[1 : len(layers) + 1]
+    ops_ms = ops_ms / repeats if repeats > 1 else np.maximum(ops_ms - times_ms[0], 0)
     per_op, fixed = np.full((space.num_choices, max(space.num_ops), num_rounds), np.nan), np.zeros(num_rounds)
     for place, num_ops in enumerate(space.num_ops):
         per_op[place, :num_ops] = 0
@@ -102,9 +114,11 @@ def measure(
             else:
                 per_op[layer.choice, list(layer.candidates).index(op)] += taken_ms
     setting = Setting(jax.devices()[0].device_kind, batch_size, dtype)
+    how = f"queues of {QUEUE[0]} and {QUEUE[1]} calls" if _is_queued() else "less that of an empty program"
     about = {
-        "timed": f"fastest of {num_runs} runs in each round, less that of an empty program; inference",
+        "timed": f"fastest of {num_runs} runs in each round, {how}; inference",
         "empty_program_ms": repr(float(np.median(times_ms[0]))),
+        "driver": driver(),
     }
     table = operations_table(space, per_op, fixed, setting, provenance={**about, **(provenance or {})})
     return Measured(table, times_ms[len(layers) + 1 :], times_ms)
@@ -139,12 +153,15 @@ def time_programs(
     known_ms: chex.ArrayNumpy | None = None,
     on_program: Callable[[], None] = lambda: None,
     on_round: Callable[[], None] = lambda: None,
+    queue: tuple[int, int] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
     """Compile all, then time them in rounds as the module's docstring says: ms, float64 [num_programs, num_rounds].
 
-    Rows of `known_ms`, of that shape, are kept; only those with a NaN are compiled and timed.
+    Rows of `known_ms`, of that shape, are kept; only those with a NaN are compiled and timed. `queue`: calls in the
+    short and the long queue; None: `QUEUE` on an accelerator, single calls elsewhere.
     """
+    queue = queue or (QUEUE if _is_queued() else None)
     times = np.full((len(programs), num_rounds), np.nan)
     if known_ms is not None:
         times = array("known_ms", known_ms, times.shape, "floating", finite=False).astype(np.float64)
@@ -160,6 +177,19 @@ def time_programs(
         made = pool.map(compiled, [programs[row] for row in wanted.tolist()])
         executables = dict(zip(wanted.tolist(), made, strict=True))
 
+    def seconds(calls: int, executable: Callable[..., Any], args: tuple[Any, ...]) -> float:
+        start = clock()
+        for _ in range(calls):
+            last = executable(*args)
+        jax.block_until_ready(last)
+        return clock() - start
+
+    def once(executable: Callable[..., Any], args: tuple[Any, ...]) -> float:
+        if queue is None:
+            return seconds(1, executable, args)
+        short, long = (seconds(calls, executable, args) for calls in queue)
+        return max(long - short, 0) / (queue[1] - queue[0])
+
     def rounds(rows: np.ndarray) -> np.ndarray:
         """ms, [num_rows, num_rounds]."""
         found = np.empty((len(rows), num_rounds))
@@ -167,12 +197,7 @@ def time_programs(
             for place in np.random.default_rng(number).permutation(len(rows)):
                 executable, args = executables[int(rows[place])], programs[int(rows[place])].args
                 jax.block_until_ready(executable(*args))  # the caches are the last program's
-                runs = []
-                for _ in range(num_runs):
-                    start = clock()
-                    jax.block_until_ready(executable(*args))
-                    runs.append(clock() - start)
-                found[place, number] = 1000 * min(runs)
+                found[place, number] = 1000 * min(once(executable, args) for _ in range(num_runs))
             on_round()
         return found
 
@@ -190,6 +215,21 @@ def scattered(times_ms: chex.ArrayNumpy) -> np.ndarray:
     """The rows of times [num_programs, num_rounds] whose rounds differ by more than `MOST_SPREAD`: int64."""
     low, middle, high = np.quantile(np.asarray(times_ms, np.float64), [0.25, 0.5, 0.75], axis=1)
     return np.flatnonzero(high - low > MOST_SPREAD * middle)
+
+
+def host_bound(times_ms: chex.ArrayNumpy) -> np.ndarray:
+    """The rows but the first of times [num_programs, num_rounds] whose medians are within half of the first's, an empty
+    program: what they take may be the host's, not the device's. int64."""
+    medians = np.median(np.asarray(times_ms, np.float64), axis=1)
+    return np.flatnonzero(medians[1:] <= 1.5 * medians[0]) + 1
+
+
+def driver() -> str:
+    """What runs the device: the platform's version as XLA has it, and NVIDIA's kernel module where there is one."""
+    versions = [jax.devices()[0].client.platform_version]
+    with contextlib.suppress(OSError):
+        versions += Path("/proc/driver/nvidia/version").read_text("utf-8").splitlines()[:1]
+    return "; ".join(" ".join(version.split()) for version in versions)
 
 
 def num_programs(space: SearchSpace, num_archs: int) -> int:
@@ -234,6 +274,11 @@ def _check_counts(batch_size: int, dtype: str, num_rounds: int, num_runs: int) -
     choice("dtype", dtype, DTYPES)
 
 
+def _is_queued() -> bool:
+    """Whether calls return before the device has done them."""
+    return jax.default_backend() != "cpu"
+
+
 def _prepare(space: SearchSpace, dtype: str) -> tuple[Supernet, Params, Stats]:
     """The super-net, parameters, and statistics to normalise by, mean 0 and variance 1."""
     supernet = make_supernet(space, policy=Policy(compute=dtype))
@@ -245,15 +290,22 @@ def _prepare(space: SearchSpace, dtype: str) -> tuple[Supernet, Params, Stats]:
 
 
 def _operation(
-    supernet: Supernet, params: Params, stats: Stats, name: str, op: str, batch_size: int, dtype: str
+    supernet: Supernet, params: Params, stats: Stats, name: str, op: str, batch_size: int, dtype: str, repeats: int = 1
 ) -> TimedProgram:
     layer = supernet.layers[name]
 
-    def function(params: Any, x: chex.Array, stats: chex.Array) -> chex.Array:
-        return run_operation(layer.candidates[op], params, x, stats, stats_dtype=layer.stats_dtype)[0]
+    def function(params: Any, inputs: list[chex.Array], stats: chex.Array) -> list[chex.Array]:
+        outputs = list[chex.Array]()
+        for x in inputs:
+            out = run_operation(layer.candidates[op], params, x, stats, stats_dtype=layer.stats_dtype)[0]
+            outputs.append(out)
+            # The next one waits for it: the compiler would else run the small parts of all of them as one.
+            params = jax.tree.map(lambda leaf, out=out: leaf + 1e-30 * out.ravel()[0].astype(leaf.dtype), params)
+        return outputs
 
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((batch_size, *layer.in_shape)), dtype)
-    return TimedProgram(function, (params[name][op], x, stats[name]))
+    rng = np.random.default_rng(1)
+    inputs = [jnp.asarray(rng.standard_normal((batch_size, *layer.in_shape)), dtype) for _ in range(repeats)]
+    return TimedProgram(function, (params[name][op], inputs, stats[name]))
 
 
 def _network(supernet: Supernet, params: Params, stats: Stats, arch: np.ndarray, batch_size: int) -> TimedProgram:
