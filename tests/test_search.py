@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 
 import jax
 import numpy as np
@@ -12,16 +13,45 @@ from hypothesis import strategies as st
 
 from jaxnas.codes import check, enumerate_archs, neighbours
 from jaxnas.costs import cost_table, make_limit, parse, table_costs
-from jaxnas.search import SEARCHES, SearchState, evolution, host_rng, random_search, spos
+from jaxnas.search import (
+    SEARCHES,
+    SearchState,
+    evolution,
+    host_rng,
+    local,
+    nsga2,
+    nsga3,
+    optuna_search,
+    random_search,
+    spos,
+)
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES
 
 SMALL = {  # settings with which a few dozen evaluations show all that a search does
     "random": functools.partial(random_search, num_archs=4),
     "evolution": functools.partial(evolution, population_size=8, tournament_size=3, num_archs=2),
+    "local": functools.partial(local, num_starts=3),
+    "nsga2": functools.partial(nsga2, population_size=6, costs={"sum": lambda archs: archs.sum(axis=1)}),
+    "nsga3": functools.partial(
+        nsga3,
+        population_size=6,
+        costs={"sum": lambda archs: archs.sum(axis=1), "first": lambda archs: archs[:, 0]},
+    ),
+    "optuna": functools.partial(optuna_search, num_archs=4),
     "spos": functools.partial(spos, population_size=8, num_parents=3, num_mutations=4, num_crossovers=3),
 }
 KEY = jax.random.key(0)
+NEED = {"nsga2": ("pymoo", "pareto"), "nsga3": ("pymoo", "pareto"), "optuna": ("optuna", "optuna")}  # package, extra
+SLOW = {"optuna": [pytest.mark.slow("Optuna's sampler under the contract of searches")]}
+
+
+def param(name):
+    """The name of a search as a parameter of a test, which is skipped where its package isn't there."""
+    package, extra = NEED.get(name, ("numpy", ""))
+    reason = f"{package} isn't installed: pip install 'jaxnas[{extra}]'"
+    marks = [pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=reason)]
+    return pytest.param(name, marks=marks + SLOW.get(name, []))
 
 
 def toy(*num_ops, is_valid=None):
@@ -57,7 +87,7 @@ def test_every_search_is_here():
     assert set(SMALL) == set(SEARCHES)
 
 
-@pytest.fixture(params=SEARCHES)
+@pytest.fixture(params=[param(name) for name in SEARCHES])
 def make(request):
     return SMALL[request.param]
 
@@ -79,7 +109,7 @@ def problems(draw):
 
 
 class TestContract:
-    @pytest.mark.parametrize("name", SEARCHES)
+    @pytest.mark.parametrize("name", [param(name) for name in SEARCHES])
     @settings(max_examples=40, deadline=None)
     @given(problem=problems())
     def test_all_that_is_feasible_is_asked_for_once_and_nothing_else(self, name, problem):
@@ -172,6 +202,10 @@ class TestContract:
         ("evolution", {"population_size": 0}),
         ("evolution", {"tournament_size": 0}),
         ("evolution", {"num_archs": 0}),
+        ("local", {"num_starts": 0}),
+        ("nsga2", {"population_size": 3}),
+        ("nsga3", {"crossover_prob": 1.1}),
+        ("nsga3", {"num_mutations": -1}),
         ("spos", {"population_size": 0}),
         ("spos", {"num_parents": 0}),
         ("spos", {"num_mutations": -1}),

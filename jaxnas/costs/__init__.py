@@ -5,7 +5,7 @@
 
 from jaxnas.costs import latency, limits
 from jaxnas.costs.counted import arch_costs, is_additive, op_costs, supernet_costs
-from jaxnas.costs.limits import CostFn, CostTable, Limit, cost_table, make_limit, number, parse, table_costs
+from jaxnas.costs.limits import CostFn, CostTable, Limit, cost_table, functions, make_limit, number, parse, table_costs
 from jaxnas.supernets import Costs
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Limit",
     "arch_costs",
     "cost_table",
+    "functions",
     "is_additive",
     "latency",
     "limits",

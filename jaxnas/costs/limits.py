@@ -6,13 +6,13 @@ is left of a space under a limit, and how to draw from it, is in `jaxnas.search.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import chex
 import numpy as np
 
-from jaxnas.checks import array, rectangular, shown
+from jaxnas.checks import array, choice, rectangular, shown
 from jaxnas.checks import number as finite
 from jaxnas.costs.counted import arch_costs, is_additive, op_costs
 from jaxnas.space import SearchSpace
@@ -122,40 +122,75 @@ def make_limit(space: SearchSpace, name: str, value: float, cost: CostTable | Co
     return Limit(name, float(value), costs, None)
 
 
-def parse(text: str, space: SearchSpace, others: Mapping[str, CostTable | CostFn] | None = None) -> Limit:
-    """The limit that a text such as "macs:50e6", "params:2e6" or "latency_ms:12.5" names.
+Others = Mapping[str, CostTable | CostFn]  # costs by name beside "macs" and "params", which are counted
+
+
+def functions(space: SearchSpace, names: Sequence[str], others: Others | None = None) -> dict[str, CostFn]:
+    """The costs of those names: name -> (archs int [num_archs, num_choices] -> float64 [num_archs]).
+
+    Args:
+      others: as for `parse`.
+
+    Raises:
+      ValueError: an unknown name; the functions raise one for NaN.
+    """
+    known = ("macs", "params", *(others or {}))
+    return {
+        choice("cost", name, known): make_limit(space, name, 0.0, _cost(space, name, others or {})).costs
+        for name in names
+    }
+
+
+def parse(text: str, space: SearchSpace, others: Others | None = None) -> Limit:
+    """The limit that a text such as "macs:50e6", "params:2e6" or "latency_ms:12.5" names; of several, with a comma
+    between them, all have to be met.
 
     >>> from jaxnas.spaces import get_space
     >>> print(parse("macs:80e6", get_space("nasbench201")))
     macs <= 80000000
+    >>> print(parse("macs:80e6,params:1e6", get_space("nasbench201")))
+    max(macs / 80000000, params / 1000000) <= 1
 
     Args:
       others: costs by name beside "macs" and "params", which are counted; a latency comes from a measured table.
 
     Raises:
-      ValueError: no such text, an unknown quantity, or a value that is no finite number.
+      ValueError: no such text, an unknown quantity, or a value that is no finite number; one of several that is not
+        above 0.
     """
     if not isinstance(text, str):
         raise ValueError(f"limit is {shown(text)}, expected a text QUANTITY:VALUE as in 'macs:50e6'.")
+    limits = [_parse_one(part, space, others or {}) for part in text.split(",")]
+    if len(limits) == 1:
+        return limits[0]
+    for limit in limits:
+        finite(f"the limit of {limit.name}, one of several,", limit.value, above=0)
+    name = f"max({', '.join(f'{limit.name} / {number(limit.value)}' for limit in limits)})"
+    return make_limit(
+        space, name, 1.0, lambda archs: np.max([each.costs(archs) / each.value for each in limits], axis=0)
+    )
+
+
+def _parse_one(text: str, space: SearchSpace, others: Others) -> Limit:
     name, colon, value = text.partition(":")
-    others = others or {}
-    counted = ("macs", "params")
-    if not colon or name not in {*counted, *others}:
-        known = ", ".join([*counted, *others])
+    known = ", ".join(dict.fromkeys(["macs", "params", *others]))
+    if not colon or name not in {"macs", "params", *others}:
         hint = "; a latency needs a measured table" if name.startswith("latency") else ""
         raise ValueError(f"limit {text!r}: expected QUANTITY:VALUE as in 'macs:50e6', with one of {known}{hint}.")
     try:
         number_of_value = float(value)
     except ValueError:
         raise ValueError(f"limit {text!r}: {value!r} is no number.") from None
+    return make_limit(space, name, number_of_value, _cost(space, name, others))
+
+
+def _cost(space: SearchSpace, name: str, others: Others) -> CostTable | CostFn:
     if name in others:
-        return make_limit(space, name, number_of_value, others[name])
+        return others[name]
     if not is_additive(space):
-        return make_limit(space, name, number_of_value, lambda archs: getattr(arch_costs(space, archs), name))
+        return lambda archs: getattr(arch_costs(space, archs), name)
     per_op, fixed = op_costs(space)
-    return make_limit(
-        space, name, number_of_value, cost_table(space, getattr(per_op, name), float(getattr(fixed, name)))
-    )
+    return cost_table(space, getattr(per_op, name), float(getattr(fixed, name)))
 
 
 def number(value: float) -> str:
