@@ -12,7 +12,9 @@ from jaxnas.datasets.augmenting import AUGMENTS, Augment
 from jaxnas.datasets.identities import Identities, Reid, classes_as_identities, read_market
 from jaxnas.datasets.images import channel_statistics, resize
 from jaxnas.datasets.loading import Dataset, Reading, check_name, load
+from jaxnas.datasets.pasting import paste
 from jaxnas.datasets.rehearsal import write_folder
+from jaxnas.datasets.scenes import Letterboxed, Scenes, read_coco, read_voc
 from jaxnas.datasets.splits import stratified_order
 from jaxnas.datasets.streaming import Streamed
 from jaxnas.datasets.text import check_text_name, load_text
@@ -22,8 +24,10 @@ __all__ = [
     "Augment",
     "Dataset",
     "Identities",
+    "Letterboxed",
     "Reading",
     "Reid",
+    "Scenes",
     "Streamed",
     "channel_statistics",
     "check_name",
@@ -31,7 +35,10 @@ __all__ = [
     "classes_as_identities",
     "load",
     "load_text",
+    "paste",
+    "read_coco",
     "read_market",
+    "read_voc",
     "resize",
     "stratified_order",
     "write_folder",

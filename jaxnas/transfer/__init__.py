@@ -6,10 +6,15 @@
     features, _ = backbone.apply(params, images, stats=stats)        # stride -> map, for images of any size
 
 What stands on it is trained by `make_finetuning`: `make_embedder` with `make_identity_loss` on batches of
-`balanced_rows`, judged by `evaluate_retrieval`.
+`balanced_rows`, judged by `evaluate_retrieval`; `make_detector` with `make_detection_loss`, judged by
+`evaluate_detections`.
 """
 
+from jaxnas.transfer.assignment import assign, make_detection_loss
 from jaxnas.transfer.backbone import STRIDES, Backbone, calibrate, make_backbone
+from jaxnas.transfer.boxes import giou_loss, pairwise_iou, suppress
+from jaxnas.transfer.coco import Objects, evaluate_coco, evaluate_detections
+from jaxnas.transfer.detector import Detections, Detector, make_detector
 from jaxnas.transfer.embedding import Embedder, balanced_rows, batch_hard_triplet, make_embedder, make_identity_loss
 from jaxnas.transfer.finetuning import Finetuning, TaskLoss, make_finetuning
 from jaxnas.transfer.retrieval import Retrieval, cosine_distances, evaluate_retrieval
@@ -17,17 +22,28 @@ from jaxnas.transfer.retrieval import Retrieval, cosine_distances, evaluate_retr
 __all__ = [
     "STRIDES",
     "Backbone",
+    "Detections",
+    "Detector",
     "Embedder",
     "Finetuning",
+    "Objects",
     "Retrieval",
     "TaskLoss",
+    "assign",
     "balanced_rows",
     "batch_hard_triplet",
     "calibrate",
     "cosine_distances",
+    "evaluate_coco",
+    "evaluate_detections",
     "evaluate_retrieval",
+    "giou_loss",
     "make_backbone",
+    "make_detection_loss",
+    "make_detector",
     "make_embedder",
     "make_finetuning",
     "make_identity_loss",
+    "pairwise_iou",
+    "suppress",
 ]
