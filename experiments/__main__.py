@@ -55,7 +55,15 @@ def doctor(arguments: Sequence[str]) -> None:
     raise SystemExit(1 if tell(examine()) else 0)
 
 
+def data(arguments: Sequence[str]) -> None:
+    """List what others publish, or bring it."""
+    from jaxnas.runs.data import main as tell
+
+    tell(arguments)
+
+
 COMMANDS = {
+    "data": (data, "list: what data sets and tables can be had; get NAME: bring one, into --data-dir or JAXNAS_DATA"),
     "doctor": (doctor, "what device, memory, versions, caches and data are there, and what is wrong"),
     "report": (report, "DIR [DIR ...]: a page of what a run came to, or of several side by side"),
 }

@@ -373,9 +373,9 @@ class TestTfds:
         assert capfd.readouterr() == ("", "")
 
     def test_a_set_that_is_not_there_says_how_to_get_it(self, tmp_path, monkeypatch, caplog):
-        command = f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}/tfds"
+        command = f"tfds build mnist --file_format=array_record --data_dir={tmp_path}/tfds"
         with caplog.at_level(logging.WARNING):
-            assert command in refuses("pip install tensorflow", "cifar10", num_valid=9, data_dir=tmp_path)
+            assert command in refuses("pip install tensorflow", "mnist", num_valid=9, data_dir=tmp_path)
         assert not caplog.records
         monkeypatch.delenv("JAXNAS_DATA", raising=False)
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))

@@ -66,7 +66,9 @@ TOP_MAY_IMPORT = {
 }
 TOP_LEVEL = {*TOP_MAY_IMPORT, "tests"}
 FLAG_MODULES = {"argparse", "absl", "click", "getopt", "optparse", "tyro"}
-FILE_MODULES = {"glob", "orbax", "pathlib", "PIL", "shutil", "tempfile", "tensorflow_datasets", "zipfile"}
+FILE_MODULES = {
+    "glob", "orbax", "pathlib", "PIL", "pooch", "shutil", "tarfile", "tempfile", "tensorflow_datasets", "zipfile",
+}  # fmt: skip
 FILE_CALLS = {"open", "load", "loadtxt", "genfromtxt", "memmap", "save", "savetxt", "savez", "savez_compressed"}
 
 

@@ -396,10 +396,12 @@ class TestLoadTruth:
 
     def test_what_is_not_there_says_where_to_get_it(self, tmp_path, monkeypatch):
         monkeypatch.delenv("JAXNAS_DATA", raising=False)
-        refuses("xiusu/NAS-Bench-Macro.* JAXNAS_DATA", tables.load_truth, MACRO, "cifar10")
-        refuses(f"{tmp_path}.*xiusu/NAS-Bench-Macro", tables.load_truth, MACRO, "cifar10", data_dir=tmp_path)
-        refuses(f"{tmp_path}.*D-X-Y/NAS-Bench-201", tables.load_truth, NB201, "cifar10", data_dir=tmp_path)
-        refuses("put there nasbench201_mnist.npz", tables.load_truth, NB201, "mnist", data_dir=tmp_path)
+        brings, makes = f"jaxnas data get {{}} --data-dir {tmp_path}$", f"build_table .* --workdir {tmp_path}$"
+        refuses("JAXNAS_DATA.* jaxnas data get nasbench_macro --data-dir DIR$", tables.load_truth, MACRO, "cifar10")
+        refuses(brings.format("nasbench_macro"), tables.load_truth, MACRO, "cifar10", data_dir=tmp_path)
+        refuses(brings.format("nats_bench"), tables.load_truth, NB201, "cifar10", data_dir=tmp_path)
+        message = f"neither nasbench201_mnist.npz nor nasbench201_mnist.csv.*{makes}"
+        refuses(message, tables.load_truth, NB201, "mnist", data_dir=tmp_path)
 
     def test_a_missing_table_is_told_from_a_damaged_one(self, tmp_path, monkeypatch):
         """Who can do without one, as PC-NAS that retrains, must not take a damaged one for none."""

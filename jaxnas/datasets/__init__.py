@@ -1,5 +1,5 @@
-"""Named image-classification sets as host arrays: scikit-learn's digits, or any set of TensorFlow Datasets (TFDS); and
-texts, as rows of words.
+"""Named image-classification sets as host arrays: scikit-learn's digits, CIFAR from its published archives, any set of
+TensorFlow Datasets (TFDS), arrays and folders of one's own; and texts, as rows of words.
 
 Sets of CIFAR's size are read into memory, and live on the device; pictures that are too many are decoded when they are
 asked for (`Streamed`):
@@ -9,9 +9,11 @@ asked for (`Streamed`):
 """
 
 from jaxnas.datasets.augmenting import AUGMENTS, Augment
+from jaxnas.datasets.cifar import ARCHIVES, find_archive
+from jaxnas.datasets.downloading import Remote, fetch, get_command
 from jaxnas.datasets.identities import Identities, Reid, classes_as_identities, read_market
 from jaxnas.datasets.images import channel_statistics, resize
-from jaxnas.datasets.loading import Dataset, Reading, check_name, load
+from jaxnas.datasets.loading import Dataset, Reading, check_name, from_arrays, load
 from jaxnas.datasets.pasting import paste
 from jaxnas.datasets.rehearsal import write_folder
 from jaxnas.datasets.scenes import Letterboxed, Scenes, read_coco, read_voc
@@ -20,6 +22,7 @@ from jaxnas.datasets.streaming import Streamed
 from jaxnas.datasets.text import check_text_name, load_text
 
 __all__ = [
+    "ARCHIVES",
     "AUGMENTS",
     "Augment",
     "Dataset",
@@ -27,12 +30,17 @@ __all__ = [
     "Letterboxed",
     "Reading",
     "Reid",
+    "Remote",
     "Scenes",
     "Streamed",
     "channel_statistics",
     "check_name",
     "check_text_name",
     "classes_as_identities",
+    "fetch",
+    "find_archive",
+    "from_arrays",
+    "get_command",
     "load",
     "load_text",
     "paste",

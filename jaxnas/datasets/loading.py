@@ -11,8 +11,10 @@ from PIL import Image
 
 from jaxnas.checks import shown, whole
 from jaxnas.datasets.augmenting import Augment
+from jaxnas.datasets.cifar import ARCHIVES, cifar_set, find_archive
 from jaxnas.datasets.images import MOST_SIZE, channel_statistics, resize
-from jaxnas.datasets.sources import FOLDER, Split, digits, folder_set, how_to_prepare, tfds_folder, tfds_set
+from jaxnas.datasets.own import NPZ, array_set, npz_path, npz_set
+from jaxnas.datasets.sources import FOLDER, Source, Split, digits, folder_set, how_to_get, tfds_folder, tfds_set
 from jaxnas.datasets.splits import stratified_order
 from jaxnas.datasets.streaming import Damaged, Records, Streamed
 from jaxnas.files import one_line
@@ -47,7 +49,7 @@ class Dataset(NamedTuple):
     num_classes: int
     mean: np.ndarray
     std: np.ndarray
-    source: str = ""  # of a text, with its checksum
+    source: str = ""  # where it is from, its licence, of a file that was published its checksum
 
     @property
     def is_text(self) -> bool:
@@ -72,16 +74,17 @@ def load(
     two.
 
     Args:
-      name: "digits", a TFDS name such as "cifar10" or "imagenet_resized/32x32", or "folder:PATH" with pictures in
-        PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, classes being numbered by name.
+      name: "digits"; "cifar10" or "cifar100", from the archives that `jaxnas data get` brings; a TFDS name such as
+        "imagenet_resized/32x32"; "folder:PATH" with pictures in PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg,
+        classes being numbered by name; "npz:PATH" with the arrays that `from_arrays` takes.
       num_valid: validation images, taken out of train.
       num_train: train images; None for all that are left.
       image_size: height and width to which images are resampled (antialiased, rounded to uint8), at most `MOST_SIZE`;
         None keeps theirs. Of pictures that differ in size the middle square of 7/8 of the shorter side is taken, of
         training steps what `reading.augment` says.
       split_seed: at least 0; another seed gives another split.
-      data_dir: TFDS sets lie in `data_dir/tfds`; None takes the environment variable JAXNAS_DATA in its place, and
-        without it TFDS's own default folder.
+      data_dir: archives lie in it, TFDS sets in `data_dir/tfds`, which are taken where there are both; None takes the
+        environment variable JAXNAS_DATA in its place, and without it TFDS's own default folder.
       reading: of pictures that differ in size; None: `Reading()`.
 
     Raises:
@@ -90,14 +93,66 @@ def load(
         images than asked for; a part with fewer than two classes.
     """
     check_name(name, data_dir)
+    _check_numbers(num_valid, num_train, image_size, split_seed)
+    if name.startswith(FOLDER):
+        source = folder_set(name)
+    elif name.startswith(NPZ):
+        source = npz_set(name)
+    elif name == "digits":
+        source = digits()
+    else:
+        archive = find_archive(name, data_dir)
+        source = tfds_set(name, data_dir) if archive is None else cifar_set(name, archive)
+    return _parts(name, source, num_valid, num_train, image_size, split_seed, reading)
+
+
+def from_arrays(
+    name: str,
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_valid: int,
+    num_train: int | None = None,
+    image_size: int | None = None,
+    split_seed: int = 0,
+    source: str = "",
+) -> Dataset:
+    """A data set of images that are there already, split as `load` does.
+
+    Args:
+      name: what it is called.
+      train_images, test_images: uint8 [num_images, size, size, channels], 1 or 3 channels, or without that axis; of
+        one size.
+      train_labels, test_labels: integers [num_images]; classes are 0 to the largest of them.
+      num_valid, num_train, image_size, split_seed: as `load` takes them.
+      source: where they are from, and their licence.
+
+    Raises:
+      ValueError: other shapes or number types, parts that differ in size, labels below 0, fewer images than asked for.
+    """
+    _check_numbers(num_valid, num_train, image_size, split_seed)
+    found = array_set(name, train_images, train_labels, test_images, test_labels, source)
+    return _parts(name, found, num_valid, num_train, image_size, split_seed, None)
+
+
+def _check_numbers(num_valid: int, num_train: int | None, image_size: int | None, split_seed: int) -> None:
     whole("num_valid", num_valid, 1)
     whole("num_train", num_train, 1) if num_train is not None else None
     whole("image_size", image_size, 1, MOST_SIZE) if image_size is not None else None
     whole("split_seed", split_seed, 0, 2**128 - 1)
-    if name.startswith(FOLDER):
-        source = folder_set(name)
-    else:
-        source = digits() if name == "digits" else tfds_set(name, data_dir)
+
+
+def _parts(
+    name: str,
+    source: Source,
+    num_valid: int,
+    num_train: int | None,
+    image_size: int | None,
+    split_seed: int,
+    reading: Reading | None,
+) -> Dataset:
     size = image_size if image_size is not None else source.image_size
     if size is None:
         raise ValueError(f"{name}: its images differ in size; give the image_size to which they are resampled.")
@@ -138,7 +193,7 @@ def load(
             arrays |= _pictures(part, split.records, indices, labels, size, reading or Reading())
     few = arrays["train_images"] if source.train.records is None else arrays["train_images"][:STATISTICS_OF]
     mean, std = channel_statistics(few)
-    return Dataset(name=name, **arrays, num_classes=source.num_classes, mean=mean, std=std)
+    return Dataset(name=name, **arrays, num_classes=source.num_classes, mean=mean, std=std, source=source.source)
 
 
 def _pictures(
@@ -170,13 +225,17 @@ def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> Non
     folder = tfds_folder(data_dir)
     if name.startswith(FOLDER):
         folder_set(name)
-    if name == "digits" or name.startswith(FOLDER) or folder is None:
+    if name.startswith(NPZ):
+        npz_path(name)
+    if name == "digits" or name.startswith((FOLDER, NPZ)) or folder is None or find_archive(name, data_dir):
         return
     there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    archives = [known for known in ARCHIVES if find_archive(known, data_dir)]
     if re.split("[/:]", name)[0] not in there:
+        other = "" if name in ARCHIVES else "; another of tensorflow.org/datasets/catalog is prepared with"
         raise ValueError(
-            f"unknown data set {name!r}: expected {', '.join(['digits', *there])}; another of"
-            f" tensorflow.org/datasets/catalog is prepared with: {how_to_prepare(name, folder)}"
+            f"unknown data set {name!r}: expected {', '.join(['digits', *archives, *there])}"
+            f"{other or '; it comes with'}: {how_to_get(name, folder)}"
         )
 
 

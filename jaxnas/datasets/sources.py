@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnas.checks import whole
+from jaxnas.datasets.downloading import get_command
 from jaxnas.datasets.images import decode
 from jaxnas.datasets.splits import stratified_order
 from jaxnas.datasets.streaming import ArrayRecords, Files, Records
 from jaxnas.files import one_line
 
+DIGITS = "Optical Recognition of Handwritten Digits of the UCI repository, in scikit-learn; licence: CC BY 4.0"
+PUBLISHED = ("cifar10", "cifar100")  # sets that are read from their published archives, too: see `cifar`
 NUM_DIGITS_TEST = 897  # of 1,797, so that 900 stay for train and validation
 FOLDER = "folder:"
 TEST_FOLDERS = ("val", "validation", "test")
@@ -37,6 +40,7 @@ class Source(NamedTuple):
     test: Split
     num_classes: int
     image_size: int | None  # None: images differ in size
+    source: str  # where it is from, and its licence
 
 
 def digits() -> Source:
@@ -46,7 +50,7 @@ def digits() -> Source:
     images = np.rint(loaded.images[..., None] * (255 / 16)).astype(np.uint8)
     order = stratified_order(loaded.target, 0)
     test, train = (Split(loaded.target[part], images[part].__getitem__) for part in np.split(order, [NUM_DIGITS_TEST]))
-    return Source(train, test, num_classes=10, image_size=8)
+    return Source(train, test, num_classes=10, image_size=8, source=DIGITS)
 
 
 def folder_set(name: str) -> Source:
@@ -63,7 +67,7 @@ def folder_set(name: str) -> Source:
     unknown = {path.name for path in test.iterdir() if path.is_dir()} - set(classes)
     if unknown:
         raise ValueError(f"{test}: a class {min(unknown)!r} that train doesn't have; expected those of train.")
-    return Source(_files(root / "train", classes), _files(test, classes), len(classes), None)
+    return Source(_files(root / "train", classes), _files(test, classes), len(classes), None, f"pictures in {root}")
 
 
 def _files(part: Path, classes: Sequence[str]) -> Split:
@@ -96,7 +100,9 @@ def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
             ) from None
         if not builder.is_prepared():
             hint = "" if folder else " (data_dir or JAXNAS_DATA name another folder)"
-            raise ValueError(f"{name}: nothing prepared in {builder.data_dir}{hint}; {remedy}")
+            raise ValueError(
+                f"{name}: nothing prepared in {builder.data_dir}{hint}; get it with: {how_to_get(name, folder)}"
+            )
 
         try:
             features, splits = builder.info.features, builder.info.splits
@@ -118,7 +124,8 @@ def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
                 ) from None
     shape, num_classes = features[image].shape, int(features[label].num_classes)
     size = shape[0] if shape[0] == shape[1] else None
-    return Source(records["train"], records[test], num_classes=num_classes, image_size=size)
+    source = f"TensorFlow Datasets, {builder.info.full_name}; licence: see {builder.info.homepage}"
+    return Source(records["train"], records[test], num_classes=num_classes, image_size=size, source=source)
 
 
 def _split(source: Any, split: str, image: str, label: str, shape: tuple[int | None, ...]) -> Split:
@@ -175,9 +182,20 @@ def _encoded_split(records: list[tuple[bytes, int]], shape: tuple[int | None, ..
     return Split(np.array([label for _, label in records], np.int64), lambda place: decode(records[place][0], shape))
 
 
-def tfds_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The folder that a user names, else that of the variable JAXNAS_DATA."""
     data_dir = data_dir or os.environ.get("JAXNAS_DATA")
-    return Path(data_dir).expanduser() / "tfds" if data_dir else None
+    return Path(data_dir).expanduser() if data_dir else None
+
+
+def tfds_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    folder = data_folder(data_dir)
+    return folder / "tfds" if folder else None
+
+
+def how_to_get(name: str, folder: Path | None) -> str:
+    """The command that brings a set that isn't there; `folder` is that of TFDS sets."""
+    return get_command(name, folder and folder.parent) if name in PUBLISHED else how_to_prepare(name, folder)
 
 
 def how_to_prepare(name: str, folder: Path | None) -> str:

@@ -94,7 +94,7 @@ def parse(
     """Return (preset's name, config, workdir); a ValueError that says what is wrong with the arguments."""
     argv, given = list(argv), dict[str, Any]()
     preset = argv.pop(0) if argv and not argv[0].startswith("-") else None
-    if (path := _take_option("--config", argv)) is not None:
+    if (path := take_option("--config", argv)) is not None:
         of_file, given = read_fields(Path(path), command.rpartition(".")[2])
         preset = preset or of_file
     preset = preset or "quick"
@@ -119,7 +119,7 @@ def parse(
     return preset, check(arguments.config), Path(arguments.workdir)
 
 
-def _take_option(name: str, argv: list[str]) -> str | None:
+def take_option(name: str, argv: list[str]) -> str | None:
     """Remove `name VALUE` or `name=VALUE` from the arguments and return the value; None where it isn't there."""
     for place, argument in enumerate(argv):
         if argument == name and argv[place + 1 : place + 2]:
@@ -128,7 +128,7 @@ def _take_option(name: str, argv: list[str]) -> str | None:
         if argument.startswith(f"{name}="):
             return argv.pop(place).partition("=")[2]
         if argument == name:
-            raise ValueError(f"{name} has no value; expected a file.")
+            raise ValueError(f"{name} has no value; {name} VALUE gives one.")
     return None
 
 

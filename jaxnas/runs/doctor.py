@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 
+from jaxnas.datasets import ARCHIVES, find_archive
 from jaxnas.evaluation.planning import num_cores
 from jaxnas.runs.compiling import compile_folder
 from jaxnas.runs.workdir import versions
@@ -110,7 +111,9 @@ def data(folder: str | None) -> Iterator[Finding]:
     """Tables and image sets in the folder that JAXNAS_DATA names; digits with its table comes with the package."""
     yield Finding("data", "digits and its table of 243 networks, in the package")
     if not folder:
-        yield Finding("JAXNAS_DATA", "not set: --data-dir names the folder of published tables and of tfds/")
+        yield Finding(
+            "JAXNAS_DATA", "not set: --data-dir names a folder of data; jaxnas data list says what can be had"
+        )
         return
     place = Path(folder)
     if not place.is_dir():
@@ -130,6 +133,7 @@ def data(folder: str | None) -> Iterator[Finding]:
         elif path.suffix == ".npz" and is_table(path):
             yield Finding("table", f"{path.name}, of our own format")
     sets = sorted({path.parent.parent.name for path in place.glob("tfds/*/*/dataset_info.json")})
+    sets += [name for name in ARCHIVES if find_archive(name, place)]
     yield Finding("image sets", ", ".join(sets) or f"none in {place / 'tfds'}")
 
 

@@ -22,6 +22,7 @@ from jaxnas.tables.parts import Arrays, by_seed, collect, remove_parts
 from jaxnas.tables.tfrecord import protobuf_fields, read_batches
 
 SOURCE = "https://storage.googleapis.com/nasbench/"
+LICENCE = "Apache-2.0, that of github.com/google-research/nasbench"
 OFFICIAL = {  # file name -> SHA-256, from the README of github.com/google-research/nasbench
     "nasbench_full.tfrecord": "3d64db8180fb1b0207212f9032205064312b6907a3bbc81eabea10db2f5c7e9c",  # 1.95 GB
     "nasbench_only108.tfrecord": "4c39c3936e36a85269881d659e44e61a245babcb72cb374eacacf75d0e5f4fd1",  # 499 MB
@@ -93,7 +94,8 @@ def convert_nasbench101(
     )
     units = {name: "s" if name.endswith("seconds") else "fraction" for name in columns} | {"params": "count"}
     columns["params"] = runs["params"][first]
-    provenance = {"source": SOURCE, "file": path.name, "sha256": digest, "dataset": "cifar10", "repeats": repeats}
+    provenance = {"source": SOURCE, "licence": LICENCE, "file": path.name, "sha256": digest}
+    provenance |= {"dataset": "cifar10", "repeats": repeats}
     write_table(out, make_table(space, archs, columns, units=units, provenance=provenance))
     remove_parts(folder)
     return out

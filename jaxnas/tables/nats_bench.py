@@ -22,6 +22,7 @@ from jaxnas.tables.parts import Arrays, by_seed, collect, remove_parts
 from jaxnas.tables.plain_pickle import read_pickle, sha256_of
 
 SOURCE = "github.com/D-X-Y/NATS-Bench, NATS-tss-v1_0-3ffb9-simple"
+LICENCE = "MIT, that of github.com/D-X-Y/NATS-Bench"
 # Data set -> split -> (what was trained on, what it was evaluated on), as the authors' API reads them. On CIFAR-10 test
 # accuracies are of trainings on both training and validation part, validation accuracies of trainings on the former.
 SPLITS = {
@@ -94,7 +95,8 @@ def convert_nats_bench(
         units = {name: "nats" if name.endswith("loss") else "fraction" for name in columns}
         columns |= {"params": own["params"][first], "macs": own["macs"][first], "index": known}
         units |= {"params": "count", "macs": "count", "index": "index"}
-        provenance = {"source": SOURCE, "folder": folder.name, "sha256": digest, "dataset": dataset, "seeds": seeds}
+        provenance = {"source": SOURCE, "licence": LICENCE, "folder": folder.name, "sha256": digest}
+        provenance |= {"dataset": dataset, "seeds": seeds}
         write_table(out, make_table(space, archs[known], columns, units=units, provenance=provenance))
     remove_parts(parts)
     return list(outs.values())

@@ -14,7 +14,9 @@ import numpy as np
 
 from jaxnas.files import decode_arrays, decode_json, read_file
 from jaxnas.space import SearchSpace
+from jaxnas.tables.comma_separated import read_csv
 from jaxnas.tables.format import Table, decode_table, is_table, make_table, read_table
+from jaxnas.tables.nats_bench import SPLITS
 
 
 class Published(NamedTuple):
@@ -23,8 +25,16 @@ class Published(NamedTuple):
     file_name: str
     sha256: str
     source: str
+    licence: str
     decode: Callable[[bytes, SearchSpace], Table]
     note: str | None = None  # what is not known about its figures, or was decided here
+
+
+BROUGHT = {  # what `jaxnas data get` has for a space on a data set
+    ("nasbench_macro", "cifar10"): "nasbench_macro",
+    ("nasbench101", "cifar10"): "nasbench101",
+    **{("nasbench201", dataset): "nats_bench" for dataset in SPLITS},
+}
 
 
 class MissingTable(ValueError):
@@ -36,8 +46,8 @@ def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike[
 
     Every table has the column `test_accuracy`, fractions [num_archs] or [num_archs, num_seeds]. Where it comes from:
     digits_chain on digits lies in the package; those of `PUBLISHED` are read as published; any
-    other (and nasbench_macro where the published file is absent) from `{space}_{dataset}.npz`, a file of `write_table`
-    ("/" in the data set's name becomes "-").
+    other (and nasbench_macro where the published file is absent) from `{space}_{dataset}.npz`, a file of `write_table`,
+    or `{space}_{dataset}.csv`, see `read_csv` ("/" in the data set's name becomes "-").
 
     Args:
       data_dir: the folder of the files; else the environment variable JAXNAS_DATA.
@@ -112,22 +122,31 @@ def _read_embedded(space: SearchSpace) -> Table:
 
 def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLike[str] | None) -> Table:
     published = PUBLISHED.get((space.name, dataset))
-    own_name = f"{space.name}_{dataset.replace('/', '-')}.npz"
-    made = f"{own_name}, which the experiment build_table writes, given the same --space and --dataset"
-    wanted = f"{published.file_name}, {published.source}" if published else made
+    own_name = f"{space.name}_{dataset.replace('/', '-')}"
     if not folder:
         raise MissingTable(
-            f"{space.name} on {dataset}: the table ({wanted}) is not part of the package; name its folder with data_dir"
-            " or the variable JAXNAS_DATA."
+            f"{space.name} on {dataset}: the table is not part of the package; name its folder with data_dir or the"
+            f" variable JAXNAS_DATA. {_how_to_get(space, dataset, 'DIR')}"
         )
     folder = Path(folder).expanduser()
     if published and (folder / published.file_name).is_file() and not is_table(folder / published.file_name):
         return _read_published(folder / published.file_name, published, space)
-    if (folder / own_name).is_file():
-        return read_table(folder / own_name, space)
+    if (folder / f"{own_name}.npz").is_file():
+        return read_table(folder / f"{own_name}.npz", space)
+    if (folder / f"{own_name}.csv").is_file():
+        return read_csv(folder / f"{own_name}.csv", space)
     raise MissingTable(
-        f"{space.name} on {dataset}: no table of stand-alone accuracies in {folder.absolute()}; put there {wanted}."
+        f"{space.name} on {dataset}: no table of stand-alone accuracies in {folder.absolute()}, neither"
+        f" {own_name}.npz nor {own_name}.csv{f' nor {published.file_name} ({published.source})' if published else ''}."
+        f" {_how_to_get(space, dataset, folder)}"
     )
+
+
+def _how_to_get(space: SearchSpace, dataset: str, folder: str | os.PathLike[str]) -> str:
+    """The command that brings a table, or makes it."""
+    if (name := BROUGHT.get((space.name, dataset))) is not None:
+        return f"It comes with: jaxnas data get {name} --data-dir {folder}"
+    return f"It is made, with the same --space, by: jaxnas build_table --dataset {dataset} --workdir {folder}"
 
 
 def _decode_nasbench_macro(data: bytes, space: SearchSpace) -> Table:
@@ -201,6 +220,7 @@ NASBENCH101_CELLS = Published(
     file_name="nb101_subset_naslib500.npz",
     sha256="abb1c923d99fa0696e93b65781308654dc323dccf06b160965c3788be124588b",
     source="an extract of zc_nasbench101.json of github.com/automl/NASLib",
+    licence="Apache-2.0",
     decode=_decode_nasbench101_cells,
     note="validation accuracy of one training",
 )
@@ -209,18 +229,21 @@ PUBLISHED = {
         file_name="nas-bench-macro_cifar10.json",
         sha256="686dee8363cc21cca8c1f321ad5749454f2d9b9ca5972682e137e539bc522297",
         source="github.com/xiusu/NAS-Bench-Macro",
+        licence="Apache-2.0",
         decode=_decode_nasbench_macro,
     ),
     ("nasbench201", "cifar10"): Published(
         file_name="nasbench201_cifar10.npz",
         sha256="3a0e14613f0529baa88d16c342abc51924f7f8b4105fcd42cb65ac1a5bf651fa",
         source="an extract of the tables of github.com/D-X-Y/NAS-Bench-201",
+        licence="MIT",
         decode=_decode_nasbench201,
     ),
     ("nats_size", "cifar10"): Published(
         file_name="nats_sss_cifar10.npz",
         sha256="e34d776a1a29550418879158a8c339c211cbfddcda12a649413dae1812366fef",
         source="an extract of the tables of github.com/D-X-Y/NATS-Bench",
+        licence="MIT",
         decode=_decode_nats_size,
         note="epochs and split of the accuracies are not recorded: for ranks only",
     ),
@@ -228,6 +251,7 @@ PUBLISHED = {
         file_name="darts_yang2020.npz",
         sha256="1ba013e2130b45be247cb374940197675b59cfd8867e3ed644a7f5b7163167c0",
         source="an extract of the 214 random cells of github.com/antoyang/NAS-Benchmark",
+        licence="GPL-3.0 (figures only)",
         decode=_decode_darts,
         note="the mean over the last ten of 600 epochs; width and depth are not recorded: for ranks only",
     ),
@@ -236,7 +260,8 @@ PUBLISHED = {
 
 def _read_published(path: Path, published: Published, space: SearchSpace) -> Table:
     table = published.decode(read_as_published(path, published.sha256, published.source), space)
-    about = {"source": published.source, "file": published.file_name, "sha256": published.sha256}
+    about = {"source": published.source, "licence": published.licence}
+    about |= {"file": published.file_name, "sha256": published.sha256}
     return table._replace(provenance=about | ({"note": published.note} if published.note else {}))
 
 
