@@ -9,6 +9,7 @@ import pytest
 
 from jaxnas.datasets import Remote, downloading, fetch
 
+pytest.importorskip("pooch", reason="pooch, a dependency since downloads, isn't installed: pip install pooch")
 CONTENT = bytes(range(256)) * 2000  # several chunks
 
 
