@@ -158,7 +158,7 @@ class TestPcnas:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(SPACES, "small", SMALL)
             argv = [*ARGV, "--data-dir", str(truth), "--workdir", str(tmp_path)]
-            _, config, _ = command.parse("python -m experiments.pcnas", None, pcnas.PRESETS, argv)
+            _, config, *_ = command.parse("python -m experiments.pcnas", None, pcnas.PRESETS, argv)
             config = settle(config)
             task = searching.prepare(config)
 

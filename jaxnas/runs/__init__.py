@@ -8,9 +8,11 @@ from jaxnas.runs.blocks import block_paths, in_blocks, scores_table
 from jaxnas.runs.compiling import compile_clock, keep_compilations
 from jaxnas.runs.config import check, fields, flat, read_value, replace
 from jaxnas.runs.rows import csv_metrics, read_rows, write_rows
+from jaxnas.runs.tracking import Tracker, open_tracker
 
 __all__ = [
     "Progress",
+    "Tracker",
     "Trained",
     "block_paths",
     "check",
@@ -21,6 +23,7 @@ __all__ = [
     "in_blocks",
     "keep_compilations",
     "num_cores",
+    "open_tracker",
     "progress",
     "read_rows",
     "read_value",

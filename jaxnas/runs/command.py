@@ -25,11 +25,14 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxnas.checks import OneOf, choice
 from jaxnas.runs.compiling import keep_compilations
 from jaxnas.runs.config import check, flat, kind_of, kinds, read_fields, replace, with_fields
 from jaxnas.runs.logs import lines_in_files
 from jaxnas.runs.page import NAME, found_in, write_report
-from jaxnas.runs.workdir import claim, locked, show, write_result
+from jaxnas.runs.trackers import TRACKERS
+from jaxnas.runs.tracking import open_tracker, tracked
+from jaxnas.runs.workdir import claim, figures_of, locked, show, write_result
 
 CONFIG_HELP = "--config FILE: fields from a YAML or JSON file or from a workdir's config.json; flags beside it win."
 
@@ -59,7 +62,8 @@ def main(
     command, name = f"python -m {module}", module.rpartition(".")[2]
     try:
         with lines_in_files(), one_line_errors(command):
-            preset, config, workdir = parse(command, description, presets, sys.argv[1:] if argv is None else argv)
+            given_argv = sys.argv[1:] if argv is None else argv
+            preset, config, workdir, tracker = parse(command, description, presets, given_argv)
             keep_compilations()
             result = workdir / "result.json"
             with contextlib.nullcontext() if result.exists() else locked(workdir):  # to be shown, on any disk
@@ -67,8 +71,12 @@ def main(
                 if result.exists():
                     print(f"{name}: finished before; delete {result} to have it finished again.")
                 else:
+                    sent_to = None if tracker is None else open_tracker(tracker, workdir, name, config=flat(config))
+                    if sent_to is not None:
+                        print(f"tracker {tracker}: {sent_to.backend.look}")
                     start = time.perf_counter()
-                    figures = run(config, workdir, identity)
+                    with tracked(sent_to, workdir):
+                        figures = run(config, workdir, identity)
                     seconds = time.perf_counter() - start
                     given, base = flat(config), flat(presets[preset])
                     changed = {field: value for field, value in base.items() if value != given[field]}
@@ -78,6 +86,8 @@ def main(
                     )
                     print(f"{name}: finished in {seconds:.1f} s.")
                     write_report(workdir)
+                    if sent_to is not None:
+                        sent_to.finish(figures_of(result))
                 show(workdir, identity)
                 if not (workdir / NAME).exists():  # of a run that was killed before, or that deleted it
                     with contextlib.suppress(OSError):  # a disk that can be read only
@@ -90,8 +100,8 @@ def main(
 
 def parse(
     command: str, description: str | None, presets: Mapping[str, Any], argv: Sequence[str]
-) -> tuple[str, Any, Path]:
-    """Return (preset's name, config, workdir); a ValueError that says what is wrong with the arguments."""
+) -> tuple[str, Any, Path, str | None]:
+    """Return (preset's name, config, workdir, tracker); a ValueError that says what is wrong with the arguments."""
     argv, given = list(argv), dict[str, Any]()
     preset = argv.pop(0) if argv and not argv[0].startswith("-") else None
     if (path := take_option("--config", argv)) is not None:
@@ -104,19 +114,23 @@ def parse(
         name = command.rpartition(".")[2]
         raise ValueError(f"no --workdir, the folder for the results; add for instance --workdir runs/{name}.")
     folder = Annotated[str, tyro.conf.arg(help="folder for the results; on the same one a run resumes")]
+    sent_to = tyro.conf.arg(help="figures go there too while it runs; a run that is killed goes on in the same one")
+    tracker = Annotated[Annotated[str, OneOf(TRACKERS)] | None, sent_to]
     arguments_type = dataclasses.make_dataclass(
-        "Arguments", [("config", type(presets[preset])), ("workdir", folder)], frozen=True
+        "Arguments", [("config", type(presets[preset])), ("workdir", folder), ("tracker", tracker)], frozen=True
     )
     base = with_fields(presets[preset], given, f"--config {path}")
     arguments = parse_fields(
-        arguments_type(base, tyro.MISSING),
+        arguments_type(base, tyro.MISSING, None),
         argv,
         prog=f"{command} [PRESET]",
         description="\n".join([(description or "").strip(), "", *_describe(presets), "", CONFIG_HELP]),
     )
     if not arguments.workdir.strip():
         raise ValueError("--workdir is empty, expected a folder for the results; --workdir . is the current one.")
-    return preset, check(arguments.config), Path(arguments.workdir)
+    if arguments.tracker is not None:
+        choice("tracker", arguments.tracker, TRACKERS)
+    return preset, check(arguments.config), Path(arguments.workdir), arguments.tracker
 
 
 def take_option(name: str, argv: list[str]) -> str | None:

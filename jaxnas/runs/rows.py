@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxnas.files import replace_file
+from jaxnas.runs.tracking import follow
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -56,6 +57,9 @@ def csv_metrics(path: str | os.PathLike[str], *, known: str = "") -> Callable[[M
     path, text = Path(path), known
     columns = next(csv.reader(known.splitlines()), None)
     _cut(path, known)
+    tell = follow(path)  # a tracker, if there is one
+    for told in metrics_of(known):
+        tell(told)
 
     def write(row: Mapping[str, Any]) -> str:
         nonlocal columns, text
@@ -71,6 +75,7 @@ def csv_metrics(path: str | os.PathLike[str], *, known: str = "") -> Callable[[M
         with path.open("a", newline="", encoding="utf-8") as file:
             file.write(added.getvalue())
         text += added.getvalue()
+        tell(row)
         return text
 
     return write

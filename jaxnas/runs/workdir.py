@@ -163,13 +163,18 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
+def figures_of(path: Path) -> dict[str, Any]:
+    """The figures of a result.json, without what made them."""
+    return {name: value for name, value in read_result(path).items() if name not in PROVENANCE}
+
+
 def show(workdir: Path, run: str) -> None:
     """Print the figures of result.json, which has to be of the run of that identity, and the files beside it."""
     path = workdir / "result.json"
     result = read_result(path)
     if result.get("run") != run:
         raise ValueError(f"{path}: of another run; delete it to finish the run again.")
-    figures = {key: value for key, value in result.items() if key not in PROVENANCE}
+    figures = figures_of(path)
     width = max(map(len, figures), default=0)
     for key, value in figures.items():
         print(f"  {key:{width}}  {value:.4g}" if isinstance(value, float) else f"  {key:{width}}  {value}")
