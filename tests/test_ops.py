@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas.ops import OPS, Head, Policy, Reduction, Stem, Tape, reduction
+from jaxnas.ops import OPS, Head, Policy, Reduction, Stem, Tape, convolution, reduction
 from jaxnas.ops.convolution import Conv, Depthwise, Unfold, convolve, depthwise
 from jaxnas.ops.mobile import DoubleDepthwise, Identity, InvertedResidual, NormalBottleneck, ResidualPair
 from jaxnas.ops.normalisation import EPSILON, BatchNorm, relu
@@ -69,18 +69,23 @@ def test_conv_and_unfold_are_convolutions(kernel, stride, size):
         assert_close(unfold(weights.reshape(-1, 7)), expected)
 
 
-@pytest.mark.parametrize("kernel, stride, size", [(3, 1, 6), (5, 1, 6), (7, 2, 6), (3, 2, 5), (5, 2, 2), (7, 1, 1)])
-@pytest.mark.parametrize("large", [0, 2**17])
-def test_depthwise_is_a_grouped_convolution(kernel, stride, size, large, monkeypatch):
-    """Values and both gradients, also where the kernel is larger than the image; at once and image by image."""
-    monkeypatch.setattr("jaxnas.ops.reduction.LARGE", large)
+@pytest.mark.parametrize(
+    "kernel, stride, size, dilation", [(5, 1, 6, 1), (7, 2, 6, 1), (3, 2, 5, 2), (5, 2, 2, 1), (7, 1, 1, 1)]
+)
+@pytest.mark.parametrize("form", ["at once", "image by image", "on an accelerator"])
+def test_depthwise_is_a_grouped_convolution(kernel, stride, size, dilation, form, monkeypatch):
+    """Values and both gradients, also where the kernel is larger than the image."""
+    monkeypatch.setattr("jaxnas.ops.reduction.LARGE", 0 if form == "image by image" else 2**17)
+    if form == "on an accelerator":
+        monkeypatch.setattr(convolution, "by_platform", lambda *operands, cpu, others: others(*operands))
     x, weights = images(size=size), RNG.normal(size=(kernel, kernel, 4)).astype(np.float32)
 
     def ours(x, weights):
-        return Depthwise(kernel, stride, Policy()).apply({"params": {"kernel": weights}}, x)
+        return Depthwise(kernel, stride, Policy(), dilation).apply({"params": {"kernel": weights}}, x)
 
     def theirs(x, weights):
-        return conv(x, weights[:, :, None], stride, groups=4)
+        spread = jnp.zeros((dilation * (kernel - 1) + 1,) * 2 + (4,)).at[::dilation, ::dilation].set(weights)
+        return conv(x, spread[:, :, None], stride, groups=4)
 
     def value_and_gradients(function):
         @jax.jit

@@ -57,6 +57,13 @@ def test_a_gradient_is_autodiffs_there_and_by_hand_on_cpu():
     assert "stablehlo.while" in of["cpu"]
 
 
+def test_a_depthwise_kernels_gradient_is_one_convolution_there():
+    """By sums it would have a reduction for each of its places."""
+    small, large = (lowered("cuda", op) for op in ("mb3_k3", "mb3_k7"))
+    assert small.count("batch_group_count = 48") == large.count("batch_group_count = 48") == 1
+    assert small.count("stablehlo.reduce(") == large.count("stablehlo.reduce(")
+
+
 def test_moments_are_of_one_pass_there_and_of_two_on_cpu():
     """One pass takes deviations from a pixel of the first image, which is sliced out."""
     pixel = re.compile(r"stablehlo\.(slice|dynamic_slice|gather).*-> tensor<1x1x1x16xf32>")

@@ -153,10 +153,26 @@ def _depthwise_backward(stride, dilation, kept, cotangent):
     def products(x, cotangent):
         return {place: part * cotangent for place, part in shifted(x, len(weights), stride, dilation).items()}
 
-    by_place = sum_over_images(products, x, cotangent)
-    nothing = jnp.zeros(x.shape[-1], x.dtype)
-    kernel = range(len(weights))
-    weights_gradient = jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])
+    def by_sums(x, cotangent):
+        by_place = sum_over_images(products, x, cotangent)
+        nothing = jnp.zeros(x.shape[-1], x.dtype)
+        kernel = range(len(weights))
+        return jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])
+
+    def by_library(x, cotangent):  # cuDNN's in two kernels; sums take one or two for each place, and XLA merges none
+        pad = dilation * (len(weights) // 2)
+        grouped = functools.partial(
+            jax.lax.conv_general_dilated,
+            x,
+            window_strides=(stride, stride),
+            padding=[(pad, pad)] * 2,
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+        return jax.linear_transpose(grouped, weights[:, :, None])(cotangent)[0][:, :, 0]
+
+    weights_gradient = by_platform(x, cotangent, cpu=by_sums, others=by_library)
     return _depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1, dilation), weights_gradient
 
 
