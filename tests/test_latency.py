@@ -9,7 +9,7 @@ import scipy.stats
 
 from jaxnas import tables
 from jaxnas.codes import enumerate_archs
-from jaxnas.costs import arch_costs, latency, make_limit, parse, table_costs
+from jaxnas.costs import arch_costs, latency, latency_files, make_limit, parse, table_costs
 from jaxnas.costs.latency import Calibration, Setting
 from jaxnas.search.regions import Region
 from jaxnas.space import ChainLayout, SearchSpace
@@ -226,7 +226,7 @@ class TestMeasuredNetworks:
 
     def test_nasbench201(self, data_dir):
         space = SPACES["nasbench201"]
-        measured = latency.read_nasbench201_latency(data_dir, space)
+        measured = latency_files.read_nasbench201_latency(data_dir, space)
         assert set(measured.columns) == {
             f"latency_ms_{device}" for device in ("titanxp_1", "titanxp_32", "gold_6226", "pixel3")
         }
@@ -246,7 +246,7 @@ class TestMeasuredNetworks:
         data = (data_dir / "nasbench201_latency.npz").read_bytes()
         for wrong in (b"", data[:-1], data[:700] + bytes([data[700] ^ 1]) + data[701:]):
             (tmp_path / "nasbench201_latency.npz").write_bytes(wrong)
-            refuses("not the published file", latency.read_nasbench201_latency, tmp_path, SPACES["nasbench201"])
+            refuses("not the published file", latency_files.read_nasbench201_latency, tmp_path, SPACES["nasbench201"])
 
 
 def test_a_file_of_latencies_is_of_operations_or_of_whole_networks(tmp_path, path):
@@ -255,15 +255,68 @@ def test_a_file_of_latencies_is_of_operations_or_of_whole_networks(tmp_path, pat
     rounds = np.arange(12.0).reshape(6, 2)
     columns = {"latency_ms_phone": rounds, "latency_ms": rounds[:, 0], "params": np.arange(6)}
     units = {"latency_ms_phone": "ms", "latency_ms": "ms", "params": "count"}
-    for name in ("mine.npz", latency.NASBENCH201_FILE):
+    for name in ("mine.npz", latency_files.NASBENCH201_FILE):
         tables.write_table(tmp_path / name, tables.make_table(SPACE, archs, columns, units=units, provenance={}))
-        found = latency.read_latencies(tmp_path / name, SPACE)
+        found = latency_files.read_latencies(tmp_path / name, SPACE)
         assert sorted(found) == ["latency_ms", "latency_ms_phone"]
         limit = parse("latency_ms_phone:4.5", SPACE, found)
         assert limit.costs(archs).tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5] and limit.table is None
-    of_operations = latency.read_latencies(path, SPACE)
+    of_operations = latency_files.read_latencies(path, SPACE)
     assert table_costs(of_operations["latency_ms"], archs).tolist() == [11, 14, 13, 16, 16, 19]
     path.write_bytes(path.read_bytes()[:-9])
-    refuses("truncated, damaged or no table", latency.read_latencies, path, SPACE)
+    refuses("truncated, damaged or no table", latency_files.read_latencies, path, SPACE)
     tables.write_table(path, table()._replace(space="other operations"))
-    refuses("a table of space 'other operations', expected 'toy operations'", latency.read_latencies, path, SPACE)
+    refuses("a table of space 'other operations', expected 'toy operations'", latency_files.read_latencies, path, SPACE)
+
+
+class TestCsv:
+    """Figures of one's own, by hand."""
+
+    ARCHS = enumerate_archs(SPACE)
+    OPERATIONS = """operation,round,latency_ms,remark
+fixed,a,10,
+fixed,b,12,warm
+0/identity,a,0,
+0/mb3_k3,a,2,
+0/mb6_k5,b,5,
+1/identity,a,1,
+1/mb3_k3,a,3,
+1/mb3_k3,b,5,
+"""
+
+    def limit_of(self, path, text, **quantity):
+        path.write_text(text, encoding="utf-8")
+        return parse(quantity.get("limit", "latency_ms:99"), SPACE, latency_files.read_latencies(path, SPACE))
+
+    def test_operations_are_summed(self, tmp_path):
+        limit = self.limit_of(tmp_path / "mine.csv", self.OPERATIONS)
+        assert limit.costs(self.ARCHS).tolist() == [12, 15, 14, 17, 17, 20]  # 11 for the rest, 4 for the last one
+
+    def test_whole_networks_on_two_devices(self, tmp_path):
+        text = "latency_ms_phone, latency_ms_card,arch\n7,0.5,0-0\n9,0.75,2-1\n"
+        limit = self.limit_of(tmp_path / "mine.CSV", text, limit="latency_ms_card:1")
+        assert limit.costs(self.ARCHS[[0, 5]]).tolist() == [0.5, 0.75] and limit.table is None
+        refuses(r"the table of toy \(2 architectures\) lacks 1_0", limit.costs, self.ARCHS[[2]])
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            (
+                "operation,ms\nfixed,1\n",
+                "its first line names operation, ms, expected code,latency_ms or operation,lat",
+            ),
+            (
+                OPERATIONS.replace("fixed", "stem"),
+                "line 2: toy has no operation 'stem'; it has fixed, 0/identity, 0/mb",
+            ),
+            (OPERATIONS.replace("0/mb3_k3,a,2,", ""), r"the latency table of toy misses 0/mb3_k3 \(1 of 6 rows\)"),
+            (OPERATIONS.replace("fixed,b", "fixed,a"), "line 3: fixed is there twice with round a"),
+            (OPERATIONS.replace(",5,\n", ",-5,\n"), "line 6: latency_ms is '-5', expected milliseconds"),
+            ("code,latency_ms\n0-0,0\n", "line 2: latency_ms is '0', expected milliseconds, a number above 0"),
+            ("code,latency_ms\n0-3,1\n", "line 2: "),
+            ("", "its first line names nothing"),
+        ],
+    )
+    def test_what_is_none(self, tmp_path, text, message):
+        (tmp_path / "mine.csv").write_text(text, encoding="utf-8")
+        refuses(message, latency_files.read_latencies, tmp_path / "mine.csv", SPACE)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jaxnas.codes import enumerate_archs
 from jaxnas.costs import cost_table, make_limit, parse, table_costs
-from jaxnas.costs.latency import measured_costs, read_nasbench201_latency
+from jaxnas.costs.latency import measured_costs
+from jaxnas.costs.latency_files import read_nasbench201_latency
 from jaxnas.evaluation import is_correct, make_evaluator
 from jaxnas.samplers import replay, replayed
 from jaxnas.search import PcnasState, pcnas

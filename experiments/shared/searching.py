@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from jaxnas import plotting, ranking, runs
 from jaxnas.checks import Count, Seeds, Text
-from jaxnas.costs import latency, limits
+from jaxnas.costs import latency_files, limits
 from jaxnas.runs import sealed
 from jaxnas.samplers import replay, replayed
 from jaxnas.search import Pcnas, PcnasState, pcnas
@@ -39,7 +39,8 @@ class SearchConfig(SupernetConfig):
     num_archs: Count = 1  # architectures per training step; one in the paper
     # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
     limit: Annotated[str, Text("a limit such as macs:50e6")] | None = None
-    # file of operations for latency_ms; or of whole networks for its columns, as nasbench201_latency.npz
+    # file of operations for latency_ms; or of whole networks for its columns, as nasbench201_latency.npz; or a CSV file
+    # of one's own with operation,latency_ms or code,latency_ms
     latency_table: Annotated[str, Text("a file")] | None = None
     pool_size: Count = 5  # prefixes kept, P in the paper
     num_completions: Count = 20  # scored for each candidate, S in the paper
@@ -137,7 +138,7 @@ def prepare(config: SearchConfig) -> Task:
 def read_limit(config: SearchConfig, space: SearchSpace) -> limits.Limit | None:
     """The limit that the config states; a latency comes from its `latency_table`."""
     table = config.latency_table
-    others = {} if table is None else latency.read_latencies(table, space)
+    others = {} if table is None else latency_files.read_latencies(table, space)
     return None if config.limit is None else limits.parse(config.limit, space, others)
 
 

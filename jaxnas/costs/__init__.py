@@ -3,7 +3,7 @@
 `jaxnas.costs.measuring`, which times operations and networks on the device, stands higher: import it by its name.
 """
 
-from jaxnas.costs import latency, limits
+from jaxnas.costs import latency, latency_files, limits
 from jaxnas.costs.counted import arch_costs, is_additive, op_costs, supernet_costs
 from jaxnas.costs.limits import CostFn, CostTable, Limit, cost_table, functions, make_limit, number, parse, table_costs
 from jaxnas.supernets import Costs
@@ -18,6 +18,7 @@ __all__ = [
     "functions",
     "is_additive",
     "latency",
+    "latency_files",
     "limits",
     "make_limit",
     "number",

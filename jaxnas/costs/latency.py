@@ -8,7 +8,6 @@ and in which setting it was measured.
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
@@ -16,18 +15,13 @@ import numpy as np
 
 from jaxnas.checks import array, choice, number, shown, whole
 from jaxnas.codes import check, exist, to_index, to_text
-from jaxnas.costs.limits import CostFn, CostTable, cost_table
-from jaxnas.files import decode_arrays, open_arrays, read_file
+from jaxnas.costs.limits import CostTable, cost_table
 from jaxnas.ranking import kendall_tau, mean_truth, spearman
 from jaxnas.space import SearchSpace
-from jaxnas.tables import Table, load_truth, make_table, read_table
-from jaxnas.tables.format import is_table
-from jaxnas.tables.published import read_as_published
+from jaxnas.tables import Table, make_table, read_table
 
 LATENCY_MS = "latency_ms"
 DTYPES = ("float32", "bfloat16", "float16")
-NASBENCH201_FILE = "nasbench201_latency.npz"
-NASBENCH201_SHA256 = "ef9c7e87eadc7b7964619fc97f7a7bf444f6a611f460360934493ec0ac46d97f"
 
 
 class Setting(NamedTuple):
@@ -80,7 +74,7 @@ def operations_table(
             f"{space.name}: latencies of shapes {per_op.shape} and {fixed.shape},"
             f" expected {(*shape, 'rounds')} and ('rounds',)."
         )
-    rows = _rows(space)
+    rows = operation_rows(space)
     figures = np.concatenate([fixed[None], *(per_op[choice, :num] for choice, num in enumerate(space.num_ops))])
     measured = ~np.isnan(figures).all(axis=1)
     if (wrong := (figures < 0) | np.isinf(figures)).any():
@@ -109,7 +103,7 @@ def read_operations_table(path: str | os.PathLike[str], space: SearchSpace, **wa
       ValueError: damaged; of another space, another network of that space, or another setting than wanted.
       OSError: the file cannot be read.
     """
-    table = read_table(path, _rows(space))
+    table = read_table(path, operation_rows(space))
     remedy = "measure again, or give the table that fits"
     try:
         setting_of(table)
@@ -137,18 +131,20 @@ def setting_of(table: Table) -> Setting:
     return _check_setting(device, int(batch_size) if batch_size.isdecimal() else batch_size, dtype)
 
 
-def operation_costs(space: SearchSpace, table: Table, calibration: Calibration | None = None) -> CostTable:
+def operation_costs(
+    space: SearchSpace, table: Table, calibration: Calibration | None = None, *, column: str = LATENCY_MS
+) -> CostTable:
     """The medians over rounds as an additive cost in ms, for `limits.table_costs` and `limits.make_limit`.
 
     Raises:
       ValueError: the table misses an operation, which is named, or is of other operations or in another unit.
     """
-    rows = _rows(space)
+    rows = operation_rows(space)
     if table.fingerprint != rows.fingerprint:
         raise ValueError(f"a table of {table.space}, expected {rows.name}, or the same with other operations.")
     (names,) = rows.op_names
     medians = np.full(len(names), np.nan)
-    rounds = _milliseconds(table, LATENCY_MS)
+    rounds = _milliseconds(table, column)
     measured = ~np.isnan(rounds).all(axis=1)
     medians[table.archs[measured, 0]] = np.nanmedian(rounds[measured], axis=1)
     if np.isnan(medians).any():
@@ -197,50 +193,6 @@ def agreement(predicted: chex.ArrayNumpy, measured: chex.ArrayNumpy) -> Agreemen
     return Agreement(spearman(predicted, measured), kendall_tau(predicted, measured), error)
 
 
-def read_latencies(path: str | os.PathLike[str], space: SearchSpace) -> dict[str, CostTable | CostFn]:
-    """The costs by name that a file of latencies states, for `limits.parse`.
-
-    Of `nasbench201_latency.npz` as published, and of a table of whole networks of your own (`make_table` and
-    `write_table`, under any name), each column in ms; of a table of operations their sum, `latency_ms`.
-
-    Raises:
-      ValueError: none of these, damaged, or of another space.
-      OSError: the file cannot be read.
-    """
-    path = Path(path)
-    if path.name == NASBENCH201_FILE and not is_table(path):
-        table = read_nasbench201_latency(path.parent, space)
-    elif _space_of(path) == space.name:
-        table = read_table(path, space)
-    else:
-        return {LATENCY_MS: operation_costs(space, read_operations_table(path, space))}
-    return {name: measured_costs(space, table, name) for name, unit in table.units.items() if unit == "ms"}
-
-
-def read_nasbench201_latency(folder: str | os.PathLike[str], space: SearchSpace) -> Table:
-    """Latencies of all 15,625 cells of NAS-Bench-201 as others measured them, in ms of whole networks.
-
-    Columns `latency_ms_titanxp_1`, `latency_ms_titanxp_32` (TITAN Xp, batch 1 and 32), `latency_ms_gold_6226` (Xeon)
-    and `latency_ms_pixel3`, from github.com/HayeonLee/HELP and HW-NAS-Bench. The file has no codes: its rows are those
-    of `nasbench201_cifar10.npz`, which must lie beside it. On pixel3 273 cells without any path took under 0.5 ms.
-
-    Raises:
-      ValueError: a file is not the known one, or the space has other operations.
-      OSError: a file cannot be read.
-    """
-    path = Path(folder) / NASBENCH201_FILE
-    source = "github.com/HayeonLee/HELP, HW-NAS-Bench"
-    data = read_as_published(path, NASBENCH201_SHA256, source)
-    archs = load_truth(space, "cifar10", data_dir=folder).archs
-    arrays = decode_arrays(data)
-    columns = {
-        f"{LATENCY_MS}_{device}": column.astype(np.float64)
-        for device, column in zip(arrays["devices"].tolist(), arrays["latency_ms"].T, strict=True)
-    }
-    about = {"source": source, "file": NASBENCH201_FILE, "sha256": NASBENCH201_SHA256}
-    return make_table(space, archs, columns, units=dict.fromkeys(columns, "ms"), provenance=about)
-
-
 def measured_costs(space: SearchSpace, table: Table, column: str) -> Callable[[np.ndarray], np.ndarray]:
     """archs -> ms from a column of whole networks, for `limits.make_limit`: the mean over the rounds that there are.
 
@@ -267,16 +219,8 @@ def measured_costs(space: SearchSpace, table: Table, column: str) -> Callable[[n
     return costs
 
 
-def _space_of(path: Path) -> Any:
-    """What a table says that it is of; None where it says nothing."""
-    try:
-        return open_arrays(read_file(path))[0].get("space")
-    except ValueError:
-        return None
-
-
-def _rows(space: SearchSpace) -> SearchSpace:
-    """The space of one choice that a table of the operations of `space` is keyed by."""
+def operation_rows(space: SearchSpace) -> SearchSpace:
+    """The space of one choice that a table of the operations of `space` is keyed by: "fixed", then choice/name."""
     names = [f"{choice}/{name}" for choice, names in enumerate(space.op_names) for name in names]
     return SearchSpace(f"{space.name} operations", (("fixed", *names),), space.layout)
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,19 @@ from jaxnas.tables.format import Table, make_table
 
 CODE_NAMES = ("code", "arch")  # the second as runs write it
 EXPECTED = "code,accuracy or code,accuracy,seed"
+
+
+class Column(NamedTuple):
+    """A column of figures by key and repetition."""
+
+    keys: list[Any]  # distinct, as they come
+    repetitions: list[str]  # names of seeds or rounds, as they come; one empty name where the file has no such column
+    figures: np.ndarray  # float64 [num_keys, num_repetitions], NaN where a key lacks one
+
+    @property
+    def values(self) -> np.ndarray:
+        """[num_keys], or [num_keys, num_repetitions] where the file names repetitions."""
+        return self.figures if self.repetitions != [""] else self.figures[:, 0]
 
 
 def read_csv(path: str | os.PathLike[str], space: SearchSpace) -> Table:
@@ -28,50 +43,88 @@ def read_csv(path: str | os.PathLike[str], space: SearchSpace) -> Table:
         that is there twice (with the same seed); the line is named.
       OSError: the file cannot be read.
     """
-    try:
-        text = read_file(path).decode("utf-8-sig")  # spreadsheets put a mark in front
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no text in UTF-8 at byte {error.start}; expected {EXPECTED}.") from None
-    lines = csv.DictReader(io.StringIO(text))
-    names = [name.strip() for name in lines.fieldnames or ()]
-    lines.fieldnames = names
-    code_name = next((name for name in CODE_NAMES if name in names), None)
-    if code_name is None or "accuracy" not in names:
-        raise ValueError(f"{path}: its first line names {', '.join(names) or 'nothing'}, expected {EXPECTED}.")
-    found: dict[str, dict[str, float]] = {}  # text of a code -> seed -> accuracy
-    for line in lines:
-        where = f"{path}, line {lines.line_num}"
-        code, seed = (line[code_name] or "").strip(), (line.get("seed") or "").strip()
-        if "seed" in names and not seed:
-            raise ValueError(f"{where}: no seed; give each line one, or leave out that column.")
-        try:
-            key = to_text(space, from_text(space, [code])[0])
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        of_code = found.setdefault(key, {})
-        if seed in of_code:
-            raise ValueError(f"{where}: {code} is there twice{f' with seed {seed}' if seed else ''}; expected it once.")
-        of_code[seed] = _fraction(line["accuracy"], where)
-    if not found:
-        raise ValueError(f"{path}: no line with a code; expected {EXPECTED}.")
-    seeds = list(dict.fromkeys(seed for of_code in found.values() for seed in of_code))
-    accuracy = np.array([[of_code.get(seed, np.nan) for seed in seeds] for of_code in found.values()])
+    (found,) = read_columns(path, code_keys(space), ["accuracy"], "seed", figure=_fraction, expected=EXPECTED).values()
     return make_table(
         space,
-        from_text(space, found),
-        {"test_accuracy": accuracy if "seed" in names else accuracy[:, 0]},
+        from_text(space, found.keys),
+        {"test_accuracy": found.values},
         units={"test_accuracy": "fraction"},
         provenance={"source": f"{path}, of the user", "licence": "the user's"}
-        | ({"seeds": ", ".join(seeds)} if "seed" in names else {}),
+        | ({"seeds": ", ".join(found.repetitions)} if found.repetitions != [""] else {}),
     )
 
 
-def _fraction(text: str | None, where: str) -> float:
+def code_keys(space: SearchSpace) -> dict[str, Callable[[str], str]]:
+    """The names of a column of codes, and what makes one spelling of them."""
+    return dict.fromkeys(CODE_NAMES, lambda text: to_text(space, from_text(space, [text])[0]))
+
+
+def header(path: str | os.PathLike[str]) -> list[str]:
+    """The names in the first line of a CSV file."""
+    return _lines(path, "a CSV file")[0]
+
+
+def read_columns(
+    path: str | os.PathLike[str],
+    keys: Mapping[str, Callable[[str], Any]],
+    names: Sequence[str],
+    repetition: str,
+    *,
+    figure: Callable[[str | None, str, str], float],
+    expected: str,
+) -> dict[str, Column]:
+    """Columns of figures by name.
+
+    Args:
+      keys: names that the column of keys may have, and what reads a key, with a ValueError where it is none.
+      names: of the columns.
+      repetition: name of a further column, of seeds or rounds, which the file may lack.
+      figure: (text, name, where it stands) -> the number, with a ValueError where it is none.
+      expected: what the first line should be, for messages.
+    """
+    there, lines = _lines(path, expected)
+    key_name = next((name for name in keys if name in there), None)
+    if key_name is None or not set(names) <= set(there):
+        raise ValueError(f"{path}: its first line names {', '.join(there) or 'nothing'}, expected {expected}.")
+    found: dict[Any, dict[str, list[float]]] = {}
+    for line in lines:
+        where = f"{path}, line {lines.line_num}"
+        text, number = (line[key_name] or "").strip(), (line.get(repetition) or "").strip()
+        if repetition in there and not number:
+            raise ValueError(f"{where}: no {repetition}; give each line one, or leave out that column.")
+        try:
+            key = keys[key_name](text)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        of_key = found.setdefault(key, {})
+        if number in of_key:
+            with_it = f" with {repetition} {number}" if number else ""
+            raise ValueError(f"{where}: {text} is there twice{with_it}; expected it once.")
+        of_key[number] = [figure(line[name], name, where) for name in names]
+    if not found:
+        raise ValueError(f"{path}: no line with a {next(iter(keys))}; expected {expected}.")
+    numbers = list(dict.fromkeys(number for of_key in found.values() for number in of_key))
+    nothing = [np.nan] * len(names)
+    figures = np.array([[of_key.get(number, nothing) for number in numbers] for of_key in found.values()])
+    return {name: Column(list(found), numbers, figures[:, :, place]) for place, name in enumerate(names)}
+
+
+def _lines(path: str | os.PathLike[str], expected: str) -> "tuple[list[str], csv.DictReader[str]]":
+    try:
+        text = read_file(path).decode("utf-8-sig")  # spreadsheets put a mark in front
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no text in UTF-8 at byte {error.start}; expected {expected}.") from None
+    lines = csv.DictReader(io.StringIO(text))
+    lines.fieldnames = [name.strip() for name in lines.fieldnames or ()]
+    return list(lines.fieldnames), lines
+
+
+def _fraction(text: str | None, name: str, where: str) -> float:
     try:
         value = float(text or "")
     except ValueError:
-        raise ValueError(f"{where}: the accuracy is {text!r}, expected a number of 0 to 1.") from None
+        raise ValueError(f"{where}: the {name} is {text!r}, expected a number of 0 to 1.") from None
     if not 0 <= value <= 1:
         hint = ", a fraction: divide percents by 100" if 1 < value <= 100 else ""
-        raise ValueError(f"{where}: the accuracy is {text}, expected 0 to 1{hint}.")
+        raise ValueError(f"{where}: the {name} is {text}, expected 0 to 1{hint}.")
     return value
