@@ -4,6 +4,9 @@ A label is the stand-alone accuracy of one architecture. Some are drawn, the sam
 all others with the truth, what is the same network as a labelled one left out.
 
     macs, mean_loss, factor   no label: MACs, the mean loss over images and moments, its one factor (`one_factor`)
+    synflow, jacob_cov, snip, grad_norm, naswot
+                              no label and no training: zero-cost proxies (`ranking.proxies`) on the fresh weights and,
+                              as NAME_trained, on those at the end
     code                      labels, codes and MACs without any super-net: a Gaussian process (`ranking.predict`),
                               the same with features of the cell's graph, gradient boosting; the best in the mean
     score                     the super-net's mean loss besides
@@ -12,14 +15,17 @@ all others with the truth, what is the same network as a labelled one left out.
     all                       as fingerprint, of all super-nets side by side
     last, few_images, one_component
                               as fingerprint, of the last moment, of 50 images, of one component
+    proxies, proxies_graph    as the process of code, the fresh proxies besides, without or with features of the graph
+    fingerprint_graph, everything
+                              as fingerprint, features of the graph besides, or these and the fresh proxies
     spread, bought            as fingerprint, labels far apart in fingerprints, or bought where they tell most; these
-                              and the four before up to 78 labels
+                              and the eight before up to 78 labels
 
 Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets (of `all`, over
 the draws). `labels_saved_N`: how many labels `code` needs to reach the tau of `fingerprint` with N, over N, read off
 its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never gets there, and the figure is what is
-known at least. Nothing here is chosen by these figures. What jaxnas's predictor has of constants was chosen on
-digits_chain; `half` keeps what is claimed apart from what is tried on.
+known at least; `labels_saved_everything_N` is the same of `everything`. Nothing here is chosen by these figures. What
+jaxnas's predictor has of constants was chosen on digits_chain; `half` keeps claims apart from what is tried on.
 
     python -m experiments.label_budget quick --workdir runs/labels
     python -m experiments.label_budget cpu --dataset cifar10 --data-dir DIR --workdir runs/labels-nb201
@@ -28,7 +34,6 @@ Minutes and figures are in experiments/README.md.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,19 +42,19 @@ import numpy as np
 
 from jaxnas import plotting, ranking, runs
 from jaxnas.checks import Count, Pair, Whole
+from jaxnas.ranking.proxies import PROXIES, Proxy
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
-from .shared.labelling import NONE, Population, describe, drawn, judged, ordered
+from .shared.labelling import METRICS, NONE, Population, describe, drawn, figures_of, judged, ordered
 from .shared.problem import Half, evaluation_archs, load_problem
-from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, score_all, train_up_to
+from .shared.rankers import proxies_on, proxy_scores
+from .shared.supernet import Score, TrainingSetup, build, fresh_state, make_score, make_setup, score_all, train_up_to
 from .shared.telling import difference, hashes
 
-CODES = ("code_process", "code_graph", "code_boosting")  # without a super-net
 FEW_IMAGES = 50
 MOST_VARIED = 78  # labels, of what is beside the first rows: they tell it at a fraction of the time
-METRICS = ("tau", "top_decile_tau", "regret")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +104,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     supernet = build(config.network, space)
     score = make_score(config.scoring, supernet, data, progress=config.problem.progress, per_image=True)
     setup = make_setup(config.training, supernet, data, config.sampling)
+    proxies = proxies_on(setup, tuple(PROXIES))
     rows, of_all = [], []
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
         folder, origin = workdir / f"seed{seed}", {"run": identity, "seed": seed}
@@ -106,7 +112,9 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         of_all.append(losses[1:])
         path = folder / "taus.json"
         if not path.exists():
-            of_seed = [{"seed": seed, **row} for row in rank_with_labels(config, population, losses, budgets, seed)]
+            at_ends = proxies_of(config, setup, score, proxies, archs, folder, seed, origin)
+            ranked = rank_with_labels(config, population, losses, at_ends, budgets, seed)
+            of_seed = [{"seed": seed, **row} for row in ranked]
             sealed.write_json(path, "taus", of_seed, origin)
         rows += sealed.read_json(path, "taus", origin)
     together = np.concatenate(of_all)
@@ -160,6 +168,27 @@ def losses_of_images(
     return np.stack(moments)
 
 
+def proxies_of(
+    config: Config,
+    setup: TrainingSetup,
+    score: Score,
+    proxies: Mapping[str, Proxy],
+    archs: np.ndarray,
+    folder: Path,
+    seed: int,
+    origin: sealed.Origin,
+) -> list[dict[str, np.ndarray]]:
+    """Scores of each proxy, [num_archs], on one super-net's fresh weights and on those at the end of its training."""
+    found = []
+    for step in snapshot_steps(config)[:: config.num_snapshots]:
+        place = folder / f"step{step}"
+        state = fresh_state(config, setup, seed)
+        if step:
+            state = train_up_to(config, setup, score, step, folder, place, seed=seed, origin=origin).state
+        found.append(proxy_scores(config, proxies, state.params, setup, archs, place, {**origin, "step": step}))
+    return found
+
+
 def snapshot_steps(config: Config) -> list[int]:
     """The steps after which images are scored: none, and equal shares of the training."""
     num_steps = config.training.num_steps
@@ -168,13 +197,20 @@ def snapshot_steps(config: Config) -> list[int]:
 
 
 def rank_with_labels(
-    config: Config, population: Population, losses: np.ndarray, budgets: list[int], seed: int
+    config: Config,
+    population: Population,
+    losses: np.ndarray,
+    proxies: list[dict[str, np.ndarray]],
+    budgets: list[int],
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """Every method on what one super-net's sub-networks lose, [1 + num_snapshots, num_archs, num_images]."""
+    """Every method on what one super-net's sub-networks lose, [1 + num_snapshots, num_archs, num_images], and on
+    proxies of its fresh and its last weights."""
     trained = list(losses[1:])
     scores, prints = -losses[1:].mean(axis=(0, 2)), ranking.fingerprints(trained).features
     few_images = ranking.fingerprints([moment[:, :FEW_IMAGES] for moment in trained]).features
-    given: dict[str, dict[str, np.ndarray]] = {
+    of_graph, fresh = {"features": [population.graph]}, np.stack(list(proxies[0].values()), axis=1)
+    given: dict[str, dict[str, Any]] = {
         "code_process": {},
         "code_graph": {"fingerprints": population.graph},
         "code_boosting": {},
@@ -186,9 +222,14 @@ def rank_with_labels(
         "last": {"scores": -losses[-1].mean(axis=1), "fingerprints": ranking.fingerprints(losses[-1]).features},
         "few_images": {"scores": scores, "fingerprints": few_images},
         "one_component": {"scores": scores, "fingerprints": prints[:, :1]},
+        "proxies": {"scores": fresh},
+        "proxies_graph": {"scores": fresh, **of_graph},
+        "fingerprint_graph": {"scores": scores, "fingerprints": prints, **of_graph},
+        "everything": {"scores": np.column_stack([scores, fresh]), "fingerprints": prints, **of_graph},
     }
     factor = ranking.one_factor(trained)
-    without_labels = {"macs": population.macs, "mean_loss": scores, "factor": factor.scores}
+    without_labels = {"macs": population.macs, "mean_loss": scores, "factor": factor.scores, **proxies[0]}
+    without_labels |= {f"{name}_trained": column for name, column in proxies[1].items()}
     rows: list[dict[str, Any]] = [
         {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
         for method, ranks in without_labels.items()
@@ -202,44 +243,6 @@ def rank_with_labels(
     for method in ("spread", "bought"):
         rows += ordered(population, method, given["fingerprint"], few)
     return rows
-
-
-def figures_of(rows: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
-    """`METRIC_METHOD_LABELS` with its interval, what is paired by super-net, and the labels that are saved."""
-    of_seed = {}  # (metric, method, labels) -> [num_seeds] means over draws; of `all`, [num_draws]
-    for metric, (key, group) in itertools.product(METRICS, grouped(rows).items()):
-        by_seed: dict[Any, list[float]] = {}
-        for row in group:
-            by_seed.setdefault(row.get("seed", row["draw"]), []).append(row.get(metric, np.nan))
-        of_seed[metric, *key] = np.array([np.mean(values) for values in by_seed.values()])
-    for metric, number in itertools.product(METRICS, budgets):
-        sign = -1 if metric == "regret" else 1
-        best = max(CODES, key=lambda method: np.nan_to_num(sign * of_seed[metric, method, number].mean(), nan=-np.inf))
-        of_seed[metric, "code", number] = of_seed[metric, best, number]
-    figures: dict[str, Any] = {}
-    for (metric, method, number), values in of_seed.items():
-        if np.isfinite(values).all():
-            figures |= ranking.estimate_mean(values).named(f"{metric}_{method}_{number}")
-    for number in budgets:
-        paired = of_seed["tau", "fingerprint", number] - of_seed["tau", "code", number]
-        figures |= ranking.estimate_mean(paired).named(f"fingerprint_over_code_{number}")
-    paired = of_seed["tau", "fingerprint", 0] - of_seed["tau", "macs", 0]
-    figures |= ranking.estimate_mean(paired).named("no_labels_over_macs")
-    curve = np.maximum.accumulate([of_seed["tau", "code", number].mean() for number in budgets])
-    for number in [number for number in budgets if number]:
-        wanted = of_seed["tau", "fingerprint", number]
-        needed = np.expm1(np.interp(wanted, curve, np.log1p(budgets))) / number
-        figures |= ranking.estimate_mean(needed).named(f"labels_saved_{number}")
-        figures[f"labels_saved_{number}_is_least"] = bool((wanted > curve[-1]).any())
-    return figures
-
-
-def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """Rows by method and number of labels, in order."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["labels"]), []).append(row)
-    return groups
 
 
 def draw(workdir: Path, figures: Mapping[str, Any], budgets: list[int], title: str) -> None:

@@ -6,7 +6,8 @@ interval over architectures, and over super-nets too where num_seeds is at least
 the mean loss over super-nets. With num_snapshots an architecture's loss is its mean over so many moments of the
 training, a measure of how fast it gets better (Ru et al., "Speedy Performance Estimation", arXiv 2006.04492), and
 `last_snapshot_kendall_tau` is that of the last one. Accuracy's stands beside it, and beside all what they must beat:
-counting MACs, and the agreement of the truth's own training seeds.
+counting MACs, and the agreement of the truth's own training seeds. `rankers` stand in one table with it, which is
+printed and kept in rankers.csv: costs, zero-cost proxies on the first super-net's fresh weights, the mean of the ranks.
 
     D="--dataset cifar10 --data-dir DIR"
     python -m experiments.rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
@@ -23,7 +24,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
-from jaxnas.checks import Count, Seeds, Whole
+from jaxnas.checks import Count, OneOf, Seeds, Whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
@@ -31,6 +32,7 @@ from jaxnas.supernets import Params, Supernet
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
 from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
+from .shared.rankers import COSTS, RANKERS, beside, print_table
 from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, read_curve, score_all, train_up_to
 from .shared.telling import Known, draw_network, hashes, write_found
 
@@ -43,6 +45,7 @@ class Config(RankedConfig):
     # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
     num_snapshots: Annotated[int, Whole(1, 1000)] | None = 1
     top_k: Count = 10
+    rankers: tuple[Annotated[str, OneOf(RANKERS)], ...] = COSTS  # beside the super-net in rankers.csv
 
 
 DIGITS = Config()
@@ -111,6 +114,13 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     draw_curve(config, workdir, name, curves, last, mean_test, report, truth)
     scoring = config.scoring
     num_images = scoring.num_eval_images or len(data.valid_images)
+    steps = config.num_seeds * (config.training.num_steps or 0)
+    passes = config.num_seeds * len(snapshot_steps(config)) * num_images
+    seed = config.problem.seed
+    rankers = [
+        *beside(config, config.rankers, published, setup, archs, workdir / f"seed{seed}", seed, origins[seed]),
+        ranking.scored("supernet", archs, scores.mean(axis=0), steps=steps, passes=passes),
+    ]
     num_calibration = f" ({scoring.num_calibration_images})" if scoring.bn_mode == "calibrated" else ""
     evaluate_seconds = sum(one.evaluate_seconds for one in scored)
     num_scored = config.num_seeds * len(snapshot_steps(config)) * len(archs)
@@ -127,6 +137,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "bn_mode": scoring.bn_mode + num_calibration,
         "num_snapshots": config.num_snapshots,
         **report.figures(),
+        **print_table(rankers, archs, mean_test, workdir / "rankers.csv"),
         **name_best(workdir, problem, supernet, scored[0].params, archs, scores[0], mean_test),
         "last_snapshot_kendall_tau": float(np.mean([ranking.kendall_tau(row, mean_test) for row in last])),
         "supernet_accuracy": float(np.mean(accuracies)),

@@ -7,8 +7,7 @@ import pytest
 import scipy.stats
 from experiment_runs import SMALL, interrupt, refusal, result_of, rows_of, start, struck, untimed
 
-from experiments.label_budget import figures_of
-from experiments.shared.labelling import Population, far_apart, graph_features, judged, predicted
+from experiments.shared.labelling import Population, far_apart, figures_of, graph_features, judged, predicted
 from experiments.shared.problem import evaluation_archs
 from jaxnas import tables
 from jaxnas.codes import enumerate_archs

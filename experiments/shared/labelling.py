@@ -10,8 +10,11 @@ from sklearn.ensemble import GradientBoostingRegressor
 from jaxnas import costs, ranking, tables
 from jaxnas.space import SearchSpace
 
-Features = Mapping[str, np.ndarray]  # what `ranking.predict` is given besides codes, labels and MACs
+Features = Mapping[str, Any]  # arrays that `ranking.predict` is given besides codes, labels and MACs
 NONE = np.zeros(0, np.int64)
+CODES = ("code_process", "code_graph", "code_boosting")  # without a super-net
+METRICS = ("tau", "top_decile_tau", "regret")
+SAVED = {"fingerprint": "", "everything": "everything_"}  # of which labels saved are told, and how figures call them
 
 
 class Population(NamedTuple):
@@ -161,3 +164,42 @@ def judged(population: Population, ranks: np.ndarray, known: np.ndarray) -> dict
         "top_decile_tau": top,
         "regret": ranking.top_k_regret(ranks, accuracy, k=5),
     }
+
+
+def figures_of(rows: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
+    """`METRIC_METHOD_LABELS` with its interval, what is paired by super-net, and the labels that are saved."""
+    of_seed = {}  # (metric, method, labels) -> [num_seeds] means over draws; of `all`, [num_draws]
+    for metric, (key, group) in itertools.product(METRICS, grouped(rows).items()):
+        by_seed: dict[Any, list[float]] = {}
+        for row in group:
+            by_seed.setdefault(row.get("seed", row["draw"]), []).append(row.get(metric, np.nan))
+        of_seed[metric, *key] = np.array([np.mean(values) for values in by_seed.values()])
+    for metric, number in itertools.product(METRICS, budgets):
+        sign = -1 if metric == "regret" else 1
+        best = max(CODES, key=lambda method: np.nan_to_num(sign * of_seed[metric, method, number].mean(), nan=-np.inf))
+        of_seed[metric, "code", number] = of_seed[metric, best, number]
+    figures: dict[str, Any] = {}
+    for (metric, method, number), values in of_seed.items():
+        if np.isfinite(values).all():
+            figures |= ranking.estimate_mean(values).named(f"{metric}_{method}_{number}")
+    for number in budgets:
+        paired = of_seed["tau", "fingerprint", number] - of_seed["tau", "code", number]
+        figures |= ranking.estimate_mean(paired).named(f"fingerprint_over_code_{number}")
+    paired = of_seed["tau", "fingerprint", 0] - of_seed["tau", "macs", 0]
+    figures |= ranking.estimate_mean(paired).named("no_labels_over_macs")
+    curve = np.maximum.accumulate([of_seed["tau", "code", number].mean() for number in budgets])
+    for number, (method, name) in itertools.product(budgets, SAVED.items()):
+        wanted = of_seed.get(("tau", method, number))
+        if number and wanted is not None:
+            needed = np.expm1(np.interp(wanted, curve, np.log1p(budgets))) / number
+            figures |= ranking.estimate_mean(needed).named(f"labels_saved_{name}{number}")
+            figures[f"labels_saved_{name}{number}_is_least"] = bool((wanted > curve[-1]).any())
+    return figures
+
+
+def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Rows by method and number of labels, in order."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["labels"]), []).append(row)
+    return groups

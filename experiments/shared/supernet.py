@@ -188,10 +188,10 @@ def train(
       archs: of which some are scored along the training; None: none.
       until: the step to stop at, on the way to `num_steps`, which the schedules span; None: the end.
     """
-    supernet, data, sampler, tx, step = setup
+    supernet, data, _, _, step = setup
     space, num_steps = supernet.space, config.training.num_steps
     assert num_steps is not None
-    init_key, batch_key = jax.random.split(jax.random.key(seed))
+    _, batch_key = jax.random.split(jax.random.key(seed))
     train_at = batches(batch_key, data.train_images, data.train_labels, config.training.batch_size)
     points = [] if archs is None else curve_steps(config)
 
@@ -204,7 +204,7 @@ def train(
 
     return runs.resumable(
         step,
-        init_train_state(supernet, sampler, tx, init_key, num_rows=config.training.batch_size),
+        fresh_state(config, setup, seed),
         train_at if more_at is None else merge_batches(train_at, more_at),
         num_steps if until is None else until,
         folder,
@@ -218,6 +218,12 @@ def train(
         start_origin=start_origin,
         progress=config.problem.progress,
     )
+
+
+def fresh_state(config: RankedConfig, setup: TrainingSetup, seed: int) -> TrainState:
+    """Where the training from that seed begins."""
+    key, _ = jax.random.split(jax.random.key(seed))
+    return init_train_state(setup.supernet, setup.sampler, setup.tx, key, num_rows=config.training.batch_size)
 
 
 def train_up_to(

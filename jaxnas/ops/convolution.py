@@ -226,6 +226,8 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
+        if self.relu_first:
+            tape.rectified.append(x)  # by the convolution itself
         x = Conv(self.channels, self.kernel, self.stride, self.policy, self.relu_first)(x)
         return BatchNorm(self.affine, self.policy)(x, tape)
 
@@ -252,7 +254,7 @@ class Stem(nn.Module):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         x = Unfold(self.channels, 3, self.stride, self.policy)(x.astype(self.policy.compute))
         x = BatchNorm(self.affine, self.policy)(x, tape)
-        return relu(x) if self.relu else x
+        return tape.relu(x) if self.relu else x
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:
         return conv_cost(in_shape, Convolution(self.channels, 3, self.stride))
@@ -286,7 +288,7 @@ class Head(nn.Module):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         if self.head_width:
             x = Conv(self.head_width, 1, 1, self.policy)(x)
-        x = relu(BatchNorm(self.affine, self.policy)(x, tape))
+        x = tape.relu(BatchNorm(self.affine, self.policy)(x, tape))
         return Classifier(self.num_classes, self.policy)(x, tape)
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:

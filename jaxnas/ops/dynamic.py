@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.ops.convolution import convolve, project
-from jaxnas.ops.normalisation import Policy, Tape, relu, scale_and_shift
+from jaxnas.ops.normalisation import Policy, Tape, scale_and_shift
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Free, Kernel, conv_cost
 
 Channels = Literal["fixed", "shuffled", "interpolated", "expanded", "disabled"]
@@ -59,7 +59,7 @@ class DynamicConvBN(nn.Module):
                 scale = self.param("scale", nn.initializers.ones, (channels,), self.policy.params)
                 bias = self.param("bias", nn.initializers.zeros, (channels,), self.policy.params)
                 x = scale_and_shift(x, scale[: self.width], bias[: self.width])
-            x = relu(x)
+            x = tape.relu(x)
         return place(x, 0, self.channels)
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:
@@ -101,7 +101,7 @@ class ScaleShift(Free):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.policy.params)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.policy.params)
-        return relu(scale_and_shift(x, scale, bias))
+        return tape.relu(scale_and_shift(x, scale, bias))
 
 
 class PlaceChannels(Free):

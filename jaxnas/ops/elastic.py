@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxnas.ops.convolution import Conv
-from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Free, conv_cost
 from jaxnas.ops.pooling import halve
 
@@ -58,7 +58,7 @@ class NormRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        return relu(BatchNorm(self.affine, self.policy)(x, tape))
+        return tape.relu(BatchNorm(self.affine, self.policy)(x, tape))
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:
         return Cost(0.0, 2.0 * in_shape[-1])

@@ -8,7 +8,7 @@ import chex
 import flax.linen as nn
 
 from jaxnas.ops.convolution import Conv, ConvBN, Depthwise
-from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
 
 
@@ -39,9 +39,9 @@ class InvertedResidual(Block):
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         hidden = x.shape[-1] * self.expansion
         y = Conv(hidden, 1, 1, self.policy, name="expand")(x)
-        y = relu(BatchNorm(self.affine, self.policy, name="expand_bn")(y, tape))
+        y = tape.relu(BatchNorm(self.affine, self.policy, name="expand_bn")(y, tape))
         y = Depthwise(self.kernel, self.stride, self.policy, name="depthwise")(y)
-        y = relu(BatchNorm(self.affine, self.policy, name="depthwise_bn")(y, tape))
+        y = tape.relu(BatchNorm(self.affine, self.policy, name="depthwise_bn")(y, tape))
         y = Conv(self.channels, 1, 1, self.policy, name="project")(y)
         y = BatchNorm(self.affine, self.policy, name="project_bn")(y, tape)
         return self.beside_shortcut(x, y, tape)
@@ -66,9 +66,9 @@ class NormalBottleneck(Block):
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         hidden = max(1, self.channels // self.reduction)
-        y = relu(ConvBN(hidden, 1, affine=self.affine, policy=self.policy, name="reduce")(x, tape))
+        y = tape.relu(ConvBN(hidden, 1, affine=self.affine, policy=self.policy, name="reduce")(x, tape))
         y = ConvBN(hidden, self.kernel, self.stride, affine=self.affine, policy=self.policy, name="convolve")(y, tape)
-        y = ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name="expand")(relu(y), tape)
+        y = ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name="expand")(tape.relu(y), tape)
         return self.beside_shortcut(x, y, tape)
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:
@@ -90,7 +90,8 @@ class ResidualPair(Block):
         y = ConvBN(self.channels, self.kernel, self.stride, affine=self.affine, policy=self.policy, name="first")(
             x, tape
         )
-        y = ConvBN(self.channels, self.kernel, affine=self.affine, policy=self.policy, name="second")(relu(y), tape)
+        y = tape.relu(y)
+        y = ConvBN(self.channels, self.kernel, affine=self.affine, policy=self.policy, name="second")(y, tape)
         return self.beside_shortcut(x, y, tape)
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:
@@ -110,9 +111,9 @@ class DoubleDepthwise(Block):
         y = x
         for half, stride in (("first", self.stride), ("second", 1)):
             y = Depthwise(self.kernel, stride, self.policy, name=f"{half}_depthwise")(y)
-            y = relu(BatchNorm(self.affine, self.policy, name=f"{half}_depthwise_bn")(y, tape))
+            y = tape.relu(BatchNorm(self.affine, self.policy, name=f"{half}_depthwise_bn")(y, tape))
             y = ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name=f"{half}_project")(y, tape)
-            y = relu(y) if half == "first" else y
+            y = tape.relu(y) if half == "first" else y
         return self.beside_shortcut(x, y, tape)
 
     def cost(self, in_shape: tuple[int, ...]) -> Cost:

@@ -1,4 +1,5 @@
-"""Batch normalisation whose statistics are plain arrays, passed in and out; and dropout whose draws are passed in."""
+"""Batch normalisation whose statistics are plain arrays, passed in and out; dropout whose draws are passed in; and
+ReLUs whose inputs can be looked at."""
 
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Tape:
         self.mask, self.dtype, self.keep = mask, dtype, keep
         self.size = 0  # normalised channels so far
         self.parts: list[chex.Array] = []
+        self.rectified: list[chex.Array] = []  # inputs of the ReLUs so far, [num_images, ...]
 
     def normalise(self, x: chex.Array) -> chex.Array:
         """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used."""
@@ -63,6 +65,11 @@ class Tape:
         if self.keep is None:
             return x
         return x * self.keep.reshape(self.keep.shape + (1,) * (x.ndim - self.keep.ndim)).astype(x.dtype)
+
+    def relu(self, x: chex.Array) -> chex.Array:
+        """max(x, 0) of x [num_images, ...], which is noted."""
+        self.rectified.append(x)
+        return relu(x)
 
     def used(self, size: int) -> chex.Array:
         """What was used, zero-padded to float [2, size] so that all candidates of a choice agree in shape."""

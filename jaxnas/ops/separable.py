@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxnas.ops.convolution import Conv, ConvBN, Depthwise
-from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, conv_cost
 
 
@@ -22,7 +22,7 @@ class SeparableConv(nn.Module):
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
         for half, stride, channels in (("first", self.stride, x.shape[-1]), ("second", 1, self.channels)):
-            x = Depthwise(self.kernel, stride, self.policy, name=f"{half}_depthwise")(relu(x))
+            x = Depthwise(self.kernel, stride, self.policy, name=f"{half}_depthwise")(tape.relu(x))
             x = ConvBN(channels, 1, affine=self.affine, policy=self.policy, name=f"{half}_project")(x, tape)
         return x
 
@@ -46,7 +46,7 @@ class DilatedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        x = Depthwise(self.kernel, self.stride, self.policy, dilation=2, name="depthwise")(relu(x))
+        x = Depthwise(self.kernel, self.stride, self.policy, dilation=2, name="depthwise")(tape.relu(x))
         return ConvBN(self.channels, 1, affine=self.affine, policy=self.policy, name="project")(x, tape)
 
     def algebra(self, in_channels: int) -> Algebra:
@@ -67,7 +67,7 @@ class FactorisedReduction(nn.Module):
 
     @nn.compact
     def __call__(self, x: chex.Array, tape: Tape) -> chex.Array:
-        x, half = relu(x), self.channels // 2
+        x, half = tape.relu(x), self.channels // 2
         first = Conv(half, 1, 2, self.policy, name="first")(x)
         second = Conv(self.channels - half, 1, 2, self.policy, name="second")(x[:, 1:, 1:])
         return BatchNorm(self.affine, self.policy)(jnp.concatenate([first, second], axis=-1), tape)

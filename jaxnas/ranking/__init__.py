@@ -1,4 +1,7 @@
-"""How well a ranking agrees with the truth, and how sure one can be of it: NumPy and SciPy, on the host."""
+"""How well a ranking agrees with the truth, and how sure one can be of it: NumPy and SciPy, on the host.
+
+`jaxnas.ranking.proxies`, which runs networks, stands higher: import it by its name.
+"""
 
 from jaxnas.ranking._as_scores import as_scores
 from jaxnas.ranking._fingerprints import Factor, Fingerprints, fingerprints, one_factor
@@ -21,15 +24,18 @@ from jaxnas.ranking.metrics import (
     worst_rank_at_k,
 )
 from jaxnas.ranking.predictor import Prediction, predict
+from jaxnas.ranking.rankers import Ranker, compare, predicted, scored
 
 __all__ = [
     "Estimate",
     "Factor",
     "Fingerprints",
     "Prediction",
+    "Ranker",
     "Report",
     "as_scores",
     "best_rank_at_k",
+    "compare",
     "estimate",
     "estimate_difference",
     "estimate_mean",
@@ -39,9 +45,11 @@ __all__ = [
     "one_factor",
     "precision_at_k",
     "predict",
+    "predicted",
     "prob_surpass_random",
     "reliability",
     "report",
+    "scored",
     "seed_kendall_tau",
     "sparse_kendall_tau",
     "spearman",

@@ -10,7 +10,7 @@ A regulariser is told the accuracies of some architectures while the super-net t
 correct the ranking of a super-net trained without them, so this is what the regulariser is to be compared with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,15 +41,17 @@ def predict(
     scores: ArrayLike | None = None,
     macs: ArrayLike | None = None,
     fingerprints: ArrayLike | None = None,
+    features: Sequence[ArrayLike] = (),
 ) -> Prediction:
     """What is to be expected of all `archs`, given a few accuracies.
 
-    Without labels it is the mean of the ranks by score and by MACs, whichever are given; that is where a Gaussian
-    process over codes, scores, MACs and fingerprints begins, and labels move it. From 20 labels on it has rivals: a
-    score or MACs alone, the process without codes or without fingerprints, ridge regressions over everything. The one
-    taken has the highest Kendall's tau between the known accuracies and what it says of each from all others (leave
-    one out). Nothing but the labels decides. Scores and MACs enter as ranks among all architectures; the target is the
-    rank among the known, since tau knows nothing else and a few very bad architectures would otherwise rule the fit.
+    Without labels it is the mean of the ranks by scores and by MACs, whichever are given; that is where a Gaussian
+    process over codes, scores, MACs, fingerprints and features begins, and labels move it. From 20 labels on it has
+    rivals: scores or MACs alone, the process without codes or without fingerprints, ridge regressions over everything.
+    The one taken has the highest Kendall's tau between the known accuracies and what it says of each from all others
+    (leave one out). Nothing but the labels decides. Scores and MACs enter as ranks among all architectures; the target
+    is the rank among the known, since tau knows nothing else and a few very bad architectures would otherwise rule the
+    fit.
     Without `scores` and `fingerprints` it is the baseline that any use of a super-net has to beat.
 
     Deviations are those of a new label: the process states its own; for ridge they are the textbook's for regression,
@@ -62,9 +64,10 @@ def predict(
       archs: int [num_archs, num_choices].
       known: int [num_known], rows of `archs`; none or one orders nothing and is as good as none.
       accuracies: [num_known], of training alone, or whatever else orders them; higher is better.
-      scores: [num_archs], of a super-net; higher is better.
+      scores: [num_archs], of a super-net; or [num_archs, num_scores], of several, or of proxies. Higher is better.
       macs: [num_archs].
       fingerprints: [num_archs, any], `Fingerprints.features`; components count by their variance.
+      features: other groups of them, each [num_archs, any], such as those of the graph.
 
     Raises a ValueError for shapes that don't match, rows that don't exist or come twice, values that are not finite,
     accuracies that are all equal, and where there is neither a label nor a score nor a cost.
@@ -73,19 +76,26 @@ def predict(
     if archs.shape[0] < 2 or archs.shape[1] < 1:
         raise ValueError(f"archs: shape {archs.shape}, expected two architectures or more, of one choice or more.")
     known, accuracies = _labels(len(archs), known, accuracies)
-    given = {"score": scores, "macs": macs}
-    columns = {name: array(name, column, (len(archs),)) for name, column in given.items() if column is not None}
-    ranked = {name: _standard(scipy.stats.rankdata(column))[:, None] for name, column in columns.items()}
+    columns = {}
+    if scores is not None:
+        of_all = array("score", scores, (len(archs), None) if np.ndim(scores) == 2 else (len(archs),))
+        columns["score"] = of_all.reshape(len(archs), -1)
+    if macs is not None:
+        columns["macs"] = array("macs", macs, (len(archs),))[:, None]
+    ranked = {name: _standard(scipy.stats.rankdata(column, axis=0)) for name, column in columns.items()}
     codes = np.concatenate([choice[:, None] == np.unique(choice) for choice in archs.T], axis=1).astype(np.float64)
     groups = {"codes": codes - codes.mean(axis=0), **ranked}
     if fingerprints is not None:
         prints = array("fingerprints", fingerprints, (len(archs), None)).astype(np.float64)
         groups["fingerprints"] = prints - prints.mean(axis=0)
-    prior = _standard(sum(ranked.values(), np.zeros((len(archs), 1)))[:, 0])
+    for number, group in enumerate(features):
+        name = f"features[{number}]"
+        of_group = array(name, group, (len(archs), None)).astype(np.float64)
+        groups[name] = of_group - of_group.mean(axis=0)
+    prior = _standard(sum((column.sum(axis=1) for column in ranked.values()), np.zeros(len(archs))))
 
     def process(*without: str) -> Fitted:
-        features = [group for name, group in groups.items() if name not in without]
-        return gaussian_process(features, known, target, prior)
+        return gaussian_process([group for name, group in groups.items() if name not in without], known, target, prior)
 
     target = _standard(scipy.stats.rankdata(accuracies)) if len(known) else np.zeros(0)
     everything = process()
@@ -98,8 +108,8 @@ def predict(
             candidates["gaussian process without fingerprints"] = process("fingerprints")
             if columns:
                 candidates["gaussian process without codes"] = process("codes")
-        features = np.concatenate([group / _size(group) for group in groups.values()], axis=1)
-        candidates |= {f"ridge {alpha:g}": _ridge(features, known, target, alpha) for alpha in PENALTIES}
+        all_columns = np.concatenate([group / _size(group) for group in groups.values()], axis=1)
+        candidates |= {f"ridge {alpha:g}": _ridge(all_columns, known, target, alpha) for alpha in PENALTIES}
     taus = {
         name: np.nan_to_num(scipy.stats.kendalltau(fitted.left_out, target).statistic, nan=-1.0)
         for name, fitted in candidates.items()
@@ -131,8 +141,8 @@ def _labels(num_archs: int, known: ArrayLike, accuracies: ArrayLike) -> tuple[np
 
 def _standard(values: np.ndarray) -> np.ndarray:
     """Mean 0 and deviation 1; zeros where all are equal."""
-    centred: np.ndarray = values - values.mean()
-    return centred / max(float(centred.std()), 1e-12)
+    centred: np.ndarray = values - values.mean(axis=0)
+    return centred / np.maximum(centred.std(axis=0), 1e-12)
 
 
 def _size(group: np.ndarray) -> float:

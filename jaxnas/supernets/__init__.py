@@ -16,6 +16,7 @@ from jaxnas.supernets.dag import dag_supernet
 from jaxnas.supernets.factors import BatchNorm, Factors, Kernels, OpOn
 from jaxnas.supernets.layer import Costs, Layer, Params, Stats, check_layer, run_operation
 from jaxnas.supernets.recurrent import recurrent_supernet
+from jaxnas.supernets.relus import ActivationKernel, activation_kernel
 from jaxnas.supernets.size import size_supernet
 from jaxnas.supernets.soft import soft_weights, softened
 from jaxnas.supernets.supernet import Recurrence, Supernet, check_images, check_kept, only, select_stats
@@ -105,6 +106,7 @@ def build_supernet(space: SearchSpace, factors: Factors) -> Supernet:
 
 __all__ = [
     "BUILDERS",
+    "ActivationKernel",
     "BatchNorm",
     "Costs",
     "Drawn",
@@ -117,6 +119,7 @@ __all__ = [
     "Recurrence",
     "Stats",
     "Supernet",
+    "activation_kernel",
     "build_supernet",
     "check_images",
     "check_kept",

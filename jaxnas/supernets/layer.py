@@ -71,11 +71,15 @@ class Layer(NamedTuple):
                 y = operation.apply(self.params_of(params, name), x, tape)
                 if self.is_edge and is_path:
                     y = Tape(None, None, keep=keep).drop(y)
-                return y, tape.used(self.stats_size)
+                return y, self.told(tape, len(x))
 
             return run
 
         return tuple(branch(name, operation) for name, operation in self.candidates.items())
+
+    def told(self, tape: Tape, num_images: int) -> chex.Array:
+        """What a branch returns beside its output: the statistics that it used."""
+        return tape.used(self.stats_size)
 
     def params_of(self, params: Mapping[str, Any], op: str) -> Any:
         """A candidate's parameters among those of this layer. One that has none may be missing, as it is in a file of
