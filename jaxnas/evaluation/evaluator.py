@@ -118,9 +118,9 @@ def make_evaluator(
         programs; a warning says where it is below the sum of these and one architecture's activations, the floor from
         which on it is kept. Elsewhere graph fills it with batches side by side, or with architectures where there are
         few images, and their nodes of one layer and operation share calls.
-      groups: how the dispatch route runs a call, see `supernets.choose`. A tile size; "auto": the largest power of
-        two that pads an expected sixteenth at most; "balanced": the population is one call, in which each operation
-        of a choice occurs equally often.
+      groups: how the dispatch route runs a call, see `jaxnas.supernets.choice.choose`. A tile size; "auto": the largest
+        power of two that pads an expected sixteenth at most; "balanced": the population is one call, in which each
+        operation of a choice occurs equally often.
       workers: host threads, each with calls of its own; None: one a core that the process may use on CPU for serial
         and graph (XLA leaves cores idle in small convolutions); on accelerators two a row of the mesh for graph, which
         take turns at calling, so that one calls while the other plans or fetches; else one a row.

@@ -41,7 +41,7 @@ class Operation(Protocol):
     are kept by operation.
 
     Leaves called `kernel`, `scale` and `bias` are initialised
-    by the rule of `jaxnas.supernets.make_init` where an operation has no others.
+    by the rule of `jaxnas.supernets.supernet.make_init` where an operation has no others.
     """
 
     def init(self, key: chex.PRNGKey, x: chex.Array, tape: Tape) -> OpParams:

@@ -69,8 +69,8 @@ class Supernet(NamedTuple):
         stats given (calibrated, tracked): normalise by them and return them.
         key: draws what dropout takes away, which is a training matter; None: nothing is dropped. ramp: strength of path
           dropout, in [0, 1]. Of no matter to a super-net without dropout.
-        groups: how a batch of architectures is dispatched, see `jaxnas.supernets.choose`; counts are given per place of
-          the decoded code, as `counts` gives them.
+        groups: how a batch of architectures is dispatched, see `jaxnas.supernets.choice.choose`; counts are given per
+          place of the decoded code, as `counts` gives them.
       layers: every layer by name.
       wire: (run, images) -> logits, the wiring itself: calls `run(layer name, input)`, in order, and adds what it
         returns. `apply` follows it with arrays, `jaxnas.evaluation.graph` with symbols.

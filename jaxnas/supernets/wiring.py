@@ -38,7 +38,7 @@ def output_slots(layout: DagLayout, channels: int) -> dict[tuple[int, int], tupl
 
 def vertex_widths(layout: DagLayout, channels: int) -> tuple[int, ...]:
     """The widths that vertices have, the largest first: a vertex that doesn't lead to the output has that of one that
-    does (`jaxnas.spaces.vertex_channels`)."""
+    does."""
     return tuple(sorted({width for _, width in output_slots(layout, channels).values()}, reverse=True))
 
 

@@ -48,7 +48,7 @@ class LossFn(Protocol):
         groups: Groups = 4,
     ) -> tuple[chex.Array, Aux]:
         """Return (scalar to minimise, what it reports); archs int32 [num_archs, num_choices], step int32, the steps
-        done; `groups`, static, is what `supernets.choose` may rely on."""
+        done; `groups`, static, is what `supernets.choice.choose` may rely on."""
         ...
 
 
