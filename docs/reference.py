@@ -8,12 +8,14 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sphinx.domains.python import PyObject
 from sphinx.util.nodes import make_refnode
 
 import jaxnas
@@ -21,6 +23,7 @@ import jaxnas
 FOLDER = Path(__file__).parent / "reference"
 
 
+@functools.cache
 def modules() -> list[str]:
     """The names of jaxnas and of its modules that have no underscore, rooms in the order of the alphabet."""
     found = [module.name for module in pkgutil.walk_packages(jaxnas.__path__, "jaxnas.")]
@@ -185,8 +188,8 @@ def as_rst(lines: list[str]) -> list[str]:
             if indent > outer and not re.match(r"\s*(Args|Attributes|Returns|Raises):$", before):
                 out += [" " * outer + "::", ""]
                 block = indent
-        out.append(line if block or doctest else in_line(line))
-    return out
+        out.append(line if block or doctest else f"{TEXT}{line}")
+    return in_lines(out)
 
 
 def listed(lines: list[str]) -> list[str]:
@@ -228,12 +231,26 @@ def listed(lines: list[str]) -> list[str]:
     return out
 
 
-def in_line(line: str) -> str:
-    """A line of text: what stands in backquotes as it is, what reStructuredText would read otherwise escaped."""
-    parts = re.split(r"(`[^`]+`)", line)
+TEXT = "\0"  # before a line that is no code
+
+
+def in_lines(lines: list[str]) -> list[str]:
+    """Runs of text, which a pair of backquotes may span, as `in_line` has them."""
+    out: list[str] = []
+    for is_text, run in itertools.groupby(lines, lambda line: line.startswith(TEXT) and line.strip(f"{TEXT} ") != ""):
+        text = "\n".join(run).replace(TEXT, "")
+        out += (in_line(text) if is_text else text).split("\n")
+    return out
+
+
+def in_line(text: str) -> str:
+    """Text: what stands in backquotes as it is, what reStructuredText would read otherwise escaped."""
+    parts = re.split(r"(`[^`]+`)", text)
     for index, part in enumerate(parts):
         if not index % 2:
             parts[index] = re.sub(r"(?<=\w)_(?!\w)|[*|]", lambda found: "\\" + found[0], part)
+            if index and re.match(r"\w", part):
+                parts[index] = f"\\ {parts[index]}"
         elif re.fullmatch(r"`[\w.]+`", part):
             parts[index] = f":py:obj:{part}"
         else:
@@ -243,6 +260,8 @@ def in_line(line: str) -> str:
 
 def process_docstring(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
     """As reStructuredText; with the comments beside the fields of a tuple or dataclass that says nothing else of them."""
+    if lines and lines[0] in ("Args:", "Attributes:", "Returns:", "Raises:"):  # which lose their indentation
+        lines[1:] = [f"  {line}" for line in lines[1:]]
     lines[:] = as_rst(lines)
     if what == "class" and inspect.isclass(found) and not any(line.strip() == "Attributes:" for line in lines):
         fields = [(field, said) for field, said in comments_of_fields(found).items() if said]
@@ -302,6 +321,9 @@ def resolve(app: Any, env: Any, node: Any, contnode: Any) -> Any:
 
 
 def setup(app: Any) -> None:
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"  # as the docstrings call them
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", process_docstring, priority=400)
     app.connect("autodoc-skip-member", skip_member)
