@@ -1,4 +1,4 @@
-"""The site: `python -m sphinx -W -n -b html docs docs/_build/html` from the repository's root, with the extra `docs`."""
+"""The site: `python -m sphinx -W -n docs docs/_build/html` from the repository's root, with the extra `docs`."""
 
 import os
 import re

@@ -69,13 +69,16 @@ def comment_at(lines: list[str], node: ast.stmt) -> str:
 
 
 def home(name: str) -> tuple[str, str]:
-    """Where the object that `module.attribute` names is told, as (module, attribute): the room or module that defines it
-    and gives it, the shortest of them."""
+    """Where the object that `module.attribute` names is told, as (module, attribute): the shortest of the room and the
+    modules that it was defined in and that give it."""
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute)
     origin = getattr(found, "__module__", None) if inspect.isclass(found) or inspect.isroutine(found) else None
     if not isinstance(origin, str) or not origin.startswith("jaxnas."):
-        origin = next((at for at in SOURCES.get(attribute, []) if getattr(importlib.import_module(at), attribute) is found), module)
+        origin = next(
+            (at for at in SOURCES.get(attribute, []) if getattr(importlib.import_module(at), attribute) is found),
+            module,
+        )
     parts = origin.split(".")
     for length in range(2, len(parts) + 1):
         place = importlib.import_module(".".join(parts[:length]))
@@ -111,7 +114,10 @@ def entry(module: str, attribute: str) -> str:
         return f".. autoclass:: {name}\n   :members:\n"
     if inspect.isroutine(found) and hasattr(found, "__name__"):
         return f".. autofunction:: {name}\n"
-    comment = next((comment for at in SOURCES.get(attribute, []) if (comment := defined(importlib.import_module(at))[attribute])), "")
+    comment = next(
+        (comment for at in SOURCES.get(attribute, []) if (comment := defined(importlib.import_module(at))[attribute])),
+        "",
+    )
     return f".. py:data:: {attribute}\n\n   {as_rst([comment])[0] if comment else shown(found)}\n"
 
 
@@ -126,7 +132,9 @@ def shown(value: Any) -> str:
 def summary(module: str, attribute: str) -> str:
     """The first sentence of what is said about a name."""
     found = getattr(importlib.import_module(module), attribute)
-    said = inspect.getdoc(found) if inspect.ismodule(found) or inspect.isclass(found) or inspect.isroutine(found) else ""
+    said = (
+        inspect.getdoc(found) if inspect.ismodule(found) or inspect.isclass(found) or inspect.isroutine(found) else ""
+    )
     text = " ".join((said or "").split("\n\n")[0].split())
     ends = [found.start() for found in re.finditer(r"[.:;](?=\s|$)", text)]
     end = next((end for end in ends if text[:end].count("`") % 2 == 0), 0)
@@ -259,7 +267,7 @@ def in_line(text: str) -> str:
 
 
 def process_docstring(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
-    """As reStructuredText; with the comments beside the fields of a tuple or dataclass that says nothing else of them."""
+    """As reStructuredText; with the comments beside the fields of a tuple that says nothing else of them."""
     if lines and lines[0] in ("Args:", "Attributes:", "Returns:", "Raises:"):  # which lose their indentation
         lines[1:] = [f"  {line}" for line in lines[1:]]
     lines[:] = as_rst(lines)

@@ -14,7 +14,10 @@ import jaxnas
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(module.name for module in pkgutil.walk_packages(jaxnas.__path__, prefix="jaxnas.") if module.ispkg)
-SHOWN = "\n".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.py"))])
+SHOWN = "\n".join(
+    path.read_text()
+    for path in [ROOT / "README.md", *(ROOT / "docs" / "howto").glob("*.md"), *(ROOT / "notebooks").glob("*.py")]
+)
 
 
 def test_rooms_are_attributes_and_are_all_there_are():
@@ -38,7 +41,9 @@ def test_import_does_not_read(heavy):
 
 @pytest.mark.parametrize("name", [name for name in jaxnas.__all__ if name.islower()])
 def test_functions_at_the_top_are_shown_to_newcomers(name):
-    assert re.search(rf"\b{name}\b", SHOWN), f"{name} is in neither README.md nor a notebook; leave it to its room"
+    assert re.search(rf"\b{name}\b", SHOWN), (
+        f"{name} is in neither README.md nor a how-to nor a notebook; leave it to its room"
+    )
 
 
 @pytest.mark.parametrize("package", ["jaxnas", *PACKAGES])

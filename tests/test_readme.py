@@ -7,19 +7,18 @@ import tomllib
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 import jaxnas
-from jaxnas import codes, samplers, training
-from jaxnas.evaluation import make_evaluator
 from jaxnas.runs import command
-from jaxnas.supernets import run_operation
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LIBRARY_EXAMPLE, OWN_SPACE_EXAMPLE, OTHER_FORMS_EXAMPLE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+(LIBRARY_EXAMPLE,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md"]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts
+)
 FOLDERS = "|".join(("benchmarks", "constraints", "docs", "experiments", "jaxnas", "notebooks", "results", "tests"))
 
 
@@ -38,35 +37,6 @@ def test_library_example_ranks_a_population(capsys):
     assert printed["num_archs"] == "12" and -1 <= float(printed["kendall_tau"].split()[0]) <= 1
 
 
-def test_own_space_trains_and_is_scored():
-    names: dict = {}
-    exec(OWN_SPACE_EXAMPLE, names)
-    space, supernet = names["space"], names["supernet"]
-    assert space.size == 3 * 2 * 2
-    sampler, tx = samplers.fair(space), training.sgd(0.1, num_steps=1)
-    loss_fn = training.make_cross_entropy_loss(supernet)
-    step = training.make_train_step(supernet, loss_fn, sampler, tx)
-    before = training.init_train_state(supernet, sampler, tx, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    images, labels = rng.normal(size=(4, 32, 32, 3)).astype(np.float32), np.arange(4)
-    scale = np.array(before.params["layer0"]["scale"]["scale"])
-    after, _ = step(before, {"train": {"images": images, "labels": labels}})
-    assert not np.array_equal(after.params["layer0"]["scale"]["scale"], scale), "the own operation has not moved"
-    scores = make_evaluator(supernet).evaluate(after.params, codes.enumerate_archs(space), images, labels)
-    assert len(set(scores.loss)) == space.size
-
-
-def test_other_forms_of_an_operation_compute_the_same():
-    names: dict = {}
-    exec(OWN_SPACE_EXAMPLE, names)
-    exec(OTHER_FORMS_EXAMPLE, names)
-    layer = names["supernet"].layers["layer0"]
-    x = np.random.default_rng(0).normal(size=(2, *layer.in_shape)).astype(np.float32)
-    for name in ("nnx", "pair"):
-        y, _ = run_operation(layer.candidates[name], {"scale": np.full(16, 3, np.float32)}, x)
-        np.testing.assert_allclose(y, 3 * x, rtol=1e-6)
-
-
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_named_exist(document):
     """Links, and paths that begin at the repository's root; X stands for any name."""
@@ -77,7 +47,7 @@ def test_files_named_exist(document):
     assert [str(name.relative_to(ROOT)) for name in named if not name.exists()] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", DOCUMENTS + PAGES)
 def test_python_names_exist(document):
     """`jaxnas.evaluation.make_evaluator` and so on, where the text says so in backquotes."""
     for name in re.findall(r"`(jaxnas(?:\.\w+)+)", (ROOT / document).read_text()):
@@ -97,10 +67,25 @@ def test_the_map_has_every_room_and_each_dependency_a_reason():
     assert reasons == {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.fixture
+def as_a_reader_has_it(tmp_path, monkeypatch):
+    """In a folder with the files that the how-to pages write: a space and a few pictures."""
+    (page,) = [page for page in PAGES if page.endswith("own_space.md")]
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[1])
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("as_a_reader_has_it")
+@pytest.mark.parametrize("document", DOCUMENTS + PAGES)
 def test_commands_are_understood(document):
     """Every command of an experiment, but those with a placeholder in capitals or a package of the reader's own."""
-    for name, line in re.findall(r"python -m experiments\.([a-z_]+)([^`\n#]*)", (ROOT / document).read_text()):
+    text = (ROOT / document).read_text()
+    found = re.findall(r"python -m experiments\.([a-z_]+)([^`\n#]*)", text)
+    found += re.findall(r"jaxnas ([a-z_]+)([^`\n#]* --workdir [^`\n#]*)", text)
+    for name, line in found:
         arguments = shlex.split(line)
         if arguments and not any(re.search("[A-Z]{3,}|\\$|mypackage", argument) for argument in arguments):
             presets = importlib.import_module(f"experiments.{name}").PRESETS

@@ -2,7 +2,7 @@
 
 A candidate is given as a Flax Linen module, as a plain pair (init, apply), as an `NNXOperation`, or as an object of a
 class derived from `Operation`; `as_operation` makes the last of them all. What an operation says of itself is optional,
-"nothing known" by default. A module says it by methods of its class with the same names. README shows each.
+"nothing known" by default. A module says it by methods of its class with the same names. The how-to page shows each.
 """
 
 import dataclasses
