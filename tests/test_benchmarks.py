@@ -51,6 +51,7 @@ def refusal(capsys, *argv: str) -> str:
     return line
 
 
+@pytest.mark.slow("the benchmark of evaluation is run")
 def test_records(capsys, tmp_path):
     modes = ["batch", "tracked"]
     evaluator.main([*TOY, "--modes", *modes, "--json", "--out", str(tmp_path / "records.json")])
@@ -295,6 +296,7 @@ def test_comparison_with_pytorch(capsys, monkeypatch):
     assert "cells_1000" in compare.table([ours, serial, eager])
 
 
+@pytest.mark.slow("the populations of the benchmark are counted again")
 def test_random_populations_equal_the_reference():
     """A small sample of what is run by hand; on four codes, so that most come more than once."""
     total, *records = populations.run(populations.Config(spaces=("toy",), count=12))

@@ -160,7 +160,10 @@ def test_operations(op, stride):
         assert (gradient * moved).sum() == pytest.approx((ends[1] - ends[0]) / 2e-6, rel=2e-2, abs=2e-3)
 
 
-@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    "affine",
+    [pytest.param(True, marks=pytest.mark.slow("plain networks of two cells, with affine normalisation")), False],
+)
 def test_sub_networks_are_plain_networks(affine):
     supernet, params = built(2, affine)
     kept = CODES if affine else CODES[:1]
@@ -367,6 +370,7 @@ def test_edges_in_a_loop_are_edges_one_by_one(monkeypatch, kind):
     assert len(loops) == 14
 
 
+@pytest.mark.slow("a mixture of two cells by a part of the channels, in a loop")
 def test_a_part_of_the_channels_can_be_differentiated_in_a_loop():
     """Traced only: what passes by is max-pooled, whose gradient JAX finds where it sees that it is a maximum."""
     supernet = make_supernet(small(1), partial_channels=2)

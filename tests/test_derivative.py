@@ -116,6 +116,7 @@ def run_all(params, images):
     return sum(jnp.mean(logits**2) for logits in [*alone, *many])
 
 
+@pytest.mark.slow("a super-net's gradient under shard_map, types checked")
 def test_a_supernet_over_a_mesh_with_varying_types_checked():
     """`jax.shard_map` with its checks, statistics of each device's own images; on one device it is the plain thing."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))

@@ -50,6 +50,7 @@ def tau(first, second) -> float:
     return scipy.stats.kendalltau(first, second).statistic
 
 
+@pytest.mark.slow("trains a super-net under three policies, with landmarks and without")
 def test_figures_follow_from_scores(ran, truth):
     result, rows = result_of(ran), rows_of(ran / "scores.csv")
     seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"]
@@ -108,6 +109,7 @@ def test_architecture_parameters_learn_in_the_third_phase(ran):
         assert [row["policy_loss"] for row in rows[:6]] == [0.0] * 6 and rows[6]["policy_loss"] > 0
 
 
+@pytest.mark.slow("trains a super-net under three policies, with landmarks and without")
 def test_killed_before_the_outcome(ran, truth, tmp_path):
     """Trained and scored, but not written: nothing is trained again."""
     shutil.copytree(ran, tmp_path / "run")

@@ -164,6 +164,7 @@ class TestInASupernet:
         first, second = (params[layer]["shift"] for layer in ("layer0", "layer1"))
         assert np.abs(first["gain"] - second["gain"]).max() > 1e-3
 
+    @pytest.mark.slow("trains own operations with dropout")
     def test_training_with_dropout_moves_it(self, form):
         supernet, _ = built(form, path_dropout=0.3)
         sampler, tx = fair(supernet.space), optax.sgd(0.1)

@@ -248,6 +248,7 @@ class TestPcnas:
         assert result["predicted_latency_ms"] == result["limited_value"] == result["macs"] <= LIMIT
         assert result["measured_latency_ms"] is None  # another device than this one
 
+    @pytest.mark.slow("what a search found is retrained")
     def test_networks_are_retrained_where_there_is_no_table(self, searched, tmp_path):
         """Validation images choose; no figure of a table is given."""
         argv = [*ARGV, "--retrain", "train", "--retrain-epochs", "1", "--data-dir", tmp_path]
@@ -320,6 +321,7 @@ class TestSearchCompare:
             for name in ("spos", "evolution", "random"):
                 assert min(abs(float(row[name]) - regret) for regret in regrets) < 1e-6
 
+    @pytest.mark.slow("a comparison of searches is killed and goes on")
     def test_killed_between_the_searches(self, compared, truth, tmp_path):
         argv = ["search_compare", *ARGV, "--data-dir", truth, "--workdir", tmp_path]
         with struck("seed1/narrowed/03/pool.json", interrupt), pytest.raises(SystemExit) as stop:

@@ -97,7 +97,9 @@ def test_agrees_with_a_plain_loop(once, supernet, data):
     assert once.accuracy[0, 1] == pytest.approx(accuracy, abs=3 / len(data.test_labels))
 
 
-@pytest.mark.parametrize("compiled", ["each", "step"])
+@pytest.mark.parametrize(
+    "compiled", ["each", pytest.param("step", marks=pytest.mark.slow("one more way to compile a training"))]
+)
 def test_all_ways_to_compile_agree(once, trainers, data, compiled):
     other = trainers[compiled](ARCHS[:1], KEYS[:2])
     np.testing.assert_allclose(other.loss, once.loss[:1], rtol=1e-4)
@@ -208,6 +210,7 @@ class TestWeights:
             assert (logits.argmax(axis=1) == data.test_labels).mean() == found.accuracy[0, seed]
         assert once.weights is None
 
+    @pytest.mark.slow("several networks are trained side by side, with their weights")
     def test_several_side_by_side_are_told_apart(self, supernet, data):
         train = make_standalone(supernet, RECIPE, mean=data.mean, std=data.std, archs_per_call=2, return_weights=True)
         archs = np.concatenate([ARCHS, [[0, 0]]])

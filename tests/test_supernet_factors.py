@@ -186,6 +186,7 @@ def test_seconds_leave_out_the_first_report():
     assert supernet_factors.train_seconds(rows[:1]) == 30
 
 
+@pytest.mark.slow("factors of a space whose wiring is searched")
 def test_cells_whose_wiring_is_searched(tmp_path, monkeypatch):
     """NAS-Bench-101 of four vertices, one cell: distinct cells are scored once each, and MACs are those of cells."""
     space = nasbench101_space(4).resized(width=8, image_size=8, cells_per_stage=1)

@@ -104,11 +104,14 @@ def assert_same(got, expected):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), got, expected)
 
 
+SLOW = pytest.mark.slow("routes of chains, of whole super-nets and their gradients")
+
+
 @pytest.mark.parametrize(
     "name, affine, routes",
     [
-        ("digits_chain", True, ["mask", 3]),
-        ("nasbench_macro", False, ["mask", "balanced"]),
+        pytest.param("digits_chain", True, ["mask", 3], marks=SLOW),
+        pytest.param("nasbench_macro", False, ["mask", "balanced"], marks=SLOW),
         ("nasbench201", True, ["mask", 3]),
         ("tiny", True, ["mask", 3, 100]),
         ("tiny", False, [1, "balanced"]),
@@ -166,7 +169,7 @@ SHORT: dict[str, tuple[int, dict]] = {  # the first choices or stage of each spa
 @pytest.mark.parametrize(
     "name, routes",
     [
-        ("digits_chain", [3]),
+        pytest.param("digits_chain", [3], marks=SLOW),
         ("nasbench_macro", ["balanced"]),
         ("nasbench201", ["balanced"]),
         ("tiny", [3, "balanced"]),
