@@ -75,7 +75,7 @@ PRESETS = {
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Search and compare; see the module's docstring. Files: a folder for each policy, found.csv, scores.csv,
-    collapse.png."""
+    collapse.png, and found_POLICY.json and its like, with weights: what each ends with, of the first seed."""
     config = settle(config)
     problem = load_problem(config.problem)
     space, truth = problem.space, problem.truth
@@ -89,8 +89,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         settings = {"learning_rate": config.alpha_rate} if config.alpha_rate and name in MIXTURES else {}
         also = functools.partial(opinions, archs)
         search = functools.partial(
-            search_with_weights, config, config.num_seeds, space, problem.data, name, workdir, {"run": identity},
-            also=also, **settings,
+            search_with_weights, config, config.num_seeds, space, problem.data, name, workdir, workdir,
+            {"run": identity}, also=also, **settings,
         )  # fmt: skip
         found[name] = kept(workdir / f"{name}.json", {"run": identity, "policy": name}, search)
 

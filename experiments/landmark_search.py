@@ -66,7 +66,7 @@ from .shared.regulariser import (
     make_regulariser,
 )
 from .shared.supernet import Score, make_score, score_all
-from .shared.telling import differences, hashes, judged, write_found
+from .shared.telling import differences, hashes, judged, write_found, write_weights
 
 SIDES = ("baseline", "landmark")
 EPOCHS = 400  # of the authors' super-nets, before architecture parameters learn
@@ -76,8 +76,7 @@ PUBLISHED_EPOCHS = {"nao": (100, 0), "gdas": (100, 50), "pc_darts": (150, 35)}
 
 @dataclasses.dataclass(frozen=True)
 class Config(SupernetConfig):
-    """A super-net, the regulariser, the algorithms. num_steps are those before architecture parameters learn; None:
-    2,400 for cells."""
+    """What is trained. num_steps are those before architecture parameters learn; None: 2,400 for cells."""
 
     policies: tuple[Annotated[str, OneOf(PUBLISHED_EPOCHS)], ...] = tuple(PUBLISHED_EPOCHS)
     landmarks: LandmarkConfig = dataclasses.field(default_factory=LandmarkConfig)
@@ -140,8 +139,7 @@ class Outcome(NamedTuple):
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Train, score, compare; see the module's docstring. Files: a folder for each algorithm, scores.csv, found.csv,
-    pairs.png."""
+    """See the module's docstring. Files: a folder for each algorithm, scores.csv, found.csv, found_*, pairs.png."""
     config = settle(config)
     published = get_space(config.problem.space)
     for name in config.policies:
@@ -257,6 +255,8 @@ def both_sides(
             state, score = trained.state, algorithm.score
             columns, _ = score_all(config, state, archs, score, problem.space, at / side, own[side])
             found[side]["archs"].append(decide(algorithm.policy, state, score, seed))
+            if side == SIDES[1] and seed == config.problem.seed:
+                write_weights(folder.parent, found[side]["archs"][0], algorithm.policy.supernet, state.params, name)
             found[side]["losses"].append(columns["loss"].tolist())
             found[side]["seconds"].append(alone.seconds + trained.seconds)
     return found

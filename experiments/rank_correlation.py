@@ -17,13 +17,14 @@ DIR holds the published tables, and the image sets in DIR/tfds. Minutes and figu
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from jaxnas import costs, plotting, ranking, runs, tables
+from jaxnas import costs, ranking, runs, tables
 from jaxnas.checks import Count, OneOf, Seeds, Whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
@@ -31,9 +32,20 @@ from jaxnas.spaces import get_space
 from jaxnas.supernets import Params, Supernet
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
+from .shared.pictures import draw_curve, draw_scatter, draw_so_far, draw_training
 from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
 from .shared.rankers import COSTS, RANKERS, beside, print_table
-from .shared.supernet import Score, TrainingSetup, build, make_score, make_setup, read_curve, score_all, train_up_to
+from .shared.supernet import (
+    Score,
+    Tell,
+    TrainingSetup,
+    build,
+    make_score,
+    make_setup,
+    read_curve,
+    score_all,
+    train_up_to,
+)
 from .shared.telling import Known, draw_network, hashes, write_found
 
 
@@ -95,9 +107,15 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     setup = make_setup(config.training, supernet, data, config.sampling)
     seeds = range(config.problem.seed, config.problem.seed + config.num_seeds)
     origins = {seed: {"run": identity, "seed": seed} for seed in seeds}
+    name = f"{space.name} on {config.problem.dataset}"
+    so_far = functools.partial(draw_so_far, workdir, config.training.num_steps, name, published, truth)
     scored = [
-        train_and_score(config, setup, score, archs, workdir / f"seed{seed}", seed, origins[seed]) for seed in seeds
-    ]
+        train_and_score(
+            config, setup, score, archs, workdir / f"seed{seed}", seed, origins[seed],
+            tell=so_far if seed == seeds[0] else None,
+        )
+        for seed in seeds
+    ]  # fmt: skip
 
     losses = np.stack([one.losses.mean(axis=0) for one in scored])
     accuracies = ranking.as_scores(losses, np.stack([one.accuracies.mean(axis=0) for one in scored]))
@@ -107,11 +125,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     columns |= {f"accuracy_{number}": row for number, row in enumerate(accuracies)}
     columns |= {"test_accuracy": mean_test, "macs": macs}
     runs.write_rows(workdir / "scores.csv", arch_rows(space, archs, columns))
-    name = f"{space.name} on {config.problem.dataset}"
-    draw_scatter(config, workdir, name, scores, mean_test, macs, report)
+    draw_scatter(workdir, name, scores, mean_test, macs, report, len(snapshot_steps(config)))
     curves = [dict(read_curve(config, workdir / f"seed{seed}", space, archs, origins[seed])) for seed in seeds]
     draw_training(workdir, name, [one.rows for one in scored])
-    draw_curve(config, workdir, name, curves, last, mean_test, report, truth)
+    draw_curve(workdir, config.training.num_steps, name, curves, last, mean_test, report, truth)
     scoring = config.scoring
     num_images = scoring.num_eval_images or len(data.valid_images)
     steps = config.num_seeds * (config.training.num_steps or 0)
@@ -182,6 +199,7 @@ def train_and_score(
     folder: Path,
     seed: int,
     origin: sealed.Origin,
+    tell: Tell | None,
 ) -> Scored:
     """One super-net; its snapshots are scored as the training comes by. Where scores of one were deleted and the
     training has gone on, it is trained once more up to there, in the snapshot's own folder."""
@@ -192,7 +210,9 @@ def train_and_score(
         state = None  # of a snapshot with all its scores, the weights may be gone
         blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
         if step == config.training.num_steps or not all(path.exists() for path in blocks):
-            trained = train_up_to(config, setup, score, step, folder, place, seed=seed, origin=origin, archs=archs)
+            trained = train_up_to(
+                config, setup, score, step, folder, place, seed=seed, origin=origin, archs=archs, tell=tell
+            )
             state = trained.state
         columns, spent = score_all(config, state, archs, score, space, place, {**origin, "step": step})
         parts.append(columns)
@@ -225,78 +245,6 @@ def ranking_report(config: Config, scores, accuracies, truth, archs: np.ndarray,
         choose_by=choose_by,
         top_k=config.top_k,
     )
-
-
-def draw_scatter(
-    config: Config,
-    workdir: Path,
-    name: str,
-    scores: np.ndarray,
-    test: np.ndarray,
-    macs: np.ndarray,
-    report: ranking.Report,
-) -> None:
-    """scatter.png: the mean score over super-nets and snapshots, against stand-alone accuracy."""
-    moments = len(snapshot_steps(config))
-    mean = "mean " if len(scores) > 1 or moments > 1 else ""
-    which = plotting.counted(len(scores), "super-net")
-    if moments > 1:
-        which += f" at {moments} moments of {'its' if len(scores) == 1 else 'their'} training"
-    figure = plotting.rank_scatter(
-        scores.mean(axis=0),
-        test,
-        title=f"{name}, {mean and 'mean score of '}{which}",
-        score_label=f"{mean}super-net score (minus validation loss, nats)",
-        truth_label="stand-alone test accuracy",
-        macs=macs,
-        tau=report.kendall_tau,
-        num_supernets=len(scores),
-    )
-    plotting.save_figure(figure, workdir / "scatter.png")
-
-
-def draw_training(workdir: Path, name: str, rows: list[list[dict[str, float]]]) -> None:
-    """training.png: what the training.csv of each super-net says."""
-    steps = sorted({row["step"] for of_one in rows for row in of_one})
-    columns = {
-        label: [[{row["step"]: row[column] for row in of_one}.get(step, np.nan) for step in steps] for of_one in rows]
-        for label, column in (("training loss (nats)", "loss"), ("training accuracy\n(fraction)", "accuracy"))
-    }
-    title = f"Training of {plotting.counted(len(rows), 'super-net')}, {name}"
-    plotting.save_figure(plotting.training_curve(steps, columns, title=title), workdir / "training.png")
-
-
-def draw_curve(
-    config: Config,
-    workdir: Path,
-    name: str,
-    curves: list[dict[int, tables.Table]],
-    last: np.ndarray,
-    test: np.ndarray,
-    report: ranking.Report,
-    truth: tables.Table,
-) -> None:
-    """tau_over_training.png: of all super-nets, from each one's {step: scores} up to the `last` scores, which are
-    [num_seeds, num_archs]."""
-    assert report.macs_kendall_tau is not None and config.training.num_steps is not None
-    scored: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # step -> scores [num_seeds, num_archs], truth [num_archs]
-    for step, first in curves[0].items():
-        if all(step in curve for curve in curves):
-            alone = ranking.mean_truth(tables.lookup(truth, first.archs, "test_accuracy"))
-            scored[step] = (ranking.as_scores(np.stack([curve[step].columns["loss"] for curve in curves])), alone)
-    few = f"\nbefore the last point {len(alone):,} of them" if scored and len(alone) < len(test) else ""
-    scored[config.training.num_steps] = (last, test)
-    points = [(step, *ranking.estimate(ranking.kendall_tau, scores, alone)) for step, (scores, alone) in scored.items()]
-    references = {"MACs only": report.macs_kendall_tau.value}
-    if report.kendall_tau_between_truth_seeds is not None:
-        references["between training seeds of the truth"] = report.kendall_tau_between_truth_seeds
-    figure = plotting.tau_over_training(
-        *zip(*points),
-        each=np.transpose([[ranking.kendall_tau(row, alone) for row in rows] for rows, alone in scored.values()]),
-        title=f"Ranking over training, {name}, {plotting.counted(len(test), 'architecture')}{few}",
-        references=references,
-    )
-    plotting.save_figure(figure, workdir / "tau_over_training.png")
 
 
 if __name__ == "__main__":

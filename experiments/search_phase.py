@@ -96,7 +96,8 @@ PRESETS = {
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Search and judge; see the module's docstring. Files: a folder for each feedback, searches.csv,
-    outcomes.png and parameter_free.png, and found_POLICY.json and its like: what each ends with, of the first seed."""
+    outcomes.png and parameter_free.png, and found_POLICY.json and its like: what each ends with, of the first seed,
+    with its weights where they are shared."""
     config = settle(config)
     problem, space = config.problem, get_space(config.problem.space)
     supernet = build(config.network, space)
@@ -115,7 +116,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         sized = resize(problem, space, data)
         for name in config.policies:
             ask = functools.partial(
-                search_with_weights, config, config.num_seeds, sized, data, name, workdir / "weights", origin
+                search_with_weights, config, config.num_seeds, sized, data, name, workdir, workdir / "weights", origin
             )
             found["weights"][name] = kept(workdir / "weights" / f"{name}.json", {**origin, "policy": name}, ask)
     figures: dict[str, Any] = {"space": space.name, "dataset": problem.dataset, "num_seeds": config.num_seeds}

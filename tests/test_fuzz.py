@@ -190,7 +190,7 @@ def finished(folder, truth):
     with pytest.MonkeyPatch.context() as patch:
         for name in BUILT:
             patch.setattr(rank_correlation, name, once(getattr(rank_correlation, name)))
-        for name in ("draw_scatter", "draw_training"):
+        for name in ("draw_scatter", "draw_so_far", "draw_training"):
             patch.setattr(rank_correlation, name, lambda *args: None)
         argv = [*RUN, "--data-dir", truth, "--workdir"]
         start(*argv, folder / "finished")

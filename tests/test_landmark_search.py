@@ -11,7 +11,7 @@ import scipy.stats
 from experiment_runs import SMALL, refusal, remove, result_of, rows_of, start, untimed, write_truth
 
 from experiments.shared.policies import mixing_softly
-from jaxnas import tables
+from jaxnas import export, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs
 from jaxnas.policies import pc_darts
@@ -86,6 +86,9 @@ def test_what_is_found_is_judged_by_the_table(ran, truth):
     ends = {side: [judged[row["arch"]] for row in rows if row["side"] == side] for side in ("baseline", "landmark")}
     np.testing.assert_allclose([float(row["accuracy"]) for row in rows], [judged[row["arch"]] for row in rows])
     differences = np.subtract(ends["landmark"], ends["baseline"])
+    found = export.load(ran / "found_gdas.npz", make_supernet(SMALL))
+    (code,) = [row["arch"] for row in rows if (row["side"], row["seed"]) == ("landmark", "0")]
+    assert to_text(SMALL, found.arch) == code
     assert len(rows) == 4 and result["accuracy_landmark_gdas"] == pytest.approx(np.mean(ends["landmark"]))
     assert result["delta_accuracy_gdas"] == pytest.approx(differences.mean())
     if np.ptp(differences):

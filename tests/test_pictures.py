@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import landmark, pcnas, rank_correlation, search_compare, supernet_factors
-from experiments.shared import searching
+from experiments import landmark, pcnas, search_compare, supernet_factors
+from experiments.shared import pictures, searching
 from jaxnas import plotting, ranking, runs, tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.costs import limits
@@ -35,10 +35,6 @@ def legend(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def config_of(**fields) -> rank_correlation.Config:
-    return runs.replace(rank_correlation.PRESETS["tiny"], num_steps=600, **fields)
-
-
 def report_of(scores):
     return ranking.report(scores, TEST, macs=np.arange(40))
 
@@ -54,8 +50,7 @@ def report_of(scores):
 )
 def test_scatter_says_of_how_many_supernets(saved, tmp_path, num_seeds, num_snapshots, which):
     scores = SCORES[:num_seeds]
-    config = config_of(num_snapshots=num_snapshots)
-    rank_correlation.draw_scatter(config, tmp_path, "name", scores, TEST, np.arange(40), report_of(scores))
+    pictures.draw_scatter(tmp_path, "name", scores, TEST, np.arange(40), report_of(scores), num_snapshots)
     (axes, _) = saved["scatter.png"].axes
     assert axes.get_title("left").startswith(f"name, {which}\n")
     tau = report_of(scores).kendall_tau  # the headline of the console, of result.json and of the page
@@ -66,10 +61,21 @@ def test_scatter_says_of_how_many_supernets(saved, tmp_path, num_seeds, num_snap
     assert len(axes.collections[0].get_offsets()) == 40
 
 
+def test_the_first_picture_says_how_far_the_training_is(saved, tmp_path, capsys):
+    scores = SimpleNamespace(loss=-SCORES[0])
+    pictures.draw_so_far(tmp_path, 600, "name", digits_chain, TRUTH, 150, ARCHS, scores)
+    (axes, _) = saved["scatter.png"].axes
+    told = " ".join(axes.get_title("left").split())
+    assert told.startswith("name, half-trained: 150 of 600 steps of the first super-net")
+    assert f"Kendall's τ = {ranking.kendall_tau(SCORES[0], TEST):.3f}" in told
+    np.testing.assert_allclose(sorted(axes.collections[0].get_offsets()[:, 1]), sorted(TEST))
+    assert f"after 150 steps: {tmp_path / 'scatter.png'} shows" in capsys.readouterr().out
+
+
 def test_training_picture_has_every_supernet(saved, tmp_path):
     """The second super-net lacks a row, as after a report that was lost."""
     rows = [[{"step": 10 * n, "loss": n + seed, "accuracy": 0.1 * n} for n in range(1, 4)] for seed in range(2)]
-    rank_correlation.draw_training(tmp_path, "name", [rows[0], rows[1][::2]])
+    pictures.draw_training(tmp_path, "name", [rows[0], rows[1][::2]])
     figure = saved["training.png"]
     assert title(figure) == "Training of 2 super-nets, name"
     first, second, mean = (line.get_xydata().tolist() for line in figure.axes[0].lines)
@@ -90,8 +96,7 @@ def test_tau_over_training_is_of_all_supernets_and_ends_at_the_headline(saved, t
     ]
     del curves[1][300]  # damaged, and deleted as the error said
     report = report_of(SCORES)
-    config = config_of()
-    rank_correlation.draw_curve(config, tmp_path, "name", curves, SCORES, TEST, report, TRUTH)
+    pictures.draw_curve(tmp_path, 600, "name", curves, SCORES, TEST, report, TRUTH)
     figure = saved["tau_over_training.png"]
     assert title(figure) == "Ranking over training, name, 40 architectures\nbefore the last point 10 of them"
     *each, mean = figure.axes[0].lines[:4]
@@ -101,7 +106,7 @@ def test_tau_over_training_is_of_all_supernets_and_ends_at_the_headline(saved, t
     (whiskers,) = figure.axes[0].collections[1:]
     assert whiskers.get_segments()[-1][:, 1] == pytest.approx([report.kendall_tau.low, report.kendall_tau.high])
     assert legend(figure)[:2] == ["each super-net", "mean of 3 super-nets, 95 % interval over them and architectures"]
-    rank_correlation.draw_curve(config, tmp_path, "name", [{}], SCORES[:1], TEST, report_of(SCORES[:1]), TRUTH)
+    pictures.draw_curve(tmp_path, 600, "name", [{}], SCORES[:1], TEST, report_of(SCORES[:1]), TRUTH)
     assert title(saved["tau_over_training.png"]) == "Ranking over training, name, 40 architectures"
     assert legend(saved["tau_over_training.png"])[0] == "one super-net, 95 % interval over architectures"
 

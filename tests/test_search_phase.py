@@ -9,9 +9,10 @@ import scipy.stats
 from experiment_runs import SMALL, interrupt, refusal, result_of, rows_of, start, struck, untimed, write_truth
 from PIL import Image
 
-from jaxnas import tables
+from jaxnas import export, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.runs import checkpoint
+from jaxnas.supernets import make_supernet
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")
 ARGV = ["tiny", "--space", "small", "--no-progress"]
@@ -103,6 +104,11 @@ def test_goes_on_within_a_training(truth, tmp_path):
     for name in NAMES:
         assert result[f"{name}_forward_passes"] > 0
     assert len(rows_of(whole / "weights" / "enas" / "seed1" / "training.csv")) == 4
+    supernet = make_supernet(SMALL)
+    for name in NAMES:
+        assert (whole / f"found_{name}.npz").read_bytes() == (broken / f"found_{name}.npz").read_bytes()
+        found = export.load(whole / f"found_{name}.npz", supernet)
+        assert export.from_json((whole / f"found_{name}.json").read_text(), SMALL).tolist() == found.arch.tolist()
 
 
 def test_a_table_without_a_second_measurement_feeds_nobody(capsys, tmp_path):

@@ -23,6 +23,7 @@ from jaxnas.training import BatchAt, LossFn, TrainState, batches, merge_batches
 
 from .config import NetworkConfig, SupernetConfig
 from .supernet import Score, build, make_objective, make_score
+from .telling import write_weights
 
 PARTIAL_CHANNELS = {"pc_darts": 4}  # of the super-net that a policy is published with
 PARAMETER_FREE = "policy_parameter_free"  # the column of training.csv
@@ -189,13 +190,15 @@ def search_with_weights(
     space: SearchSpace,
     data: Dataset,
     name: str,
+    workdir: Path,
     folder: Path,
     origin: sealed.Origin,
     also: Callable[[Policy, TrainState, Score], dict[str, Any]] = lambda policy, state, score: {},
     **settings: Any,
 ) -> Found:
     """A policy, of further `settings`, that learns while the super-net trains: what each seed ends with, and a list of
-    what `also` says of each."""
+    what `also` says of each. Its trainings lie in `folder`; workdir/found_NAME.npz has what the first seed ends with,
+    with the weights that trained beside it."""
     training = config.training
     assert training.num_steps is not None
     num_steps, per_epoch = training.num_steps, max(1, len(data.train_images) // training.batch_size)
@@ -216,6 +219,8 @@ def search_with_weights(
         )
         seconds += trained.seconds
         archs.append(decide(policy, trained.state, score, seed))
+        if len(archs) == 1:
+            write_weights(workdir, archs[0], policy.supernet, trained.state.params, name)
         more.append(also(policy, trained.state, score))
         # A row is of the steps since the one before, and there are terms from the first update on.
         rows = [row for row in trained.rows if timetable.done(int(row["step"]) - training.report_every) > 0]

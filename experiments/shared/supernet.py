@@ -37,6 +37,7 @@ from jaxnas.training import (
 from .config import NetworkConfig, RankedConfig, SamplingConfig, ScoringConfig, SupernetConfig, TrainingConfig
 
 Score = Callable[..., Scores]
+Tell = Callable[[int, np.ndarray, Scores], None]  # steps done, archs [num_archs, num_choices], their scores
 
 
 class TrainingSetup(NamedTuple):
@@ -177,6 +178,7 @@ def train(
     start_origin: sealed.Origin = sealed.NOWHERE,
     archs: np.ndarray | None = None,
     until: int | None = None,
+    tell: Tell | None = None,
 ) -> runs.Trained:
     """Train the super-net of a settled config, and score the curve's architectures on the way.
 
@@ -187,6 +189,7 @@ def train(
       start: another run's folder, at whose last checkpoint this one begins; None: at fresh weights.
       archs: of which some are scored along the training; None: none.
       until: the step to stop at, on the way to `num_steps`, which the schedules span; None: the end.
+      tell: what is done with the scores of the curve's architectures, each time.
     """
     supernet, data, _, _, step = setup
     space, num_steps = supernet.space, config.training.num_steps
@@ -198,9 +201,12 @@ def train(
     def score_point(steps: int, metrics: dict[str, float], state: TrainState) -> None:
         if steps in points:
             assert archs is not None
-            scores = score(state, curve_archs(config, archs), first=config.scoring.images_per_call)
+            few = curve_archs(config, archs)
+            scores = score(state, few, first=curve_images(config, len(data.valid_images)))
             table, of_point = runs.scores_table(space, scores), {**origin, "step": steps}
             sealed.write_table(_curve_file(folder, steps), "curve", table, of_point)
+            if tell is not None:
+                tell(steps, few, scores)
 
     return runs.resumable(
         step,
@@ -237,6 +243,7 @@ def train_up_to(
     seed: int,
     origin: sealed.Origin,
     archs: np.ndarray | None = None,
+    tell: Tell | None = None,
 ) -> runs.Trained:
     """The training in `folder` up to a step; where it has gone on since, once more, in the folder `place` of that step.
     Arguments as `train` takes them."""
@@ -244,7 +251,7 @@ def train_up_to(
     if newest is not None and newest.step > step:
         print(f"{place}: the weights of step {step} are gone, training up to there once more")
         return train(config, setup, score, place, seed=seed, origin={**origin, "step": step}, until=step)
-    return train(config, setup, score, folder, seed=seed, origin=origin, archs=archs, until=step)
+    return train(config, setup, score, folder, seed=seed, origin=origin, archs=archs, until=step, tell=tell)
 
 
 def curve_steps(config: RankedConfig) -> list[int]:
@@ -254,6 +261,14 @@ def curve_steps(config: RankedConfig) -> list[int]:
     number = min(config.curve.num_curve_points, num_steps)
     steps = {round(num_steps * (point + 1) / number) for point in range(number)}
     return sorted(steps - {num_steps})
+
+
+def curve_images(config: RankedConfig, held_out: int) -> int:
+    """How many images the curve's architectures are scored on: those of one call, and as many more as fill the last
+    call of the final scores, so that what is compiled for the curve serves these too."""
+    scoring = config.scoring
+    num_images = held_out if scoring.num_eval_images is None else min(scoring.num_eval_images, held_out)
+    return min(num_images, scoring.images_per_call + num_images % scoring.images_per_call)
 
 
 def curve_archs(config: RankedConfig, archs: np.ndarray) -> np.ndarray:

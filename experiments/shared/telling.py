@@ -75,10 +75,18 @@ def write_found(
     )
     files.replace_file(workdir / f"{name}.txt", f"{words}\n\n{table}\n".encode())
     if weights is not None:
-        supernet, params = weights
-        export.save(workdir / f"{name}.npz", export.export(supernet, params, arch), supernet.space)
+        write_weights(workdir, arch, *weights, search)
     draw_network(workdir / f"{name}.png", space, arch, f"found{f' by {search}' if search else ''}: {code}", known)
     return {f"{name}_{entry}": value for entry, value in {"arch": code, **figures}.items()}
+
+
+def write_weights(
+    workdir: Path, arch: Sequence[int] | np.ndarray, supernet: Supernet, params: Params, search: str = ""
+) -> None:
+    """Write found.npz, or found_SEARCH.npz: an architecture with weights out of a super-net's parameters."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / (f"found_{search}.npz" if search else "found.npz")
+    export.save(path, export.export(supernet, params, np.asarray(arch)), supernet.space)
 
 
 def draw_network(path: Path, space: SearchSpace, arch: np.ndarray, what: str, known: Known) -> None:

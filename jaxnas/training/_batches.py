@@ -101,6 +101,12 @@ def _cut(order: chex.Array, begin: int, count: int, batch_size: int, share: tupl
     return rows[:, share[0] :: share[1]]
 
 
+@functools.partial(jax.jit, static_argnames="num_images")
+def _order(key: chex.PRNGKey, epoch: int, num_images: int) -> chex.Array:
+    """Of an epoch: int32 [num_images]. Compiled once for all keys."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
+
+
 def batches(
     key: chex.PRNGKey,
     images: chex.ArrayNumpy | Streamed,
@@ -147,7 +153,7 @@ def batches(
     if batch_size % num_processes or (is_text and num_processes > 1):
         what = "text is not shared" if is_text else f"a batch of {batch_size} cannot be shared evenly"
         raise ValueError(f"{num_processes} processes: {what}; choose another batch_size or fewer processes.")
-    permute = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), len(images)))
+    permute = functools.partial(_order, key, num_images=len(images))
     if hasattr(images, "read"):
         seed = int(jax.random.bits(jax.random.fold_in(key, AUGMENTING), dtype=jnp.uint32))
         return _read_ahead(images, np.asarray(labels), batch_size, permute, seed, split, share)

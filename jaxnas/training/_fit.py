@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.checks import whole
@@ -44,7 +45,7 @@ def fit(
       FloatingPointError: the loss or the gradient of a step is not finite; says which step, counted from 0.
     """
     first = int(state.step)
-    state = jax.tree.map(lambda leaf: leaf.copy(), state)  # `step` consumes what it is given
+    state = _copy(state)  # `step` consumes what it is given
     most = 1
     if isinstance(batch_at, Batches) and hasattr(step, "lower"):
         most = _most_steps(report_at) if steps_per_call is None else whole("steps_per_call", steps_per_call, 1)
@@ -84,6 +85,12 @@ def _most_steps(report_at: Callable[[int], bool]) -> int:
     if jax.default_backend() == "cpu":
         return 1
     return next((steps for steps in range(1, MOST_STEPS_PER_CALL) if report_at(steps)), MOST_STEPS_PER_CALL)
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    """One program; a copy of each leaf by itself would be one for each of their shapes."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxnas.checks import choice, number, whole
@@ -91,8 +92,8 @@ def init_train_state(
     params_key, sampler_key, run_key = jax.random.split(key, 3)
     params = supernet.init(params_key)
     stats = {
-        name: jnp.broadcast_to(
-            jnp.array([[0.0], [1.0]], layer.stats_dtype), (len(layer.candidates), 2, layer.stats_size)
+        name: jnp.asarray(
+            np.broadcast_to([[0.0], [1.0]], (len(layer.candidates), 2, layer.stats_size)), layer.stats_dtype
         )
         for name, layer in supernet.layers.items()
     }
@@ -103,7 +104,7 @@ def init_train_state(
         start = supernet.recurrence.start(whole("num_rows", num_rows, 1))
         memory = jnp.repeat(start[None], jax.tree.leaves(archs)[0].shape[0], axis=0)
     return TrainState(
-        jnp.zeros((), jnp.int32), params, tx.init(params), sampler_state, stats, plain_key(run_key), memory
+        jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params), sampler_state, stats, plain_key(run_key), memory
     )
 
 
