@@ -26,7 +26,8 @@
 # CPU cores.
 
 # %%
-# On Colab this installs jaxnas; where it is installed already, nothing happens.
+# On Colab this installs jaxnas; where it is installed already, nothing happens. pip builds the wheel from the
+# repository, which takes git; once jaxnas is on PyPI, source = "jaxnas" takes the wheel from there.
 import importlib.util
 import subprocess
 import sys

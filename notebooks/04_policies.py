@@ -25,7 +25,8 @@
 # controller (`enas`), and a mixture (`darts`). It takes about three minutes on two CPU cores.
 
 # %%
-# On Colab this installs jaxnas; where it is installed already, nothing happens.
+# On Colab this installs jaxnas; where it is installed already, nothing happens. pip builds the wheel from the
+# repository, which takes git; once jaxnas is on PyPI, source = "jaxnas" takes the wheel from there.
 import importlib.util
 import subprocess
 import sys

@@ -29,7 +29,10 @@ def test_rooms_are_attributes_and_are_all_there_are():
         jaxnas.arch  # noqa: B018
 
 
-@pytest.mark.parametrize("heavy", ["matplotlib", "orbax", "tensorflow", "tensorflow_datasets", "tyro"])
+@pytest.mark.parametrize(
+    "heavy",
+    ["IPython", "flax.nnx", "matplotlib", "orbax", "pooch", "tensorflow", "tensorflow_datasets", "torch", "tyro"],
+)
 def test_import_does_not_read(heavy):
     if not hasattr(test_import_does_not_read, "modules"):
         code = "import jaxnas, sys; jaxnas.ranking.report, jaxnas.tables.load_truth; print(*sys.modules)"

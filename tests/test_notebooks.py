@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 COLAB = "https://colab.research.google.com/github/jaxnas/jaxnas/blob/main"
+REPOSITORY = "git+https://github.com/jaxnas/jaxnas"
 MAX_BYTES = 200_000
 
 # In place of what the cell tagged "parameters" sets.
@@ -111,20 +112,37 @@ def test_links_into_the_repository_lead_somewhere(name):
     assert linked and [path for path in linked if not (ROOT / path).is_file()] == []
 
 
-@pytest.mark.slow("each notebook is run from top to bottom")
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_it_runs(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # what is tested, not what is installed
-    for name_of_setting in ("JAX_NUMPY_RANK_PROMOTION", "JAX_NUMPY_DTYPE_PROMOTION"):  # JAX's defaults, as readers have
-        monkeypatch.delenv(name_of_setting, raising=False)
+def first_code(notebook):
+    """The cell that installs jaxnas."""
+    return next(cell for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_the_first_cell_installs_and_does_nothing_else():
+    cells = {first_code(read(name, ".ipynb")).source for name in NOTEBOOKS}
+    (source,) = cells  # of all notebooks alike
+    lines = [line for line in source.splitlines() if not line.startswith("#")]
+    assert "on PyPI" in source and f'source = "{REPOSITORY}"' in source
+    assert sum("pip" in line for line in lines) == 1 and len(lines) <= 8
+
+
+def run(name: str, folder: Path, kernel: str | None = None, wheel: Path | None = None) -> None:
+    """Run a notebook with small settings from top to bottom.
+
+    Args:
+      kernel: what runs it; None: this environment.
+      wheel: what its first cell installs in place of the repository.
+    """
     notebook = read(name, ".ipynb")
     (parameters,) = [cell for cell in notebook.cells if is_parameters(cell)]
     assigned = [target.id for line in ast.parse(parameters.source).body for target in line.targets]
     assert assigned == list(SMALL[name])
     parameters.source = "\n".join(f"{key} = {json.dumps(value)}" for key, value in SMALL[name].items())
+    if wheel is not None:
+        first_code(notebook).source = first_code(notebook).source.replace(REPOSITORY, str(wheel))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    options = {} if kernel is None else {"kernel_name": kernel}
+    client = nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(folder)}}, **options)
     client.execute()  # raises the error of a cell that fails
     check_outputs(notebook)

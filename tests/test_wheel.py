@@ -1,20 +1,25 @@
 """The wheel alone in an empty environment outside the clone: it imports, its command runs, some of the tests pass."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import test_notebooks
 
 import jaxnas
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints" / f"py{sys.version_info.major}{sys.version_info.minor}.txt"
 
-pytestmark = pytest.mark.slow("a wheel is built, installed into an environment of its own, and tried there")
+pytestmark = pytest.mark.slow(
+    "a wheel is built, installed into an environment of its own, and tried there, also by notebooks"
+)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -71,6 +76,33 @@ def test_it_imports_and_runs(python, tmp_path):
     assert "<h1>quickstart" in (tmp_path / "a" / "report.html").read_text() and "stand-alone accuracy" in finished
     run(python, "-m", "jaxnas.experiments.quickstart", "tiny", "--workdir", tmp_path / "b", cwd=tmp_path)
     assert (tmp_path / "b" / "scatter.png").exists()
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory) -> Iterator[str]:
+    """A kernel as Colab has it before the first cell: Python, pip and IPython, no jaxnas. Its name."""
+    folder = tmp_path_factory.mktemp("colab")
+    run(sys.executable, "-m", "venv", folder / "environment", cwd=folder)
+    there = folder / "environment" / "bin" / "python"
+    run(there, "-m", "pip", "install", "--quiet", "ipykernel", "-c", CONSTRAINTS, cwd=folder)
+    known = folder / "kernels" / "colab"
+    known.mkdir(parents=True)
+    command = [str(there), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (known / "kernel.json").write_text(
+        json.dumps({"argv": command, "display_name": "colab", "language": "python"}), encoding="utf-8"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder))
+        patch.setenv("PIP_CONSTRAINT", str(CONSTRAINTS))
+        patch.delenv("PYTHONPATH", raising=False)
+        for name in ("JAX_NUMPY_RANK_PROMOTION", "JAX_NUMPY_DTYPE_PROMOTION"):  # JAX's defaults, as readers have
+            patch.delenv(name, raising=False)
+        yield "colab"
+
+
+@pytest.mark.parametrize("name", test_notebooks.NOTEBOOKS)
+def test_a_notebook_runs_from_the_wheel_that_its_first_cell_installs(name, wheel, colab, tmp_path):
+    test_notebooks.run(name, tmp_path, colab, wheel)
 
 
 def test_a_part_of_the_tests_passes_there(python, tmp_path):

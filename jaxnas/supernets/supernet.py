@@ -278,7 +278,6 @@ def make_init(
         leaves, treedef = jax.tree_util.tree_flatten_with_path(store(params))
         kernels = [leaf for path, leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct) and path[-1].key == "kernel"]
         draws = jax.random.normal(kernel_key, (sum(leaf.size for leaf in kernels),))
-        draws = jax.lax.optimization_barrier(draws)  # else each kernel's program draws all numbers anew
         values, used = [], 0
         for path, leaf in leaves:
             if not isinstance(leaf, jax.ShapeDtypeStruct):
