@@ -66,7 +66,7 @@ def test_the_first_picture_says_how_far_the_training_is(saved, tmp_path, capsys)
     pictures.draw_so_far(tmp_path, 600, "name", digits_chain, TRUTH, 150, ARCHS, scores)
     (axes, _) = saved["scatter.png"].axes
     told = " ".join(axes.get_title("left").split())
-    assert told.startswith("name, half-trained: 150 of 600 steps of the first super-net")
+    assert told.startswith("name, half-trained: 150 of 600 steps")
     assert f"Kendall's τ = {ranking.kendall_tau(SCORES[0], TEST):.3f}" in told
     np.testing.assert_allclose(sorted(axes.collections[0].get_offsets()[:, 1]), sorted(TEST))
     assert f"after 150 steps: {tmp_path / 'scatter.png'} shows" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def draw_so_far(
     figure = plotting.rank_scatter(
         minus_loss,
         test,
-        title=f"{name}, half-trained: {steps} of {num_steps} steps of the first super-net",
+        title=f"{name}, half-trained: {steps} of {num_steps} steps",
         score_label="super-net score (minus validation loss, nats)",
         truth_label="stand-alone test accuracy",
         macs=costs.arch_costs(published, archs).macs,
