@@ -5,8 +5,7 @@ all others with the truth, what is the same network as a labelled one left out.
 
     macs, mean_loss, factor   no label: MACs, the mean loss over images and moments, its one factor (`one_factor`)
     synflow, jacob_cov, snip, grad_norm, naswot
-                              no label and no training: zero-cost proxies (`ranking.proxies`) on the fresh weights and,
-                              as NAME_trained, on those at the end
+                              no label and no training: zero-cost proxies on the fresh weights (`ranking.proxies`)
     code                      labels, codes and MACs without any super-net: a Gaussian process (`ranking.predict`),
                               the same with features of the cell's graph, gradient boosting; the best in the mean
     score                     the super-net's mean loss besides
@@ -15,11 +14,11 @@ all others with the truth, what is the same network as a labelled one left out.
     all                       as fingerprint, of all super-nets side by side
     last, few_images, one_component
                               as fingerprint, of the last moment, of 50 images, of one component
-    proxies, proxies_graph    as the process of code, the fresh proxies besides, without or with features of the graph
-    fingerprint_graph, everything
-                              as fingerprint, features of the graph besides, or these and the fresh proxies
+    proxies                   codes, MACs, features of the graph and the proxies: nothing is trained
+    fingerprint_graph         as fingerprint, features of the graph besides
+    everything                and the proxies as well
     spread, bought            as fingerprint, labels far apart in fingerprints, or bought where they tell most; these
-                              and the eight before up to 78 labels
+                              and the seven before up to 78 labels
 
 Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets (of `all`, over
 the draws). `labels_saved_N`: how many labels `code` needs to reach the tau of `fingerprint` with N, over N, read off
@@ -42,14 +41,13 @@ import numpy as np
 
 from jaxnas import plotting, ranking, runs
 from jaxnas.checks import Count, Pair, Whole
-from jaxnas.ranking.proxies import PROXIES, Proxy
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
 from .shared.labelling import METRICS, NONE, Population, describe, drawn, figures_of, judged, ordered
 from .shared.problem import Half, evaluation_archs, load_problem
-from .shared.rankers import proxies_on, proxy_scores
+from .shared.rankers import make_proxy_scores
 from .shared.supernet import Score, TrainingSetup, build, fresh_state, make_score, make_setup, score_all, train_up_to
 from .shared.telling import difference, hashes
 
@@ -104,19 +102,22 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     supernet = build(config.network, space)
     score = make_score(config.scoring, supernet, data, progress=config.problem.progress, per_image=True)
     setup = make_setup(config.training, supernet, data, config.sampling)
-    proxies = proxies_on(setup, tuple(PROXIES))
+    score_proxies = make_proxy_scores(config, setup)
     rows, of_all = [], []
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
         folder, origin = workdir / f"seed{seed}", {"run": identity, "seed": seed}
         losses = losses_of_images(config, setup, score, archs, folder, seed, origin)
         of_all.append(losses[1:])
-        path = folder / "taus.json"
-        if not path.exists():
-            at_ends = proxies_of(config, setup, score, proxies, archs, folder, seed, origin)
-            ranked = rank_with_labels(config, population, losses, at_ends, budgets, seed)
-            of_seed = [{"seed": seed, **row} for row in ranked]
-            sealed.write_json(path, "taus", of_seed, origin)
-        rows += sealed.read_json(path, "taus", origin)
+        for path in (folder / "taus.json", folder / "proxy_taus.json"):
+            if not path.exists():
+                if path.stem == "taus":
+                    ranked = rank_with_labels(config, population, losses, budgets, seed)
+                else:
+                    params, place = fresh_state(config, setup, seed).params, folder / "step0"
+                    proxies = score_proxies(params, archs, place, {**origin, "step": 0})
+                    ranked = rank_with_proxies(config, population, losses, proxies, budgets, seed)
+                sealed.write_json(path, "taus", [{"seed": seed, **row} for row in ranked], origin)
+            rows += sealed.read_json(path, "taus", origin)
     together = np.concatenate(of_all)
     given = {"scores": -together.mean(axis=(0, 2)), "fingerprints": ranking.fingerprints(together).features}
     rows += drawn(population, {"all": given}, budgets, num_draws=config.num_draws, seed=config.problem.seed)
@@ -168,27 +169,6 @@ def losses_of_images(
     return np.stack(moments)
 
 
-def proxies_of(
-    config: Config,
-    setup: TrainingSetup,
-    score: Score,
-    proxies: Mapping[str, Proxy],
-    archs: np.ndarray,
-    folder: Path,
-    seed: int,
-    origin: sealed.Origin,
-) -> list[dict[str, np.ndarray]]:
-    """Scores of each proxy, [num_archs], on one super-net's fresh weights and on those at the end of its training."""
-    found = []
-    for step in snapshot_steps(config)[:: config.num_snapshots]:
-        place = folder / f"step{step}"
-        state = fresh_state(config, setup, seed)
-        if step:
-            state = train_up_to(config, setup, score, step, folder, place, seed=seed, origin=origin).state
-        found.append(proxy_scores(config, proxies, state.params, setup, archs, place, {**origin, "step": step}))
-    return found
-
-
 def snapshot_steps(config: Config) -> list[int]:
     """The steps after which images are scored: none, and equal shares of the training."""
     num_steps = config.training.num_steps
@@ -197,19 +177,12 @@ def snapshot_steps(config: Config) -> list[int]:
 
 
 def rank_with_labels(
-    config: Config,
-    population: Population,
-    losses: np.ndarray,
-    proxies: list[dict[str, np.ndarray]],
-    budgets: list[int],
-    seed: int,
+    config: Config, population: Population, losses: np.ndarray, budgets: list[int], seed: int
 ) -> list[dict[str, Any]]:
-    """Every method on what one super-net's sub-networks lose, [1 + num_snapshots, num_archs, num_images], and on
-    proxies of its fresh and its last weights."""
+    """Every method on what one super-net's sub-networks lose, [1 + num_snapshots, num_archs, num_images]."""
     trained = list(losses[1:])
     scores, prints = -losses[1:].mean(axis=(0, 2)), ranking.fingerprints(trained).features
     few_images = ranking.fingerprints([moment[:, :FEW_IMAGES] for moment in trained]).features
-    of_graph, fresh = {"features": [population.graph]}, np.stack(list(proxies[0].values()), axis=1)
     given: dict[str, dict[str, Any]] = {
         "code_process": {},
         "code_graph": {"fingerprints": population.graph},
@@ -222,14 +195,9 @@ def rank_with_labels(
         "last": {"scores": -losses[-1].mean(axis=1), "fingerprints": ranking.fingerprints(losses[-1]).features},
         "few_images": {"scores": scores, "fingerprints": few_images},
         "one_component": {"scores": scores, "fingerprints": prints[:, :1]},
-        "proxies": {"scores": fresh},
-        "proxies_graph": {"scores": fresh, **of_graph},
-        "fingerprint_graph": {"scores": scores, "fingerprints": prints, **of_graph},
-        "everything": {"scores": np.column_stack([scores, fresh]), "fingerprints": prints, **of_graph},
     }
     factor = ranking.one_factor(trained)
-    without_labels = {"macs": population.macs, "mean_loss": scores, "factor": factor.scores, **proxies[0]}
-    without_labels |= {f"{name}_trained": column for name, column in proxies[1].items()}
+    without_labels = {"macs": population.macs, "mean_loss": scores, "factor": factor.scores}
     rows: list[dict[str, Any]] = [
         {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
         for method, ranks in without_labels.items()
@@ -243,6 +211,32 @@ def rank_with_labels(
     for method in ("spread", "bought"):
         rows += ordered(population, method, given["fingerprint"], few)
     return rows
+
+
+def rank_with_proxies(
+    config: Config,
+    population: Population,
+    losses: np.ndarray,
+    proxies: Mapping[str, np.ndarray],
+    budgets: list[int],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """What has to do with proxies on the fresh weights, [num_archs] each, and with features of the graph beside the
+    same losses."""
+    rows: list[dict[str, Any]] = [
+        {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
+        for method, ranks in proxies.items()
+    ]
+    fresh, scores = np.stack(list(proxies.values()), axis=1), -losses[1:].mean(axis=(0, 2))
+    of_graph: dict[str, Any] = {"features": [population.graph]}
+    prints = {"fingerprints": ranking.fingerprints(list(losses[1:])).features}
+    given = {
+        "proxies": {"scores": fresh, **of_graph},
+        "fingerprint_graph": {"scores": scores, **prints, **of_graph},
+        "everything": {"scores": np.column_stack([scores, fresh]), **prints, **of_graph},
+    }
+    few = [number for number in budgets if number <= MOST_VARIED]
+    return rows + drawn(population, given, few, num_draws=config.num_draws, seed=seed)
 
 
 def draw(workdir: Path, figures: Mapping[str, Any], budgets: list[int], title: str) -> None:

@@ -7,7 +7,8 @@ the mean loss over super-nets. With num_snapshots an architecture's loss is its 
 training, a measure of how fast it gets better (Ru et al., "Speedy Performance Estimation", arXiv 2006.04492), and
 `last_snapshot_kendall_tau` is that of the last one. Accuracy's stands beside it, and beside all what they must beat:
 counting MACs, and the agreement of the truth's own training seeds. `rankers` stand in one table with it, which is
-printed and kept in rankers.csv: costs, zero-cost proxies on the first super-net's fresh weights, the mean of the ranks.
+printed and kept in rankers.csv: costs, zero-cost proxies on the first super-net's fresh weights (NAME_trained: on the
+last ones), and the mean of their ranks.
 
     D="--dataset cifar10 --data-dir DIR"
     python -m experiments.rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
@@ -133,9 +134,9 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     num_images = scoring.num_eval_images or len(data.valid_images)
     steps = config.num_seeds * (config.training.num_steps or 0)
     passes = config.num_seeds * len(snapshot_steps(config)) * num_images
-    seed = config.problem.seed
+    seed, place = config.problem.seed, workdir / f"seed{config.problem.seed}"
     rankers = [
-        *beside(config, config.rankers, published, setup, archs, workdir / f"seed{seed}", seed, origins[seed]),
+        *beside(config, config.rankers, published, setup, scored[0].params, archs, place, seed, origins[seed]),
         ranking.scored("supernet", archs, scores.mean(axis=0), steps=steps, passes=passes),
     ]
     num_calibration = f" ({scoring.num_calibration_images})" if scoring.bn_mode == "calibrated" else ""

@@ -38,8 +38,12 @@ PARAMS = trained()
 
 @pytest.fixture(scope="module")
 def scores():
-    made = proxies.make_proxies(SUPERNET, IMAGES, LABELS)
-    return {name: proxy(PARAMS, ARCHS) for name, proxy in made.items()}
+    return proxies.make_proxies(SUPERNET, IMAGES, LABELS)(PARAMS, ARCHS)
+
+
+def one(name):
+    made = proxies.make_proxies(SUPERNET, IMAGES, names=[name])
+    return lambda weights, archs: made(weights, archs)[name]
 
 
 def network(params, arch, x, *, norm=True, rectified=None):
@@ -135,8 +139,8 @@ def test_naswot_by_counting_pairs(scores, row):
 @pytest.mark.slow("compiles two proxies once more, side by side")
 def test_side_by_side_is_one_after_the_other(scores):
     made = proxies.make_proxies(SUPERNET, IMAGES, names=["naswot", "synflow"], archs_at_once=4)
-    for name, proxy in made.items():
-        np.testing.assert_allclose(proxy(PARAMS, ARCHS[::5]), scores[name][::5], rtol=1e-5)
+    for name, found in made(PARAMS, ARCHS[::5]).items():
+        np.testing.assert_allclose(found, scores[name][::5], rtol=1e-5)
 
 
 def test_a_population_by_dispatch_has_the_same_kernels(scores):
@@ -146,7 +150,7 @@ def test_a_population_by_dispatch_has_the_same_kernels(scores):
 
 
 def test_weights_of_their_own_are_those_of_the_architecture_whatever_stands_beside_it():
-    (proxy,) = proxies.make_proxies(SUPERNET, IMAGES, names=["naswot"]).values()
+    proxy = one("naswot")
     key = jax.random.key(3)
     alone = proxy(key, ARCHS[[7]])
     np.testing.assert_array_equal(proxy(key, ARCHS[[2, 7, 7]])[1:], np.repeat(alone, 2))
@@ -159,7 +163,7 @@ def test_weights_of_their_own_are_those_of_the_architecture_whatever_stands_besi
 
 def test_flows_beyond_float32_are_their_logarithm():
     """Kernels times 1e6 in all seven kernels on the way: R and its derivative grow by 1e42."""
-    (proxy,) = proxies.make_proxies(SUPERNET, IMAGES, names=["synflow"]).values()
+    proxy = one("synflow")
     larger = jax.tree_util.tree_map_with_path(lambda path, w: 1e6 * w if path[-1].key == "kernel" else w, PARAMS)
     difference = proxy(larger, ARCHS[[26]]) - proxy(PARAMS, ARCHS[[26]])
     assert difference == pytest.approx(6 * np.log(1e6), rel=1e-5)  # stem, three layers, head, classifier
@@ -173,8 +177,7 @@ def test_an_architecture_through_which_nothing_gets_comes_last():
         make_supernet(small), jax.random.normal(jax.random.key(0), (4, 8, 8, 3)), names=["synflow", "jacob_cov"]
     )
     params = make_supernet(small).init(jax.random.key(0))
-    for name, proxy in made.items():
-        found = proxy(params, archs)
+    for name, found in made(params, archs).items():
         assert np.isfinite(found).all() and found[0] == found[2] == found.min(), name
         assert found[1] > found[0] and found[3] > found[0], name
 
@@ -201,10 +204,10 @@ def test_refuses_text_codes_and_broken_weights():
     text = SPACES["rnn32"]
     with pytest.raises(ValueError, match="proxies are for networks on images"):
         proxies.make_proxies(make_supernet(text), jnp.zeros((2, 5), jnp.int32))
-    (proxy,) = proxies.make_proxies(SUPERNET, IMAGES, names=["naswot"]).values()
+    proxy = one("naswot")
     with pytest.raises(ValueError, match="outside"):
         proxy(PARAMS, [[0, 0, 7]])
-    with pytest.raises(ValueError, match="naswot is finite for none of 1"):
+    with pytest.raises(ValueError, match="naswot is finite for none of 1 networks"):
         proxy(jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS), ARCHS[:1])
 
 

@@ -1,14 +1,14 @@
 """What ranks architectures beside a super-net and without its training, as experiments ask for it by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from jaxnas import costs, runs, tables
 from jaxnas.ranking import Ranker, compare, predicted, scored
-from jaxnas.ranking.proxies import PROXIES, Proxy, make_proxies
+from jaxnas.ranking.proxies import PROXIES, make_proxies
 from jaxnas.runs import sealed
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Params
@@ -17,7 +17,8 @@ from .config import RankedConfig
 from .supernet import TrainingSetup, fresh_state, network_inputs
 
 COSTS = ("macs", "params")
-RANKERS = (*COSTS, *PROXIES)
+TRAINED = "_trained"
+RANKERS = (*COSTS, *PROXIES, *(name + TRAINED for name in PROXIES))
 PROXY_IMAGES = 32  # training images of the batch that proxies look at
 
 
@@ -26,55 +27,58 @@ def beside(
     names: Sequence[str],
     published: SearchSpace,
     setup: TrainingSetup,
+    trained: Params,
     archs: np.ndarray,
     folder: Path,
     seed: int,
     origin: sealed.Origin,
 ) -> list[Ranker]:
-    """Rankers by name, proxies on the weights that the training from that seed begins with; and the mean of the ranks
-    of several."""
+    """Rankers by name, proxies on the weights that the training from that seed begins with or, as NAME_trained, on
+    those of its end; and the mean of the ranks of several."""
     known = {
         "macs": Ranker("macs", lambda archs: costs.arch_costs(published, archs).macs),
         "params": Ranker("params", lambda archs: costs.arch_costs(published, archs).params),
     }
-    proxies = proxies_on(setup, [name for name in names if name in PROXIES])
-    columns = proxy_scores(config, proxies, fresh_state(config, setup, seed).params, setup, archs, folder, origin)
-    for name, column in columns.items():
-        known[name] = scored(name, archs, column, passes=PROXIES[name].passes * PROXY_IMAGES)
+    for end, weights in {"": fresh_state(config, setup, seed).params, TRAINED: trained}.items():
+        wanted = [name for name in PROXIES if name + end in names]
+        if not wanted:
+            continue
+        score = make_proxy_scores(config, setup, wanted)
+        for name, column in score(weights, archs, folder, origin, f"proxies{end}_").items():
+            cost = {"passes": PROXIES[name].passes * PROXY_IMAGES, "steps": config.training.num_steps if end else 0}
+            known[name + end] = scored(name + end, archs, column, **cost)
     rankers = [known[name] for name in names]
     return [*rankers, predicted("mean_rank", rankers, archs[:0], [])] if len(rankers) > 1 else rankers
 
 
-def proxies_on(setup: TrainingSetup, names: Sequence[str]) -> dict[str, Proxy]:
-    """Proxies on the first training images."""
-    data = setup.data
+class ProxyScores(Protocol):
+    """Scores of each proxy, [num_archs], in blocks saved in a folder under names that begin so."""
+
+    def __call__(
+        self, params: Params, archs: np.ndarray, folder: Path, origin: sealed.Origin, prefix: str = "proxies_"
+    ) -> dict[str, np.ndarray]: ...
+
+
+def make_proxy_scores(config: RankedConfig, setup: TrainingSetup, names: Sequence[str] = tuple(PROXIES)) -> ProxyScores:
+    """Proxies on the first training images, compiled once."""
+    space, data = setup.supernet.space, setup.data
     images = network_inputs(data, data.train_images[:PROXY_IMAGES])
-    return make_proxies(setup.supernet, images, data.train_labels[:PROXY_IMAGES], names=names) if names else {}
+    proxies = make_proxies(setup.supernet, images, data.train_labels[:PROXY_IMAGES], names=names)
 
+    def score(
+        params: Params, archs: np.ndarray, folder: Path, origin: sealed.Origin, prefix: str = "proxies_"
+    ) -> dict[str, np.ndarray]:
+        def compute(block: np.ndarray, bar: Any) -> tables.Table:
+            columns = proxies(params, block)
+            bar.update(len(block))
+            units = dict.fromkeys(columns, "score")
+            return tables.make_table(space, block, columns, units=units, provenance={"num_images": str(PROXY_IMAGES)})
 
-def proxy_scores(
-    config: RankedConfig,
-    proxies: Mapping[str, Proxy],
-    params: Params,
-    setup: TrainingSetup,
-    archs: np.ndarray,
-    folder: Path,
-    origin: sealed.Origin,
-) -> dict[str, np.ndarray]:
-    """Scores of each proxy, [num_archs], in blocks saved in `folder`."""
-    space = setup.supernet.space
+        size, progress = config.scoring.archs_per_save, config.problem.progress
+        told: dict[str, Any] = {"prefix": prefix, "label": "proxies", "progress": progress}
+        return runs.in_blocks(compute, archs, folder, space, size=size, origin=origin, **told)[0]
 
-    def compute(block: np.ndarray, bar: Any) -> tables.Table:
-        columns = {name: proxy(params, block) for name, proxy in proxies.items()}
-        bar.update(len(block))
-        units = dict.fromkeys(columns, "score")
-        return tables.make_table(space, block, columns, units=units, provenance={"num_images": str(PROXY_IMAGES)})
-
-    if not proxies:
-        return {}
-    size, progress = config.scoring.archs_per_save, config.problem.progress
-    told: dict[str, Any] = {"prefix": "proxies_", "label": "proxies", "progress": progress}
-    return runs.in_blocks(compute, archs, folder, space, size=size, origin=origin, **told)[0]
+    return score
 
 
 def print_table(rankers: Sequence[Ranker], archs: np.ndarray, truth: np.ndarray, path: Path) -> dict[str, Any]:

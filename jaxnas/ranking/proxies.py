@@ -1,8 +1,8 @@
 """Zero-cost proxies: what one batch says of architectures that have not been trained.
 
-    naswot = make_proxies(supernet, images, names=["naswot"])["naswot"]
-    scores = naswot(params, archs)  # float64 [num_archs], higher is better; params fresh or trained
-    scores = naswot(jax.random.key(0), archs)  # each with fresh weights of its own, as it would begin alone
+    proxies = make_proxies(supernet, images, labels)
+    scores = proxies(params, archs)["naswot"]  # float64 [num_archs], higher is better; params fresh or trained
+    scores = proxies(jax.random.key(0), archs)  # each with fresh weights of its own, as it would begin alone
 
 Many architectures are one compiled call each: one after the other inside it on CPU, where that computes no more than
 needed, side by side on accelerators. Over kernels w of convolutions and classifier, g the gradient of the mean
@@ -52,14 +52,14 @@ class Batch(NamedTuple):
     labels: chex.Array | None  # int [num_images]
 
 
-class Proxy(Protocol):
-    """(weights, archs int [num_archs, num_choices]) -> scores, float64 [num_archs], higher is better.
+class Proxies(Protocol):
+    """(weights, archs int [num_archs, num_choices]) -> name -> scores, float64 [num_archs], higher is better.
 
     Weights are the super-net's, fresh or trained; or a key, from which each architecture gets fresh ones of its own. An
     architecture whose figure is not finite, such as one through which nothing gets to the output, comes last.
     """
 
-    def __call__(self, weights: Params | chex.PRNGKey, archs: Any) -> np.ndarray: ...
+    def __call__(self, weights: Params | chex.PRNGKey, archs: Any) -> dict[str, np.ndarray]: ...
 
 
 OnDevice = Callable[[Supernet, Params, chex.Array, Batch], chex.Array]  # of one architecture
@@ -82,8 +82,8 @@ def make_proxies(
     names: Sequence[str] | None = None,
     archs_at_once: int | None = None,
     memory_budget: int | None = None,
-) -> dict[str, Proxy]:
-    """Build proxies on one batch; snip and grad_norm share a compiled program.
+) -> Proxies:
+    """Build proxies on one batch; snip and grad_norm share a gradient.
 
     Args:
       images: float [num_images, height, width, channels], standardised; two at least.
@@ -115,6 +115,7 @@ def make_proxies(
     at_once = _at_once(supernet, num_images, budget, target) if archs_at_once is None else archs_at_once
     checks.whole("archs_at_once", at_once, 1)
     batch = Batch(jnp.asarray(images), labels)
+    programs = dict.fromkeys(PROXIES[name].on_device for name in names)
 
     @functools.partial(jax.jit, static_argnames="on_device")
     def run(weights: Params | chex.PRNGKey, archs: chex.Array, batch: Batch, *, on_device: OnDevice) -> chex.Array:
@@ -123,22 +124,27 @@ def make_proxies(
 
         return jax.lax.map(one, archs, batch_size=None if at_once == 1 else at_once)
 
-    def score(name: str, weights: Params | chex.PRNGKey, archs: Any) -> np.ndarray:
-        archs, measure = codes.check(space, archs), PROXIES[name]
-        size = max(at_once, FEWEST_ARCHS)
-        parts = []
+    def score(weights: Params | chex.PRNGKey, archs: Any) -> dict[str, np.ndarray]:
+        archs, size = codes.check(space, archs), max(at_once, FEWEST_ARCHS)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, len(archs), size):
             part = archs[start : start + size]
-            padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            found = np.asarray(run(weights, jnp.asarray(padded), batch, on_device=measure.on_device), np.float64)
-            parts.append(measure.on_host(found[: len(part)]))
-        scores = np.concatenate(parts)
-        finite = np.isfinite(scores)
-        if not finite.any():
-            raise ValueError(f"{space.name}: {name} is finite for none of {len(archs)} architectures; look at weights.")
-        return np.where(finite, scores, LAST)
+            padded = jnp.asarray(np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]))
+            found = {on_device: run(weights, padded, batch, on_device=on_device) for on_device in programs}
+            for name in names:
+                of_part = np.asarray(found[PROXIES[name].on_device], np.float64)[: len(part)]
+                parts[name].append(PROXIES[name].on_host(of_part))
+        return {name: finite(name, np.concatenate(of_name)) for name, of_name in parts.items()}
 
-    return {name: functools.partial(score, name) for name in names}
+    def finite(name: str, scores: np.ndarray) -> np.ndarray:
+        there = np.isfinite(scores)
+        if not there.any():
+            raise ValueError(
+                f"{space.name}: {name} is finite for none of {len(scores)} architectures; look at weights."
+            )
+        return np.where(there, scores, LAST)
+
+    return score
 
 
 def weights_of(supernet: Supernet, weights: Params | chex.PRNGKey, arch: chex.Array) -> Params:
