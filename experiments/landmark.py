@@ -1,12 +1,14 @@
 """What landmarks do to a super-net's ranking: the same super-nets with and without the regulariser, on real tables.
 
 Landmark Regularization (Yu, Ranftl and Salzmann, CVPR 2021, arXiv 2104.05309): the known order of a few architectures
-pulls the losses of the super-net into that order while it trains. Four rankings, from the same seeds and as many steps:
+pulls the losses of the super-net into that order while it trains. Six rankings, from the same seeds and as many steps:
 
     baseline      the super-net alone
     landmark      with the regulariser, ordered by the landmarks' stand-alone accuracy
     flops_order   the same, ordered by their FLOPs, counted as MACs: no ground truth at all
     equal_budget  the baseline, corrected by a predictor fitted to the landmarks: their ground truth spent otherwise
+    fingerprint   the same predictor, told besides what sub-networks do on each image (`ranking.fingerprints`)
+    both          the same of the super-nets with the regulariser: the ground truth is used twice
 
 The coefficient is zero through a warm-up, in which all are one: each seed trains it once, and the others go on from its
 checkpoint, exactly as if each had trained alone. Landmarks, and what is the same network as one, are left out of every
@@ -52,12 +54,14 @@ from .shared.supernet import build, make_score, score_all, train
 from .shared.telling import difference, hashes
 
 TRAINED = ("baseline", "landmark", "flops_order")
-VARIANTS = (*TRAINED, "equal_budget")
+VARIANTS = (*TRAINED, "equal_budget", "fingerprint", "both")
 LABELS = {
     "baseline": "baseline:\nsuper-net alone",
     "landmark": "landmark:\nregulariser, order\nby accuracy",
     "flops_order": "MACs order:\nregulariser, order\nby MACs",
     "equal_budget": "equal budget:\nbaseline + predictor\non the landmarks",
+    "fingerprint": "fingerprint:\nthe same, and\nlosses by image",
+    "both": "both: regulariser\n+ predictor, and\nlosses by image",
 }
 
 
@@ -106,6 +110,7 @@ class Scored(NamedTuple):
 
     rows: list[dict[str, float]]  # of its training.csv
     loss: np.ndarray  # nats, of landmarks and all others, [num_landmarks + num_archs]
+    image_loss: np.ndarray  # of each image, [num_landmarks + num_archs, num_images]
     evaluate_seconds: float
 
 
@@ -132,11 +137,13 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     of_all = {name: ranking.as_scores(rows) for name, rows in losses.items()}  # [num_seeds, num_landmarks + num_archs]
     scores = {name: rows[:, number:] for name, rows in of_all.items()}
     all_macs = np.concatenate([chosen.macs, macs])
-    predictions = [
-        ranking.predict(everything, np.arange(number), chosen.accuracy, scores=row, macs=all_macs)
-        for row in of_all["baseline"]
-    ]
-    scores["equal_budget"] = np.stack([prediction.ranks[number:] for prediction in predictions])
+    predicted = {
+        "equal_budget": predict("baseline", supernets, chosen, everything, all_macs, by_image=False),
+        "fingerprint": predict("baseline", supernets, chosen, everything, all_macs, by_image=True),
+        "both": predict("landmark", supernets, chosen, everything, all_macs, by_image=True),
+    }
+    for name, of_seeds in predicted.items():
+        scores[name] = np.stack([prediction.ranks[number:] for prediction in of_seeds])
     figures = compare(scores, test, macs)
     draw(
         workdir,
@@ -169,7 +176,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "bn_mode": config.scoring.bn_mode,
         **figures,
         **on_landmarks,
-        "predictors": ", ".join(prediction.model for prediction in predictions),
+        "predictors": ", ".join(prediction.model for prediction in predicted["equal_budget"]),
         "warmup_seconds": warmup_seconds,
         **seconds,
         "evaluate_seconds": sum(one.evaluate_seconds for kind in supernets.values() for one in kind),
@@ -184,7 +191,7 @@ def train_all(
     """Train and score what is to be trained: (super-nets of each kind, seconds of the warm-ups that they share)."""
     data, space = problem.data, problem.space
     supernet = build(config.network, space)
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
+    score = make_score(config.scoring, supernet, data, progress=config.problem.progress, per_image=True)
     setups = make_setups(config, config.regulariser, supernet, data, chosen)
     supernets: dict[str, list[Scored]] = {name: [] for name in TRAINED}
     warmup_seconds, warmup_steps = 0.0, num_warmup_steps(config.regulariser, config.training)
@@ -209,8 +216,27 @@ def train_all(
                 start_origin=warmup,
             )
             columns, seconds = score_all(config, trained.state, archs, score, space, folder / name, origin)
-            kind.append(Scored(trained.rows, columns["loss"], seconds))
+            kind.append(Scored(trained.rows, columns["loss"], columns["image_loss"], seconds))
     return supernets, warmup_seconds
+
+
+def predict(
+    kind: str,
+    supernets: Mapping[str, list[Scored]],
+    chosen: Landmarks,
+    archs: np.ndarray,
+    macs: np.ndarray,
+    *,
+    by_image: bool,
+) -> list[ranking.Prediction]:
+    """What each super-net of a kind and the landmarks' accuracies say of `archs`, the landmarks first; with
+    fingerprints or without."""
+    found = []
+    for one in supernets[kind]:
+        given: dict[str, Any] = {"fingerprints": ranking.fingerprints(one.image_loss).features} if by_image else {}
+        known, scores = np.arange(len(chosen.archs)), ranking.as_scores(one.loss)
+        found.append(ranking.predict(archs, known, chosen.accuracy, scores=scores, macs=macs, **given))
+    return found
 
 
 def origin_of(identity: str, seed: int, training: str) -> sealed.Origin:
@@ -235,6 +261,8 @@ def compare(scores: Mapping[str, np.ndarray], test: np.ndarray, macs: np.ndarray
         "delta_equal_budget": ("equal_budget", "baseline"),
         "landmark_over_flops_order": ("landmark", "flops_order"),
         "landmark_over_equal_budget": ("landmark", "equal_budget"),
+        "fingerprint_over_equal_budget": ("fingerprint", "equal_budget"),
+        "both_over_fingerprint": ("both", "fingerprint"),
     }
     for label, (one, other) in differences.items():
         delta = ranking.estimate_difference(ranking.kendall_tau, scores[one], scores[other], test)

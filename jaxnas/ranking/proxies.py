@@ -139,9 +139,7 @@ def make_proxies(
     def finite(name: str, scores: np.ndarray) -> np.ndarray:
         there = np.isfinite(scores)
         if not there.any():
-            raise ValueError(
-                f"{space.name}: {name} is finite for none of {len(scores)} architectures; look at weights."
-            )
+            raise ValueError(f"{space.name}: {name} is finite for none of {len(scores)} networks; look at the weights.")
         return np.where(there, scores, LAST)
 
     return score
