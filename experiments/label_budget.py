@@ -5,7 +5,8 @@ all others with the truth, what is the same network as a labelled one left out.
 
     macs, mean_loss, factor   no label: MACs, the mean loss over images and moments, its one factor (`one_factor`)
     synflow, jacob_cov, snip, grad_norm, naswot
-                              no label and no training: zero-cost proxies on the fresh weights (`ranking.proxies`)
+                              no label and no training: zero-cost proxies (`ranking.proxies`) on the fresh weights
+                              of the first super-net
     code                      labels, codes and MACs without any super-net: a Gaussian process (`ranking.predict`),
                               the same with features of the cell's graph, gradient boosting; the best in the mean
     score                     the super-net's mean loss besides
@@ -40,18 +41,31 @@ from typing import Annotated, Any
 import numpy as np
 
 from jaxnas import plotting, ranking, runs
-from jaxnas.checks import Count, Pair, Whole
+from jaxnas.checks import Count, Whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
+from jaxnas.spaces import get_space
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
-from .shared.labelling import METRICS, NONE, Population, describe, drawn, figures_of, judged, ordered
-from .shared.problem import Half, evaluation_archs, load_problem
+from .shared.labelling import (
+    FEW_IMAGES,
+    NONE,
+    Population,
+    by_codes,
+    describe,
+    draw,
+    drawn,
+    figures_of,
+    judged,
+    ordered,
+    shown_of,
+    write_draws,
+)
+from .shared.problem import Half, evaluation_archs, load_problem, load_truth
 from .shared.rankers import make_proxy_scores
 from .shared.supernet import Score, TrainingSetup, build, fresh_state, make_score, make_setup, score_all, train_up_to
 from .shared.telling import difference, hashes
 
-FEW_IMAGES = 50
 MOST_VARIED = 78  # labels, of what is beside the first rows: they tell it at a fraction of the time
 
 
@@ -60,7 +74,8 @@ class Config(RankedConfig):
     """Super-nets, and how labels are drawn."""
 
     half: Half = "all"  # of the space: settings are chosen on one, and what is claimed is measured on the other
-    num_seeds: Pair = 2  # super-nets, from seeds seed, seed + 1, ...
+    # super-nets, from seeds seed, seed + 1, ...; 0: none is trained, and only codes and MACs rank
+    num_seeds: Annotated[int, Whole(0, 1000)] = 2
     num_snapshots: Count = 2  # moments of each training at which images are scored, the last at its end
     budgets: tuple[Annotated[int, Whole(0)], ...] = (0, 5, 10, 30, 78, 156, 400)  # labels; at most half of those scored
     num_draws: Count = 10  # of labels, for each super-net
@@ -68,6 +83,8 @@ class Config(RankedConfig):
     def check(self) -> None:
         """Raise a ValueError for settings that contradict each other."""
         super().check()
+        if self.num_seeds == 1:
+            raise ValueError("num_seeds is 1, expected 0 or, for an interval, 2 at least.")
         if list(self.budgets) != sorted(set(self.budgets)) or len(self.budgets) < 2 or self.budgets[0] != 0:
             raise ValueError(f"budgets are {self.budgets}, expected 0 and then one or more rising numbers of labels.")
 
@@ -94,6 +111,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Train, score, rank with ever more labels; see the module's docstring. Files: a folder for each super-net with its
     taus.json, draws.csv, labels.png."""
     config = settle(config)
+    if not config.num_seeds:
+        return rank_codes(config, workdir)
     published, space, data, truth = load_problem(config.problem)
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.half)
     population = describe(published, space, truth, archs)
@@ -102,9 +121,14 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     supernet = build(config.network, space)
     score = make_score(config.scoring, supernet, data, progress=config.problem.progress, per_image=True)
     setup = make_setup(config.training, supernet, data, config.sampling)
-    score_proxies = make_proxy_scores(config, setup)
-    rows, of_all = [], []
-    for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
+    rows, of_all, first = [], [], config.problem.seed
+    proxies = make_proxy_scores(config, setup)(
+        fresh_state(config, setup, first).params,
+        archs,
+        workdir / f"seed{first}" / "step0",
+        {"run": identity, "seed": first, "step": 0},
+    )
+    for seed in range(first, first + config.num_seeds):
         folder, origin = workdir / f"seed{seed}", {"run": identity, "seed": seed}
         losses = losses_of_images(config, setup, score, archs, folder, seed, origin)
         of_all.append(losses[1:])
@@ -113,22 +137,25 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                 if path.stem == "taus":
                     ranked = rank_with_labels(config, population, losses, budgets, seed)
                 else:
-                    params, place = fresh_state(config, setup, seed).params, folder / "step0"
-                    proxies = score_proxies(params, archs, place, {**origin, "step": 0})
                     ranked = rank_with_proxies(config, population, losses, proxies, budgets, seed)
                 sealed.write_json(path, "taus", [{"seed": seed, **row} for row in ranked], origin)
             rows += sealed.read_json(path, "taus", origin)
     together = np.concatenate(of_all)
     given = {"scores": -together.mean(axis=(0, 2)), "fingerprints": ranking.fingerprints(together).features}
     rows += drawn(population, {"all": given}, budgets, num_draws=config.num_draws, seed=config.problem.seed)
-    runs.write_rows(workdir / "draws.csv", [{"seed": "", **dict.fromkeys(METRICS), **row} for row in rows])
+    write_draws(rows, workdir / "draws.csv")
     figures = figures_of(rows, budgets)
     which = plotting.counted(config.num_seeds, "super-net")
     title = f"{space.name} on {config.problem.dataset}, {plotting.counted(len(archs), 'architecture')}, {which}"
-    shown = 30 if 30 in budgets else budgets[-1]
+    shown = shown_of(budgets)
     sentence = f"with {shown} labels a super-net's fingerprints rank {{}} than codes and MACs alone, Kendall's tau"
     told = difference(figures, f"fingerprint_over_code_{shown}", sentence, "better", "worse")
-    draw(workdir, figures, budgets, f"{title}\nbars: 95 % intervals over super-nets, each with labels of its own")
+    draw(
+        workdir / "labels.png",
+        figures,
+        budgets,
+        f"{title}\nbars: 95 % intervals over super-nets, each with labels of its own",
+    )
     return {
         **told,
         "space": space.name,
@@ -142,6 +169,39 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         **figures,
         "compile_seconds": compile_seconds(),
         **hashes(data, truth),
+    }
+
+
+def rank_codes(config: Config, workdir: Path) -> Mapping[str, Any]:
+    """What ranks without any super-net, over label draws alone: no image is read."""
+    space = get_space(config.problem.space)
+    truth = load_truth(config.problem, space)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.half)
+    population = describe(space, space, truth, archs)
+    budgets = [number for number in config.budgets if number <= len(archs) // 2]
+    rows = [{"method": "macs", "labels": 0, "draw": 0, **judged(population, population.macs, NONE)}]
+    given, seed = by_codes(population), config.problem.seed
+    rows += drawn(population, given, budgets, num_draws=config.num_draws, seed=seed)
+    write_draws(rows, workdir / "draws.csv")
+    figures, shown = figures_of(rows, budgets), shown_of(budgets)
+    title = f"{space.name} on {config.problem.dataset}, {plotting.counted(len(archs), 'architecture')}"
+    draw(
+        workdir / "labels.png",
+        figures,
+        budgets,
+        f"{title}\nbars: 95 % intervals over {config.num_draws} draws of labels",
+    )
+    tau = figures[f"tau_code_{shown}"]
+    return {
+        "verdict": f"with {shown} labels codes and MACs alone rank with a Kendall's tau of {tau:.2f}",
+        "headline": f"tau_code_{shown}",
+        "space": space.name,
+        "dataset": config.problem.dataset,
+        "half": config.half,
+        "num_archs": len(archs),
+        "num_draws": config.num_draws,
+        **figures,
+        **hashes(None, truth),
     }
 
 
@@ -184,9 +244,7 @@ def rank_with_labels(
     scores, prints = -losses[1:].mean(axis=(0, 2)), ranking.fingerprints(trained).features
     few_images = ranking.fingerprints([moment[:, :FEW_IMAGES] for moment in trained]).features
     given: dict[str, dict[str, Any]] = {
-        "code_process": {},
-        "code_graph": {"fingerprints": population.graph},
-        "code_boosting": {},
+        **by_codes(population),
         "score": {"scores": scores},
         "fingerprint": {"scores": scores, "fingerprints": prints},
     }
@@ -221,8 +279,7 @@ def rank_with_proxies(
     budgets: list[int],
     seed: int,
 ) -> list[dict[str, Any]]:
-    """What has to do with proxies on the fresh weights, [num_archs] each, and with features of the graph beside the
-    same losses."""
+    """What has to do with proxies, [num_archs] each, and with features of the graph beside the same losses."""
     rows: list[dict[str, Any]] = [
         {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
         for method, ranks in proxies.items()
@@ -237,41 +294,6 @@ def rank_with_proxies(
     }
     few = [number for number in budgets if number <= MOST_VARIED]
     return rows + drawn(population, given, few, num_draws=config.num_draws, seed=seed)
-
-
-def draw(workdir: Path, figures: Mapping[str, Any], budgets: list[int], title: str) -> None:
-    """labels.png: tau over the number of labels, without a super-net and with it; and what fingerprints are of."""
-    shown = [number for number in budgets if number]
-    panels = {
-        "Kendall's tau": {
-            "no super-net, best of three": "code",
-            "codes, MACs, mean loss": "score",
-            "+ fingerprints": "fingerprint",
-            "+ those of all super-nets": "all",
-        },
-        "Kendall's tau, by\nfingerprints": {
-            "of all moments": "fingerprint",
-            "of the last moment": "last",
-            f"of {FEW_IMAGES} images": "few_images",
-            "of fresh weights": "untrained",
-        },
-    }
-    sizes: dict[str, list[int]] = {}
-    drawn_panels = {}
-    for panel, methods in panels.items():
-        series = {}
-        for name, method in methods.items():
-            known = [number for number in shown if f"tau_{method}_{number}" in figures]
-            series[name] = tuple(
-                [figures[f"tau_{method}_{number}{end}"] for number in known] for end in ("", "_low", "_high")
-            )
-            sizes[name] = known
-        references = {f"MACs: {figures['tau_macs_0']:.2f}": figures["tau_macs_0"]}
-        drawn_panels[panel] = plotting.Panel(series, references)  # type: ignore[arg-type]
-    figure = plotting.panels_over_size(
-        sizes, drawn_panels, title=title, size_label="labels: accuracies of training alone"
-    )
-    plotting.save_figure(figure, workdir / "labels.png")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,18 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.ensemble import GradientBoostingRegressor
 
-from jaxnas import costs, ranking, tables
+from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.space import SearchSpace
 
 Features = Mapping[str, Any]  # arrays that `ranking.predict` is given besides codes, labels and MACs
 NONE = np.zeros(0, np.int64)
+FEW_IMAGES = 50
 CODES = ("code_process", "code_graph", "code_boosting")  # without a super-net
 METRICS = ("tau", "top_decile_tau", "regret")
 SAVED = {"fingerprint": "", "everything": "everything_"}  # of which labels saved are told, and how figures call them
@@ -80,6 +82,11 @@ def _paths(edges: Sequence[tuple[int, int]], there: np.ndarray) -> list[np.ndarr
         shortest[:, end] = np.minimum(shortest[:, end], np.where(used, shortest[:, begin] + 1, last + 1))
         longest[:, end] = np.maximum(longest[:, end], np.where(used, longest[:, begin] + 1, -np.inf))
     return [shortest[:, last], np.maximum(longest[:, last], 0)]
+
+
+def by_codes(population: Population) -> dict[str, dict[str, Any]]:
+    """What is given to the predictors without a super-net."""
+    return {"code_process": {}, "code_graph": {"fingerprints": population.graph}, "code_boosting": {}}
 
 
 def drawn(
@@ -166,7 +173,7 @@ def judged(population: Population, ranks: np.ndarray, known: np.ndarray) -> dict
     }
 
 
-def figures_of(rows: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]:
+def figures_of(rows: Sequence[Mapping[str, Any]], budgets: Sequence[int]) -> dict[str, Any]:
     """`METRIC_METHOD_LABELS` with its interval, what is paired by super-net, and the labels that are saved."""
     of_seed = {}  # (metric, method, labels) -> [num_seeds] means over draws; of `all`, [num_draws]
     for metric, (key, group) in itertools.product(METRICS, grouped(rows).items()):
@@ -182,6 +189,8 @@ def figures_of(rows: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]
     for (metric, method, number), values in of_seed.items():
         if np.isfinite(values).all():
             figures |= ranking.estimate_mean(values).named(f"{metric}_{method}_{number}")
+    if ("tau", "fingerprint", 0) not in of_seed:
+        return figures
     for number in budgets:
         paired = of_seed["tau", "fingerprint", number] - of_seed["tau", "code", number]
         figures |= ranking.estimate_mean(paired).named(f"fingerprint_over_code_{number}")
@@ -197,9 +206,59 @@ def figures_of(rows: list[dict[str, Any]], budgets: list[int]) -> dict[str, Any]
     return figures
 
 
-def grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
     """Rows by method and number of labels, in order."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["labels"]), []).append(row)
     return groups
+
+
+def shown_of(budgets: Sequence[int]) -> int:
+    """The number of labels that a run's sentence is about."""
+    return 30 if 30 in budgets else budgets[-1]
+
+
+def write_draws(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Rows as a CSV file, with all columns."""
+    runs.write_rows(path, [{"seed": "", **dict.fromkeys(METRICS), **row} for row in rows])
+
+
+def draw(path: Path, figures: Mapping[str, Any], budgets: Sequence[int], title: str) -> None:
+    """A picture of tau over the number of labels, without a super-net and with it; and what fingerprints are of."""
+    shown = [number for number in budgets if number]
+    panels = {
+        "Kendall's tau": {
+            "no super-net, best of three": "code",
+            "codes, MACs, mean loss": "score",
+            "+ fingerprints": "fingerprint",
+            "+ those of all super-nets": "all",
+            "+ graph and proxies": "everything",
+        },
+        "Kendall's tau, by\nfingerprints": {
+            "of all moments": "fingerprint",
+            "of the last moment": "last",
+            f"of {FEW_IMAGES} images": "few_images",
+            "of fresh weights": "untrained",
+        },
+    }
+    sizes: dict[str, list[int]] = {}
+    drawn_panels = {}
+    for panel, methods in panels.items():
+        series = {}
+        for name, method in methods.items():
+            if f"tau_{method}_{shown[0]}" not in figures:
+                continue
+            known = [number for number in shown if f"tau_{method}_{number}" in figures]
+            series[name] = tuple(
+                [figures[f"tau_{method}_{number}{end}"] for number in known] for end in ("", "_low", "_high")
+            )
+            sizes[name] = known
+        if not series:
+            continue
+        references = {f"MACs: {figures['tau_macs_0']:.2f}": figures["tau_macs_0"]}
+        drawn_panels[panel] = plotting.Panel(series, references)  # type: ignore[arg-type]
+    figure = plotting.panels_over_size(
+        sizes, drawn_panels, title=title, size_label="labels: accuracies of training alone"
+    )
+    plotting.save_figure(figure, path)
