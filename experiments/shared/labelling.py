@@ -230,14 +230,13 @@ def draw(path: Path, figures: Mapping[str, Any], budgets: Sequence[int], title: 
     panels = {
         "Kendall's tau": {
             "no super-net, best of three": "code",
-            "codes, MACs, mean loss": "score",
-            "+ fingerprints": "fingerprint",
-            "+ those of all super-nets": "all",
-            "+ graph and proxies": "everything",
+            "... and proxies": "proxies",
+            "fingerprints": "fingerprint",
+            "... and proxies, graph": "everything",
         },
         "Kendall's tau, by\nfingerprints": {
             "of all moments": "fingerprint",
-            "of the last moment": "last",
+            "of all super-nets": "all",
             f"of {FEW_IMAGES} images": "few_images",
             "of fresh weights": "untrained",
         },
