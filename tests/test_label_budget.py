@@ -7,9 +7,9 @@ import pytest
 import scipy.stats
 from experiment_runs import SMALL, interrupt, refusal, result_of, rows_of, start, struck, untimed
 
-from experiments.shared.labelling import Population, far_apart, figures_of, graph_features, judged, predicted
+from experiments.shared.labelling import CODES, Population, far_apart, figures_of, graph_features, judged, predicted
 from experiments.shared.problem import evaluation_archs
-from jaxnas import tables
+from jaxnas import costs, tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.spaces import digits_chain, nasbench201
 
@@ -113,6 +113,19 @@ def test_refuses(capsys, tmp_path):
     assert "budgets are (5, 9), expected 0 and then" in line
     line = refusal(capsys, "label_budget", "tiny", "--num-seeds", "1", "--no-progress", "--workdir", tmp_path / "run")
     assert "num_seeds is 1, expected" in line
+
+
+def test_codes_alone_train_nothing(tmp_path):
+    start("label_budget", "tiny", "--num-seeds", "0", "--budgets", "0", "6", "--no-progress", "--workdir", tmp_path)
+    result, rows = result_of(tmp_path), rows_of(tmp_path / "draws.csv")
+    truth = tables.load_truth(digits_chain, "digits")
+    archs = evaluation_archs(digits_chain, 40, truth)
+    accuracy = tables.lookup(truth, archs, "test_accuracy").mean(axis=1)
+    expected = scipy.stats.kendalltau(costs.arch_costs(digits_chain, archs).macs, accuracy).statistic
+    assert result["tau_macs_0"] == pytest.approx(expected) and result["num_archs"] == 40
+    taus = [np.mean([float(row["tau"]) for row in rows if (row["method"], row["labels"]) == (m, "6")]) for m in CODES]
+    assert result["tau_code_6"] == pytest.approx(max(taus)) and not list(tmp_path.glob("seed*"))
+    assert "labels_saved_6" not in result
 
 
 @pytest.mark.slow("trains two super-nets twice, struck between them and within")

@@ -121,7 +121,7 @@ def test_variants_say_what_each_is(saved, tmp_path):
         == "name, 1 landmark, τ over 40 other architectures\nlandmark less baseline +0.000 [+0.000, +0.000]"
     )
     labels = [" ".join(text.get_text().split()) for text in figure.axes[0].get_xticklabels()]
-    assert labels[-1] == "equal budget: baseline + predictor on the landmarks"
+    assert labels[3] == "equal budget: baseline + predictor on the landmarks"
     assert legend(figure)[0] == "one seed" and legend(figure)[2].startswith("MACs only")
 
 

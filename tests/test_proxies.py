@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from conftest import SMALL_SPACES
+from experiment_runs import result_of, rows_of, start
 
 from jaxnas import ranking
 from jaxnas.codes import enumerate_archs
@@ -209,6 +210,18 @@ def test_refuses_text_codes_and_broken_weights():
         proxy(PARAMS, [[0, 0, 7]])
     with pytest.raises(ValueError, match="naswot is finite for none of 1 networks"):
         proxy(jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS), ARCHS[:1])
+
+
+@pytest.mark.slow("compiles a super-net, its training and a proxy")
+def test_rank_correlation_sets_proxies_beside_the_super_net(tmp_path):
+    argv = ["rank_correlation", "tiny", "--rankers", "macs", "naswot", "naswot_trained", "--no-progress"]
+    start(*argv, "--workdir", tmp_path)
+    rows, result = rows_of(tmp_path / "rankers.csv"), result_of(tmp_path)
+    assert [row["ranker"] for row in rows] == ["macs", "naswot", "naswot_trained", "mean_rank", "supernet"]
+    assert [row["steps"] for row in rows] == ["0", "0", "6", "6", "6"]
+    assert float(rows[0]["tau"]) == pytest.approx(result["macs_kendall_tau"])
+    assert float(rows[4]["tau"]) == pytest.approx(result["kendall_tau"]) == pytest.approx(result["tau_supernet"])
+    assert rows[1]["tau"] != rows[2]["tau"]
 
 
 def test_rankers_stand_in_one_table():
