@@ -56,12 +56,12 @@ from .shared.telling import difference, hashes
 TRAINED = ("baseline", "landmark", "flops_order")
 VARIANTS = (*TRAINED, "equal_budget", "fingerprint", "both")
 LABELS = {
-    "baseline": "baseline:\nsuper-net alone",
-    "landmark": "landmark:\nregulariser, order\nby accuracy",
-    "flops_order": "MACs order:\nregulariser, order\nby MACs",
-    "equal_budget": "equal budget:\nbaseline + predictor\non the landmarks",
-    "fingerprint": "fingerprint:\nthe same, and\nlosses by image",
-    "both": "both: regulariser\n+ predictor, and\nlosses by image",
+    "baseline": "baseline:\nsuper-net\nalone",
+    "landmark": "landmark:\nregulariser,\norder by\naccuracy",
+    "flops_order": "MACs order:\nregulariser,\norder by\nMACs",
+    "equal_budget": "equal budget:\nbaseline +\npredictor on\nthe landmarks",
+    "fingerprint": "fingerprint:\nthe same and\nlosses by\nimage",
+    "both": "both:\nlandmark,\npredictor and\nlosses by\nimage",
 }
 
 
