@@ -176,14 +176,18 @@ def write_pages(app: Any = None) -> None:
 
 # Docstrings, which are written to be read in an editor
 
+SECTION = re.compile(r"\s*(Args|Attributes|Returns|Raises):")
+
 
 def as_rst(lines: list[str]) -> list[str]:
     """Backquotes as references or code, indented examples as blocks of code, everything else as text."""
+    if lines and SECTION.fullmatch(lines[0]):  # and so lost the indentation of the others
+        lines = [lines[0], *(f"  {line}" for line in lines[1:])]
     out: list[str] = []
     block = doctest = False
     for line in listed(lines):
         indent = len(line) - len(line.lstrip())
-        before = next((other for other in reversed(out) if other.strip()), "")
+        before = next((other for other in reversed(out) if other.strip()), "").removeprefix(TEXT)
         after_blank = not out or not out[-1].strip()
         if line.strip().startswith(">>>"):
             doctest = True
@@ -193,10 +197,10 @@ def as_rst(lines: list[str]) -> list[str]:
             block = False
         if not block and line.strip() and after_blank and before and not doctest:
             outer = len(before) - len(before.lstrip())
-            if indent > outer and not re.match(r"\s*(Args|Attributes|Returns|Raises):$", before):
+            if indent > outer and not SECTION.fullmatch(before):
                 out += [" " * outer + "::", ""]
                 block = indent
-        out.append(line if block or doctest else f"{TEXT}{line}")
+        out.append(line if block or doctest or not line.strip() else f"{TEXT}{line}")
     return in_lines(out)
 
 
@@ -232,7 +236,7 @@ def listed(lines: list[str]) -> list[str]:
             out.extend([] if said else [line])
             said.append(line)
             continue
-        if re.match(r"\s*(Args|Attributes|Returns|Raises):$", line):
+        if SECTION.fullmatch(line):
             section = indent
         out.append(line)
     flush()
@@ -245,7 +249,7 @@ TEXT = "\0"  # before a line that is no code
 def in_lines(lines: list[str]) -> list[str]:
     """Runs of text, which a pair of backquotes may span, as `in_line` has them."""
     out: list[str] = []
-    for is_text, run in itertools.groupby(lines, lambda line: line.startswith(TEXT) and line.strip(f"{TEXT} ") != ""):
+    for is_text, run in itertools.groupby(lines, lambda line: line.startswith(TEXT)):
         text = "\n".join(run).replace(TEXT, "")
         out += (in_line(text) if is_text else text).split("\n")
     return out
@@ -268,8 +272,6 @@ def in_line(text: str) -> str:
 
 def process_docstring(app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
     """As reStructuredText; with the comments beside the fields of a tuple that says nothing else of them."""
-    if lines and lines[0] in ("Args:", "Attributes:", "Returns:", "Raises:"):  # which lose their indentation
-        lines[1:] = [f"  {line}" for line in lines[1:]]
     lines[:] = as_rst(lines)
     if what == "class" and inspect.isclass(found) and not any(line.strip() == "Attributes:" for line in lines):
         fields = [(field, said) for field, said in comments_of_fields(found).items() if said]

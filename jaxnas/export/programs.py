@@ -1,10 +1,12 @@
 """A network with its weights as a program that needs no jaxnas: StableHLO for JAX, XLA and TensorFlow, ONNX for others.
 
-exported = jax.export.deserialize(bytearray(path.read_bytes()))   # StableHLO; no Flax and no jaxnas is needed
-logits = exported.call(images)
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))   # StableHLO; no Flax and no jaxnas is needed
+    logits = exported.call(images)
 
-session = onnxruntime.InferenceSession(path)                      # ONNX
-(logits,) = session.run(None, {"images": images})
+    session = onnxruntime.InferenceSession(path)                      # ONNX
+    (logits,) = session.run(None, {"images": images})
+
+Both take any number of images.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,10 @@
 """One form for all that ranks architectures, and one table of them.
 
-rankers = [Ranker("macs", lambda archs: costs.arch_costs(space, archs).macs), proxy_ranker("naswot", ...), ...]
-for row in compare(rankers, archs, truth):
-    print(row)
+    rankers = [Ranker("macs", lambda archs: costs.arch_costs(space, archs).macs), proxy_ranker("naswot", ...), ...]
+    for row in compare(rankers, archs, truth):
+        print(row)
+
+A row has the tau with its interval, and what the ranker cost.
 """
 
 from collections.abc import Callable, Sequence
