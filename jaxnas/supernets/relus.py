@@ -16,7 +16,7 @@ from jaxnas.supernets.supernet import Supernet, check_images
 
 class ActivationKernel(Protocol):
     """(params, arch int [num_choices], images [num_images, height, width, channels]) -> float32 [num_images,
-    num_images]; `jax.vmap` it over architectures, with `groups` as `jaxnas.supernets.choose` takes them."""
+    num_images]; `jax.vmap` it over architectures, with `groups` as `jaxnas.supernets.choice.choose` takes them."""
 
     def __call__(
         self,
