@@ -36,6 +36,8 @@ EXPERIMENTS = {
     "pcnas": ["--num-seeds", "2"],
     "search_compare": [],
     "search_phase": [],
+    "pareto": [],
+    "pareto_compare": [],
     "darts_cells": [],
     "space_size": [],
     "posterior_fading": [],
@@ -52,7 +54,7 @@ PHASES = {
     "checkpoint": r"checkpoints/",
     "training": r"training\.csv$|trainings/",
     "scoring": r"scores_|curve_|midway|final\.npz|blocks/",
-    "search": r"pool\.json$",
+    "search": r"pool\.json$|search/|searches/",
     "outcome": r"",
 }
 

@@ -7,6 +7,7 @@ and the viridis map, which colour-blind readers can tell apart. Titles longer th
 from jaxnas.plotting._networks import networks
 from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
 from jaxnas.plotting.figure import counted, save_figure
+from jaxnas.plotting.pareto import compared_fronts, front_over_costs
 from jaxnas.plotting.policies import collapse, outcomes, paired_sides
 from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
 from jaxnas.plotting.searches import latency_scatter, narrowing, percent, regret_over_cost
@@ -14,9 +15,11 @@ from jaxnas.plotting.searches import latency_scatter, narrowing, percent, regret
 __all__ = [
     "Panel",
     "collapse",
+    "compared_fronts",
     "cost_growth",
     "counted",
     "forest",
+    "front_over_costs",
     "growth",
     "latency_scatter",
     "narrowing",
