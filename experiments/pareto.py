@@ -28,7 +28,7 @@ from tqdm import tqdm
 from jaxnas import costs, export, files, plotting, ranking, runs, tables
 from jaxnas.checks import OneOf, Pair, Text
 from jaxnas.codes import to_text
-from jaxnas.costs import CostFn, latency, limits
+from jaxnas.costs import CostFn, latency_files, limits
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES, Front, Search, SearchState, front
@@ -80,7 +80,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     config = settle(config)
     compile_seconds = runs.compile_clock()
     published = get_space(config.problem.space)
-    others = {} if config.latency_table is None else latency.read_latencies(config.latency_table, published)
+    others = {} if config.latency_table is None else latency_files.read_latencies(config.latency_table, published)
     limit = None if config.limit is None else limits.parse(config.limit, published, others)
     wanted = costs.functions(published, config.costs, others)
     search = make_search(config, published, limit, wanted)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import OneOf, Pair, Seeds, Text
 from jaxnas.codes import to_text
-from jaxnas.costs import latency, limits
+from jaxnas.costs import latency_files, limits
 from jaxnas.runs.command import main
 from jaxnas.search import SEARCHES, SearchState, front
 from jaxnas.search.pareto import objectives
@@ -97,7 +97,7 @@ class Problem:
     def __init__(self, config: Config) -> None:
         self.space = get_space(config.problem.space)
         table = config.latency_table
-        others = {} if table is None else latency.read_latencies(table, self.space)
+        others = {} if table is None else latency_files.read_latencies(table, self.space)
         self.limit = None if config.limit is None else limits.parse(config.limit, self.space, others)
         self.costs = costs.functions(self.space, config.costs, others)
         region = Region(self.space, self.limit)

@@ -1,11 +1,10 @@
-"""PC-NAS, and three searches on a uniform super-net, at equal total cost: how far each stays from the best feasible.
+"""PC-NAS, and searches on a uniform super-net, at equal total cost: how far each stays from the best feasible.
 
 Cost is counted in forward passes of one image through one architecture ("image-archs"): a training step counts three
 for each of its images and architectures, a scored architecture one for each image that it is scored on. Every search
-pays for a whole super-net of the same number of steps, PC-NAS for its own, the others (SPOS's evolution, regularised
-evolution, random search) for the uniform one, which is trained once a seed for all three. PC-NAS goes first; the others
-may score as many architectures as it did, fewer where the whole region is fewer. Sharing of prefixes makes scoring
-cheaper for all; it is not counted.
+pays for a whole super-net of the same number of steps, PC-NAS for its own, the others (`searches`) for the uniform one,
+which is trained once a seed for all of them. PC-NAS goes first; the others may score as many architectures as it did,
+fewer where the whole region is fewer. Sharing of prefixes makes scoring cheaper for all; it is not counted.
 
 Each search hands its `num_retrained` best by score to the table, of which the most accurate is taken: the table's
 validation accuracy chooses, or that of one training seed, and the others judge. The same is asked of networks drawn at
@@ -20,15 +19,15 @@ Minutes and figures are in experiments/README.md.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
 from jaxnas import costs, plotting, ranking, runs, tables
-from jaxnas.checks import Count, Pair, Seeds
+from jaxnas.checks import Count, OneOf, Pair, Seeds
 from jaxnas.runs.command import main
-from jaxnas.search import SEARCHES
+from jaxnas.search import SEARCHES, Search
 from jaxnas.supernets import Params
 from jaxnas.tables import Judge
 
@@ -56,8 +55,9 @@ from .shared.telling import difference, hashes, judged, write_found
 class Config(SearchConfig):
     """What is searched; the settings of the searches that are compared with PC-NAS are their own defaults but these."""
 
+    searches: tuple[Annotated[str, OneOf(SEARCHES)], ...] = ("spos", "evolution", "random")
     num_seeds: Seeds = 3
-    population_size: Pair = 50  # of both evolutions
+    population_size: Pair = 50  # of the evolutions
     max_listed: Count = 20_000  # feasible architectures, all of which are scored once on the uniform super-net
 
 
@@ -74,10 +74,13 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     found_SEARCH.json and its like: what each search ends with, of the first seed, with the weights it was scored by."""
     config = settle(config)
     compile_seconds = runs.compile_clock()
+    if len(set(config.searches)) < len(config.searches):
+        raise ValueError(f"searches are {', '.join(config.searches)}, expected each once.")
     task = prepare(config)
     region, problem = task.search.region, config.problem
     truth = tables.load_truth(task.published, problem.dataset, data_dir=problem.data_dir)
     judge = tables.make_judge(truth, region.contains, limit=region.limit)
+    searches = {name: make_search(config, task, name) for name in config.searches}
     archs = region.members()
     if len(archs) > config.max_listed:
         raise ValueError(f"{len(archs)} architectures are feasible, max_listed is {config.max_listed}; tighten limit.")
@@ -93,8 +96,9 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         scores = values(config, columns)
         budget = sum(step.num_scored for step in found.steps)
         of_seed = {"pcnas": pcnas_curve(seeded, task, judge, found)}
-        for name in ("spos", "evolution", "random"):
-            of_seed[name] = search_curve(seeded, task, judge, name, archs, scores, budget)
+        for name, search in searches.items():
+            path = folder / f"{name}.csv"
+            of_seed[name] = search_curve(seeded, task, judge, search, archs, scores, budget, path)
         curves.append(of_seed)
         weights = weights or [found.state.params, shared.state.params]
         totals.append(of_seed["pcnas"][-1][0])
@@ -111,8 +115,11 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         figures |= ranking.estimate_mean([row[name] for row in rows]).named(f"{name}_regret")
     for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
         figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
-    regret = "the regret of PC-NAS, in accuracy, is {} than that of random search"
-    told = difference(figures, "pcnas_minus_random", regret, "higher", "lower", digits=4)
+    other = "random" if "random" in config.searches else config.searches[-1]
+    regret = (
+        f"the regret of PC-NAS, in accuracy, is {{}} than that of {'random search' if other == 'random' else other}"
+    )
+    told = difference(figures, f"pcnas_minus_{other}", regret, "higher", "lower", digits=4)
     draw(config, task, workdir, curves, references, told["verdict"])
     return {
         **told,
@@ -147,27 +154,39 @@ def pcnas_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve:
     return curve
 
 
+def make_search(config: Config, task: Task, name: str) -> Search:
+    size = config.population_size
+    settings: dict[str, dict[str, Any]] = {
+        "spos": {"population_size": size, "num_mutations": size // 2, "num_crossovers": size // 2},
+        "evolution": {"population_size": size, "tournament_size": max(1, size // 4)},
+        "random": {"num_archs": 10},
+    }
+    return SEARCHES[name](task.published, task.search.region.limit, **settings.get(name, {}))
+
+
 def search_curve(
-    config: Config, task: Task, judge: Judge, name: str, archs: np.ndarray, scores: np.ndarray, budget: int
+    config: Config,
+    task: Task,
+    judge: Judge,
+    search: Search,
+    archs: np.ndarray,
+    scores: np.ndarray,
+    budget: int,
+    path: Path,
 ) -> Curve:
-    """Ask and tell until the budget of scored architectures is spent; their scores are looked up in those of all."""
+    """Ask and tell until the budget of scored architectures is spent; their scores are looked up in those of all. The
+    file has how far it came after each `tell`."""
     num_steps = config.training.num_steps
     assert num_steps is not None
-    settings: dict[str, Any] = {"num_archs": 10}
-    if name == "spos":
-        share = config.population_size // 2
-        settings = {"population_size": config.population_size, "num_mutations": share, "num_crossovers": share}
-    elif name == "evolution":
-        size = config.population_size
-        settings = {"population_size": size, "tournament_size": max(1, size // 4)}
-    search = SEARCHES[name](task.published, task.search.region.limit, **settings)
     by_code = {code.tobytes(): score for code, score in zip(archs, scores, strict=True)}
     state, curve = search.init(jax.random.fold_in(jax.random.key(config.problem.seed), 1)), []
+    write = runs.csv_metrics(path)
     while (left := budget - len(state.archs)) > 0 and len(asked := search.ask(state)[:left]):
         state = search.tell(state, asked, np.array([by_code[code.tobytes()] for code in asked]))
         code = judge.outcome(state.archs[top(state.scores, config.num_retrained)])
         cost = image_archs(config, num_steps, len(state.archs), num_images(config, task))
         curve.append((cost, judge.regret(code), code))
+        write({"step": len(state.archs), "best_score": state.scores.max(), "regret": curve[-1][1]})
     return curve
 
 

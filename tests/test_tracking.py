@@ -282,12 +282,13 @@ def test_a_server_that_dies_in_the_middle(tmp_path, monkeypatch, capsys):
     def serve():
         words = ["-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri", store]
         process = subprocess.Popen([sys.executable, *words], cwd=tmp_path, start_new_session=True)
-        for _ in range(240):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=1).read()
                 return process
             except OSError:
                 time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGKILL)
         raise TimeoutError(address)
 
     server = serve()
