@@ -233,7 +233,7 @@ def draw(
         (state.scores, of_all),
         [code.tobytes() in kept for code in state.archs],
         title=f"Front of a super-net, {name}, by {config.search}{f', {limit}' if limit else ''}\n{verdict}",
-        score_label="super-net score (minus validation loss, nats)",
+        score_label="super-net score\n(minus validation loss, nats)",
         limits=None if limit is None else {limit.name: limit.value},
     )
     plotting.save_figure(figure, workdir / "front.png")

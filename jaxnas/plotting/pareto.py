@@ -41,7 +41,7 @@ def front_over_costs(
     """
     scores, costs = np.asarray(evaluated[0], np.float64), evaluated[1]
     chosen = np.asarray(on_front, bool)
-    figure = new_figure(0.4 + 0.75 * WIDTH if len(costs) == 1 else 0.4 + 0.55 * WIDTH)
+    figure = new_figure(0.4 + 0.7 * WIDTH)
     for axes, (name, of_name) in zip(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0], costs.items()):
         values = np.asarray(of_name, np.float64)
         axes_of(axes, name, score_label if axes is figure.axes[0] else "")
