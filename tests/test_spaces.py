@@ -25,7 +25,9 @@ from jaxnas.spaces import (
     mobile_large,
     mobile_large_cifar,
     mobile_small,
+    mobile_small_140,
     mobile_space,
+    mobilenet_v2,
     nasbench201,
     nasbench_macro,
     outline,
@@ -266,6 +268,46 @@ def test_mobile_layouts():
     assert all(name in OPS for names in mobile_large.op_names for name in names)
 
 
+def counted_by_table(multiplier):
+    """MACs and parameters of MobileNetV2 by its paper's table 2 (Sandler et al., CVPR 2018), which has no expansion in
+    the first block."""
+
+    def wide(channels):
+        return 8 * round(channels * multiplier / 8)
+
+    channels, side = wide(32), 112
+    macs, params = 27 * channels * side**2, 27 * channels + 2 * channels
+    for expansion, width, repeats, stride in (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+    ):  # fmt: skip
+        for layer in range(repeats):
+            hidden, after = channels * expansion, side // (1 if layer else stride)
+            expand = channels * hidden if expansion > 1 else 0
+            macs += expand * side**2 + (9 * hidden + hidden * wide(width)) * after**2
+            params += expand + 9 * hidden + hidden * wide(width)
+            params += 2 * ((2 if expansion > 1 else 1) * hidden + wide(width))
+            channels, side = wide(width), after
+    last = max(1280, wide(1280))
+    return (
+        macs + channels * last * side** 2 + 1000 * last,
+        params + channels * last + 2 * last + 1000 * last + 1000,
+    )
+
+
+def test_mobilenet_v2_costs_what_its_authors_say():
+    """Their table 4: 300 and 585 million MACs. Here the first block has a 1x1 convolution more, with its norm."""
+    for space, multiplier, published in ((mobile_small, 1.0, 300e6), (mobile_small_140, 1.4, 585e6)):
+        arch, stem = mobilenet_v2(space), space.layout.stem_width
+        assert {names[op] for names, op in zip(space.op_names, arch)} == {"mb1_k3", "mb6_k3"}
+        costs = arch_costs(space, arch[None])
+        macs, params = counted_by_table(multiplier)
+        assert macs == pytest.approx(published, rel=0.006)
+        assert (costs.macs[0], costs.params[0]) == (macs + stem**2 * 112**2, params + stem**2 + 2 * stem)
+    assert mobile_small_140.layout.widths[1:] == (*[32] * 2, *[48] * 3, *[88] * 4, *[136] * 3, *[224] * 3, 448)
+    with pytest.raises(ValueError, match="nasbench201: choice 0 has no mb6_k3"):
+        mobilenet_v2(nasbench201)
+
+
 def test_a_mobile_layout_of_your_own_as_its_docstring_shows_it():
     names = vars(mobile) | {}
     exec(textwrap.dedent(mobile.__doc__.split("list of stages:")[1]), names)
@@ -306,6 +348,7 @@ def test_spaces_are_known_by_name():
         "digits_chain": 243,
         # Six first layers of a stage without a skip and ten others with one, behind a fixed first block.
         "mobile_small": 6**6 * 7**10,
+        "mobile_small_140": 6**6 * 7**10,
         "mobile_large": 13**6 * 14**10,
         "mobile_small_cifar": 6**6 * 7**10,
         "mobile_large_cifar": 13**6 * 14**10,
@@ -315,8 +358,9 @@ def test_spaces_are_known_by_name():
     with pytest.raises(ValueError) as error:
         get_space("nasbench301")
     known = (
-        "darts, darts_rnn, digits_chain, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar,"
-        " nasbench101, nasbench101_v4, nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro, nats_size, rnn32"
+        "darts, darts_rnn, digits_chain, mobile_large, mobile_large_cifar, mobile_small, mobile_small_140,"
+        " mobile_small_cifar, nasbench101, nasbench101_v4, nasbench101_v5, nasbench101_v6, nasbench201, nasbench_macro,"
+        " nats_size, rnn32"
     )
     assert str(error.value).startswith(f"unknown search space 'nasbench301'; choose one of {known}, or one of ")
 

@@ -14,7 +14,16 @@ from jaxnas.spaces._nats_size import nats_size
 from jaxnas.spaces._outline import Outline, outline
 from jaxnas.spaces._rnn import darts_rnn, rnn32, rnn_space
 from jaxnas.spaces.chain import chain_isomorphs, chain_space
-from jaxnas.spaces.mobile import Stage, mobile_large, mobile_large_cifar, mobile_small, mobile_small_cifar, mobile_space
+from jaxnas.spaces.mobile import (
+    Stage,
+    mobile_large,
+    mobile_large_cifar,
+    mobile_small,
+    mobile_small_140,
+    mobile_small_cifar,
+    mobile_space,
+    mobilenet_v2,
+)
 
 __all__ = [
     "SPACES",
@@ -32,8 +41,10 @@ __all__ = [
     "mobile_large",
     "mobile_large_cifar",
     "mobile_small",
+    "mobile_small_140",
     "mobile_small_cifar",
     "mobile_space",
+    "mobilenet_v2",
     "nasbench101",
     "nasbench101_space",
     "nasbench201",
@@ -58,6 +69,7 @@ SPACES: dict[str, SearchSpace] = {
     "digits_chain": digits_chain,
     "mobile_small": mobile_small,
     "mobile_large": mobile_large,
+    "mobile_small_140": mobile_small_140,
     "mobile_small_cifar": mobile_small_cifar,
     "mobile_large_cifar": mobile_large_cifar,
 }

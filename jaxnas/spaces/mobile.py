@@ -28,6 +28,8 @@ A layout of your own is a list of stages:
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces.chain import IDENTITY, chain_space
 
@@ -58,6 +60,8 @@ MOBILENET_V2 = (
     Stage(160, 3, 2),
     Stage(320, 1, 1),
 )
+# 1.4 times as wide, to multiples of 8 as its authors' code has it; so are stem, 48, and head, 1,792.
+MOBILENET_V2_140 = tuple(stage._replace(width=8 * round(1.4 * stage.width / 8)) for stage in MOBILENET_V2)
 MOBILENET_V2_CIFAR = tuple(stage._replace(stride=1) if stage.width == 24 else stage for stage in MOBILENET_V2)
 
 
@@ -109,3 +113,32 @@ mobile_small = mobile_space("mobile_small", MOBILENET_V2, SMALL_OPS, stem_stride
 mobile_large = mobile_space("mobile_large", MOBILENET_V2, LARGE_OPS, stem_stride=2, image_size=224, num_classes=1000)
 mobile_small_cifar = mobile_space("mobile_small_cifar", MOBILENET_V2_CIFAR, SMALL_OPS)
 mobile_large_cifar = mobile_space("mobile_large_cifar", MOBILENET_V2_CIFAR, LARGE_OPS)
+mobile_small_140 = mobile_space(
+    "mobile_small_140",
+    MOBILENET_V2_140,
+    SMALL_OPS,
+    stem_width=48,
+    stem_stride=2,
+    head_width=1792,
+    image_size=224,
+    num_classes=1000,
+)
+
+
+def mobilenet_v2(space: SearchSpace) -> np.ndarray:
+    """MobileNetV2 as a code int32 [num_choices] of a chain: its block, kernel 3 and expansion 6, wherever there is a
+    choice, but ReLU in the place of its ReLU6, and a 1x1 convolution more in its first block. Of `mobile_small` the
+    network called 1.0, of `mobile_small_140` 1.4.
+
+    Raises:
+      ValueError: a choice without that block.
+    """
+    block = "mb6_k3"
+    code = [names.index(block) if block in names else 0 for names in space.op_names]
+    lacks = [place for place, names in enumerate(space.op_names) if block not in names and len(names) > 1]
+    if lacks:
+        raise ValueError(
+            f"{space.name}: choice {lacks[0]} has no {block} ({', '.join(space.op_names[lacks[0]])}); MobileNetV2 is a"
+            " network of chains that have it at every choice."
+        )
+    return np.array(code, np.int32)
