@@ -27,12 +27,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxnas import plotting, ranking, runs, tables
+from jaxnas import export, plotting, ranking, runs, tables
 from jaxnas.checks import Count, Positive
 from jaxnas.codes import to_text
 from jaxnas.costs import limits
 from jaxnas.costs.latency import LATENCY_MS, read_operations_table, setting_of
 from jaxnas.costs.measuring import measure_networks
+from jaxnas.files import replace_file
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.supernets import make_supernet
@@ -86,8 +87,9 @@ OF_A_SEED = (
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png, and
-    found.json and its like: the outcome of the first seed with its weights."""
+    """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png,
+    found.json and its like: the outcome of the first seed with its weights; and random.json, one that is feasible too,
+    drawn, for what compares the two (`experiments.detection`)."""
     config = settle(rehearse(config, workdir))
     compile_seconds = runs.compile_clock()
     task = prepare(config)
@@ -105,6 +107,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     code = np.array(json.loads(rows[0]["codes"]), np.int32)
     region = task.search.region
     known = Known(rows[0]["retrained_accuracy"]) if judge is None else judged(judge, code)
+    drawn = region.sample(np.random.default_rng(config.problem.seed), 1)[0]
+    replace_file(workdir / "random.json", (export.to_json(task.published, drawn) + "\n").encode())
     weights = (task.setup.supernet, searches[0].state.params)
     found_figures = write_found(workdir, task.published, code, known, weights=weights)
     figures = {

@@ -36,15 +36,14 @@ from jaxnas.files import read_file, replace_file
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.space import SearchSpace
-from jaxnas.spaces import SPACES, get_space
+from jaxnas.spaces import get_space
 from jaxnas.supernets import Params, Policy, Stats, Supernet, make_supernet
 from jaxnas.training import RECIPES, Recipe, batches, make_preprocess, make_retraining, standardise
 
 from .shared.config import ProblemConfig
-from .shared.problem import load_images, resize
+from .shared.problem import load_images, of_images, read_arch, resize
 from .shared.telling import Known, draw_network, hashes, level
 
-MOST_JSON = 2**20  # bytes of an architecture
 MOST_DRAWN = 1000  # of which the first that exists is taken
 NUM_COMPARED = 8  # images on which what was written is compared with the network
 
@@ -141,22 +140,8 @@ def find_arch(config: Config) -> tuple[SearchSpace, np.ndarray]:
     if config.arch is None:
         space = get_space(given)
         drawn = np.asarray(codes.sample(jax.random.key(config.seed), space, MOST_DRAWN))
-        return _of_images(space), drawn[np.asarray(space.is_valid(drawn))][0]
-    try:
-        text = read_file(config.arch, MOST_JSON).decode()
-        named = export.named_space(text)
-        if named in SPACES and given not in (named, default):
-            raise ValueError(f"an architecture of {named}, but --space is {given}; leave --space away.")
-        space = get_space(named if named in SPACES else given)
-        return _of_images(space), export.from_json(text, space)
-    except ValueError as error:
-        raise ValueError(f"{config.arch}: {str(error).removeprefix(f'{config.arch}: ')}") from None
-
-
-def _of_images(space: SearchSpace) -> SearchSpace:
-    if space.is_text:
-        raise ValueError(f"{space.name}: networks on text are not retrained here; take a space of images.")
-    return space
+        return of_images(space), drawn[np.asarray(space.is_valid(drawn))][0]
+    return read_arch(config.arch, None if given == default else given)
 
 
 def find_recipe(config: Config) -> Recipe:

@@ -45,6 +45,8 @@ EXPERIMENTS = {
     "build_table": [],
     "measure_latency": [],
     "retrain": [],
+    "detection": [],
+    "reidentification": [],
 }
 PER_RUN = 6
 NAMELESS = r"/\.[^/]*$|/d/[0-9a-f]+$"  # hidden, or called otherwise in each run

@@ -289,7 +289,7 @@ def counted_by_table(multiplier):
             channels, side = wide(width), after
     last = max(1280, wide(1280))
     return (
-        macs + channels * last * side** 2 + 1000 * last,
+        macs + channels * last * side**2 + 1000 * last,
         params + channels * last + 2 * last + 1000 * last + 1000,
     )
 

@@ -10,11 +10,13 @@ from jaxnas.checks import (
     Count,
     Crop,
     NotNegative,
+    Number,
     OneOf,
     Pair,
     Pixels,
     Positive,
     Seed,
+    Seeds,
     Share,
     Text,
     Whole,
@@ -28,6 +30,7 @@ from jaxnas.spaces import SpaceName, get_space
 from jaxnas.spaces._darts import TwoCellLayout
 from jaxnas.spaces._nats_size import SizeLayout
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
+from jaxnas.training import RECIPES
 
 REHEARSAL = "rehearsal"  # pictures that a run makes itself
 
@@ -167,6 +170,81 @@ class RankedConfig(SupernetConfig):
 
     sampling: SamplingConfig = SamplingConfig()
     curve: CurveConfig = CurveConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class BackbonesConfig:
+    """Which networks are compared, and how they learn to classify."""
+
+    # JSON files of export.to_json, or .npz and .safetensors of export.save, whose weights are taken; None: num_best
+    arch: tuple[Annotated[str, Text("files")], ...] | None = None
+    num_best: Annotated[int, Whole(0)] = 1  # without arch, the most accurate of the space's table within the limit
+    num_random: Annotated[int, Whole(0)] = 1  # drawn within the limit
+    limit: Annotated[str, Text("a limit such as macs:50e3")] | None = (
+        None  # None: MACs of arch's costliest, or the table's median
+    )
+    mobilenet_v2: bool = True  # and MobileNetV2's block at every choice
+    untrained: bool = True  # and the first backbone without having learnt to classify
+    recipe: Annotated[str, OneOf(RECIPES)] = "small"  # of classification
+    num_epochs: Count | None = None  # None: as the recipe has it
+    num_calibration_images: Count = 256  # of which the statistics of batch normalisation are, for scoring
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuningConfig:
+    """How what stands on a backbone is trained, and the backbone with it: AdamW, cosine decay."""
+
+    num_steps: Count = 300
+    batch_size: Count = 16
+    learning_rate: Positive = 2e-3
+    backbone_rate: Annotated[float, Number(0, 1)] = 0.1  # the backbone's share of it; 0: it stays as it is
+    weight_decay: NotNegative = 1e-4
+    num_warm_up_steps: Annotated[int, Whole(0)] = 20
+    num_seeds: Seeds = 1  # of classification and what follows; seed, seed + 1, ...
+    images_per_call: Count = 64  # that are scored at once
+    checkpoint_every: Count = 200  # steps
+    report_every: Count = 20  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferConfig:
+    """What both experiments on backbones say."""
+
+    problem: ProblemConfig = ProblemConfig()
+    backbones: BackbonesConfig = BackbonesConfig()
+    finetuning: FinetuningConfig = FinetuningConfig()
+
+    def check(self) -> None:
+        """Raise a ValueError for settings that contradict each other."""
+        finetuning, backbones = self.finetuning, self.backbones
+        if finetuning.num_warm_up_steps >= finetuning.num_steps:
+            raise ValueError(
+                f"num_warm_up_steps is {finetuning.num_warm_up_steps}, expected fewer than the {finetuning.num_steps}"
+                " of num_steps."
+            )
+        if backbones.arch is None and not backbones.num_best:
+            raise ValueError("no backbone: give arch, or at least 1 as num_best.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneConfig:
+    """In which pictures objects are looked for."""
+
+    coco: Annotated[str, Text("a folder")] | None = None  # as COCO comes, with train and val; None: voc, or the proxy
+    voc: Annotated[str, Text("a name of TFDS")] | None = None  # such as voc/2007, whose train and test parts are taken
+    scene_size: Count | None = None  # pixels of a side; None: twice those of the images that are classified
+    num_scenes: Count = 600  # of the proxy, for training
+    num_test_scenes: Count = 200
+    least_side: Count | None = None  # pixels of a pasted object, None: 5/8 of what is classified
+    most_side: Count | None = None  # None: 5/4
+    most_objects: Count = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionConfig(TransferConfig):
+    """What the experiment on detectors says beside its own fields."""
+
+    scenes: SceneConfig = SceneConfig()
 
 
 # Fields of CIFAR-10, and of NAS-Bench-201 as in the scripts of nas-landmarkreg: 400 epochs on half of the training

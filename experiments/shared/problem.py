@@ -6,13 +6,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxnas import codes, datasets, runs, tables
+from jaxnas import codes, datasets, export, runs, tables
 from jaxnas.datasets import Dataset
+from jaxnas.files import read_file
 from jaxnas.space import SearchSpace
-from jaxnas.spaces import get_space
+from jaxnas.spaces import SPACES, get_space
 
 from .config import REHEARSAL, ProblemConfig, SupernetConfig, by_kind, small_width
 
+MOST_JSON = 2**20  # bytes of an architecture
 SCORED_ROWS = 4  # a row of a text that is scored, by itself, is so much longer than one that is trained on
 Half = Literal["all", "develop", "claim"]  # settings are chosen on one half of a space, what is claimed is of the other
 MOST_TRIED = 2**20  # codes of a space in which not all exist
@@ -65,6 +67,29 @@ def load_truth(config: ProblemConfig, published: SearchSpace) -> tables.Table:
     if "test_loss" not in truth.columns:
         raise ValueError(f"the table of {published.name} on {config.dataset} has no test_loss; make it by build_table.")
     return truth._replace(columns={**truth.columns, "test_accuracy": np.exp(-truth.columns["test_loss"])})
+
+
+def read_arch(path: str, given: str | None) -> tuple[SearchSpace, np.ndarray]:
+    """The space, at its published size, and the architecture int32 [num_choices] of a JSON of `jaxnas.export`.
+
+    Args:
+      given: the space that was asked for, needed for one that isn't known by name; None: none was.
+    """
+    try:
+        text = read_file(path, MOST_JSON).decode()
+        named = export.named_space(text)
+        if named in SPACES and given not in (named, None):
+            raise ValueError(f"an architecture of {named}, but --space is {given}; leave --space away.")
+        space = get_space(named if named in SPACES else given or ProblemConfig().space)
+        return of_images(space), export.from_json(text, space)
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def of_images(space: SearchSpace) -> SearchSpace:
+    if space.is_text:
+        raise ValueError(f"{space.name}: networks on text are not retrained here; take a space of images.")
+    return space
 
 
 def load_images(config: ProblemConfig, published: SearchSpace) -> Dataset:

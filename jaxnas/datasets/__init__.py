@@ -16,7 +16,7 @@ from jaxnas.datasets.images import channel_statistics, resize
 from jaxnas.datasets.loading import Dataset, Reading, check_name, from_arrays, load
 from jaxnas.datasets.pasting import paste
 from jaxnas.datasets.rehearsal import write_folder
-from jaxnas.datasets.scenes import Letterboxed, Scenes, read_coco, read_voc
+from jaxnas.datasets.scenes import Letterboxed, Scenes, load_voc, read_coco, read_voc
 from jaxnas.datasets.splits import stratified_order
 from jaxnas.datasets.streaming import Streamed
 from jaxnas.datasets.text import check_text_name, load_text
@@ -43,6 +43,7 @@ __all__ = [
     "get_command",
     "load",
     "load_text",
+    "load_voc",
     "paste",
     "read_coco",
     "read_market",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxnas.checks import whole
 from jaxnas.datasets.images import check_picture
+from jaxnas.datasets.sources import how_to_prepare, quiet, tfds_folder
 from jaxnas.files import decode_json, one_line
 
 FILL = 114  # grey beside a picture that is not square
@@ -172,6 +173,29 @@ def read_voc(source: Sequence[Mapping[str, Any]], class_names: Sequence[str], *,
         )
     names = [each.name for each in told]
     return _scenes("voc", told, names, lambda row: source[row]["image"], tuple(class_names), size, "skip")
+
+
+def load_voc(name: str, *, size: int, data_dir: str | os.PathLike[str] | None = None) -> tuple[Scenes, Scenes]:
+    """Train and test part of a set such as "voc/2007" that was prepared for TFDS, in `data_dir/tfds`; of one without a
+    test part its validation part. Arguments as for `read_voc` and `load`.
+
+    Raises:
+      ValueError: it isn't there, and how it is prepared.
+    """
+    folder = tfds_folder(data_dir)
+    remedy = f"prepare it with: {how_to_prepare(name, folder)}"
+    with quiet():
+        import tensorflow_datasets as tfds  # slow to import, and only needed here
+
+        try:
+            builder = tfds.builder(name, data_dir=folder)
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            names = builder.info.features["labels"].names
+            test = "test" if "test" in builder.info.splits else "validation"
+            train, test_part = (builder.as_data_source(split, decoders=decoders) for split in ("train", test))
+        except Exception as error:  # by what the name or the folder lacks, anything
+            raise ValueError(f"{name}: nothing with boxes is prepared ({one_line(error)}); {remedy}") from None
+    return read_voc(train, names, size=size), read_voc(test_part, names, size=size)
 
 
 def _each(source: Sequence[Mapping[str, Any]]) -> Any:

@@ -88,7 +88,7 @@ def _files(part: Path, classes: Sequence[str]) -> Split:
 def tfds_set(name: str, data_dir: str | os.PathLike[str] | None) -> Source:
     folder = tfds_folder(data_dir)
     remedy = f"prepare it with: {how_to_prepare(name, folder)}"
-    with _quiet():
+    with quiet():
         import tensorflow_datasets as tfds  # slow to import, and only needed here
 
         try:
@@ -204,7 +204,7 @@ def how_to_prepare(name: str, folder: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back what TFDS logs, and prints about TensorFlow, on the way to a plain answer."""
     logger = logging.getLogger("absl")
     level = logger.level

@@ -13,7 +13,7 @@ that `export` takes.
 """
 
 from jaxnas.export.described import describe, from_json, in_words, named_space, summary, to_json
-from jaxnas.export.network import Exported, export, flax_module, load, save
+from jaxnas.export.network import Exported, export, flax_module, load, save, space_in
 from jaxnas.export.programs import to_onnx, to_stablehlo
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "named_space",
     "save",
+    "space_in",
     "summary",
     "to_json",
     "to_onnx",

@@ -1,8 +1,9 @@
 """A network with its weights: taken out of a super-net, as a Flax module, and in files."""
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -11,7 +12,7 @@ import numpy as np
 
 from jaxnas.codes import check
 from jaxnas.export.described import described, describing, shapes_of, to_json
-from jaxnas.files import open_arrays, open_tensors, read_file, replace_file, seal_arrays, seal_tensors
+from jaxnas.files import one_line, open_arrays, open_tensors, read_file, replace_file, seal_arrays, seal_tensors
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Params, Stats, Supernet, only
 from jaxnas.supernets.network import Network, make_network, network_variables
@@ -114,6 +115,31 @@ def load(path: str | os.PathLike[str], supernet: Supernet) -> Exported:
             f"{path}: {next(iter(arrays))} is no part of this network; give the super-net that it was exported from."
         )
     return Exported(arch, trees["params"], trees.get("stats"))
+
+
+def space_in(path: str | os.PathLike[str], spaces: Mapping[str, SearchSpace]) -> SearchSpace:
+    """The space of the network that `save` wrote to `path`, of the size that it has there, so that
+    `load(path, make_supernet(space_in(path, SPACES)))` reads it.
+
+    Args:
+      spaces: by name, among which it is.
+
+    Raises:
+      ValueError: no such file, or of another space.
+    """
+    _, unseal = _format(path)
+    try:
+        content = unseal(read_file(path))[0]["architecture"]
+        name, layout = content["space"], content["layout"]
+        space = spaces[name]
+        sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in layout.items()}
+        if sizes.pop("kind") != type(space.layout).__name__ or set(sizes) != set(space.layout._asdict()):
+            raise ValueError(f"a layout {layout}")
+        return dataclasses.replace(space, layout=type(space.layout)(**sizes))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: no exported network of {', '.join(spaces)} ({one_line(error)}); give what export.save wrote."
+        ) from None
 
 
 def _format(path: str | os.PathLike[str]) -> tuple[Callable[..., bytes], Callable[..., Any]]:

@@ -11,13 +11,16 @@ from jaxnas.plotting.pareto import compared_fronts, front_over_costs
 from jaxnas.plotting.policies import collapse, outcomes, paired_sides
 from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
 from jaxnas.plotting.searches import latency_scatter, narrowing, percent, regret_over_cost
+from jaxnas.plotting.transfer import Boxes, detections, retrieved, transfer_scatter
 
 __all__ = [
+    "Boxes",
     "Panel",
     "collapse",
     "compared_fronts",
     "cost_growth",
     "counted",
+    "detections",
     "forest",
     "front_over_costs",
     "growth",
@@ -31,7 +34,9 @@ __all__ = [
     "percent",
     "rank_scatter",
     "regret_over_cost",
+    "retrieved",
     "save_figure",
     "tau_over_training",
     "training_curve",
+    "transfer_scatter",
 ]

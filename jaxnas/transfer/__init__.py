@@ -16,6 +16,7 @@ from jaxnas.transfer.boxes import giou_loss, pairwise_iou, suppress
 from jaxnas.transfer.coco import Objects, evaluate_coco, evaluate_detections
 from jaxnas.transfer.detector import Detections, Detector, make_detector
 from jaxnas.transfer.embedding import Embedder, balanced_rows, batch_hard_triplet, make_embedder, make_identity_loss
+from jaxnas.transfer.feeding import read_ahead, shuffled_rows
 from jaxnas.transfer.finetuning import Finetuning, TaskLoss, make_finetuning
 from jaxnas.transfer.retrieval import Retrieval, cosine_distances, evaluate_retrieval
 
@@ -45,5 +46,7 @@ __all__ = [
     "make_finetuning",
     "make_identity_loss",
     "pairwise_iou",
+    "read_ahead",
+    "shuffled_rows",
     "suppress",
 ]

@@ -1,6 +1,5 @@
 """A found network without its classifier: feature maps at several strides, for what comes after classification."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +15,9 @@ from jaxnas.supernets import Params, Stats, Supernet, only
 from jaxnas.supernets.running import Running
 
 HEAD = "head"  # of every super-net of images: the layer that classifies
+Seen = dict[str, chex.Array]  # layer -> images
+TRACED = 512  # pixels of a side, by which strides are found; nothing is computed
+NUM_LEVELS = 3  # if nothing else is asked for
 STRIDES = (8, 16, 32)  # of the feature pyramid that detectors are built on (Lin et al., CVPR 2017)
 
 
@@ -48,11 +50,14 @@ class Backbone(NamedTuple):
     adopt: Callable[[Exported], tuple[Params, Stats | None]]
 
 
-def make_backbone(supernet: Supernet, arch: chex.ArrayNumpy, *, strides: Sequence[int] = STRIDES) -> Backbone:
+def make_backbone(supernet: Supernet, arch: chex.ArrayNumpy, *, strides: Sequence[int] | None = STRIDES) -> Backbone:
     """The features of one architecture, int [num_choices], of a super-net of images.
 
     The map at a stride is the last one of that resolution: what the layer that halves it next is given, or the
     classifier.
+
+    Args:
+      strides: of the features; None: the coarsest three that the network has, without 1.
 
     Raises:
       ValueError: no such code; a super-net of text or whose candidates share parameters; strides that the network does
@@ -63,20 +68,22 @@ def make_backbone(supernet: Supernet, arch: chex.ArrayNumpy, *, strides: Sequenc
         raise ValueError(f"{supernet.space.name}: this super-net {what}; a backbone is a network of images of its own.")
     code = tuple(int(op) for op in check(supernet.space, jnp.asarray(arch)[None])[0])
     decoded: Any = tuple(int(op) for op in supernet.decode(np.array(code)))
-    taken = _taps(supernet, _distinct(strides))
     kept = [name for name in supernet.layers if name != HEAD]
 
-    def apply(params: Params, images: chex.Array, *, stats: Stats | None = None) -> tuple[dict[int, Any], Stats]:
+    def follow(params: Params, images: chex.Array, stats: Stats | None) -> tuple[Seen, Seen, Stats]:
+        """What each layer is given, the classifier included, and what it makes of it."""
         used: Stats = {}
         running = Running(supernet.layers, params, decoded, stats, None, None, {}, used)
-        given: dict[str, chex.Array] = {}
+        given: Seen = {}
+        made: Seen = {}
 
         def run(name: str, x: chex.Array) -> chex.Array:
             given[name] = x
-            return x if name == HEAD else running(name, x)
+            made[name] = x if name == HEAD else running(name, x)
+            return made[name]
 
         supernet.wire(run, images)
-        return {stride: given[name] for stride, name in taken.items()}, used
+        return given, made, used
 
     def own(params: Params) -> Params:
         of_network = only(supernet, params, np.array(code))
@@ -88,48 +95,53 @@ def make_backbone(supernet: Supernet, arch: chex.ArrayNumpy, *, strides: Sequenc
         stats = None if exported.stats is None else {name: exported.stats[name] for name in kept}
         return own(exported.params), stats
 
-    channels = {stride: supernet.layers[name].in_shape[-1] for stride, name in taken.items()}
+    images = jax.ShapeDtypeStruct((2, TRACED, TRACED, supernet.space.layout.in_channels), "float32")
+    given, made, _ = jax.eval_shape(
+        lambda key, images: follow(own(supernet.init(key)), images, None), jax.random.key(0), images
+    )
+    taken = _taps(supernet.space.name, given, made, strides)
+    channels = {stride: given[name].shape[-1] for stride, name in taken.items()}
+
+    def apply(params: Params, images: chex.Array, *, stats: Stats | None = None) -> tuple[dict[int, Any], Stats]:
+        given, _, used = follow(params, images, stats)
+        return {stride: given[name] for stride, name in taken.items()}, used
+
     return Backbone(channels, lambda key: own(supernet.init(key)), apply, adopt)
 
 
-def _distinct(strides: Sequence[int]) -> list[int]:
-    found = sorted({whole("a stride", stride, 1) for stride in strides})
-    if not found or len(found) != len(strides):
-        raise ValueError(f"strides are {tuple(strides)}, expected distinct ones, at least one, such as {STRIDES}.")
-    return found
-
-
-def _taps(supernet: Supernet, strides: Sequence[int]) -> dict[int, str]:
-    """Stride -> the layer whose input is the feature map."""
-    ends: dict[int, list[str]] = {}
-    size = supernet.space.layout.image_size
-    stride = 1
-    for name, layer in supernet.layers.items():
-        if name == HEAD:
-            continue
-        by = round(layer.in_shape[0] / layer.out_shape[0])
-        if by > 1:
-            ends.setdefault(round(size / layer.in_shape[0]), []).append(name)
-            stride = max(stride, by * round(size / layer.in_shape[0]))
-    name = supernet.space.name
-    several = {at: names for at, names in ends.items() if len(names) > 1}
-    if several:
-        at, names = next(iter(several.items()))
+def _taps(
+    name: str, given: Mapping[str, Any], made: Mapping[str, Any], strides: Sequence[int] | None
+) -> dict[int, str]:
+    """Stride -> the layer whose input is the feature map, by the shapes of what each layer is given and makes."""
+    before, after = ({layer: round(TRACED / x.shape[1]) for layer, x in side.items()} for side in (given, made))
+    falls: dict[int, list[str]] = {}
+    for layer, stride in before.items():
+        if after[layer] > stride:
+            falls.setdefault(stride, []).append(layer)
+    for stride, layers in falls.items():
+        if len(layers) > 1:
+            raise ValueError(
+                f"{name}: {len(layers)} layers at once leave stride {stride}, so that no single map is the last of it;"
+                " a backbone is a chain, or has cells with one layer between stages, as NAS-Bench-201's."
+            )
+    if before[HEAD] != max(after.values()):
         raise ValueError(
-            f"{name}: {len(names)} layers at once leave stride {at}, so that no single map is the last of it; a"
-            " backbone is a chain, or has cells with one layer between stages, as NAS-Bench-201's."
+            f"{name}: its resolution falls between layers, to 1/{before[HEAD]}; a backbone's falls in them."
         )
-    found = {at: names[0] for at, names in ends.items()} | {stride: HEAD}
-    in_head = math.ceil(size / supernet.layers[HEAD].in_shape[0])
-    if in_head != stride:
-        raise ValueError(f"{name}: its resolution falls between layers, to 1/{in_head}; a backbone's falls in them.")
-    missing = [at for at in strides if at not in found]
+    found = {stride: layers[0] for stride, layers in falls.items()} | {before[HEAD]: HEAD}
+    if strides is None:
+        strides = sorted(found)[-NUM_LEVELS:]
+        strides = strides[1:] if strides[0] == 1 and len(strides) > 1 else strides
+    wanted = sorted({whole("a stride", stride, 1) for stride in strides})
+    if not wanted or len(wanted) != len(strides):
+        raise ValueError(f"strides are {tuple(strides)}, expected distinct ones, at least one, such as {STRIDES}.")
+    missing = [stride for stride in wanted if stride not in found]
     if missing:
         raise ValueError(
             f"{name}: the network has no features at stride {', '.join(map(str, missing))}; it has strides"
             f" {', '.join(map(str, sorted(found)))}."
         )
-    return {at: found[at] for at in strides}
+    return {stride: found[stride] for stride in wanted}
 
 
 def calibrate(backbone: Backbone, params: Params, images: chex.Array) -> Stats:
