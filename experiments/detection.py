@@ -40,6 +40,7 @@ from jaxnas.transfer import (
     shuffled_rows,
 )
 from jaxnas.transfer.coco import FIGURES, need_pycocotools
+from jaxnas.transfer.detector import check_sides
 
 from .shared.backbones import UNTRAINED, Figures, by_backbone, find_candidates, summarise
 from .shared.classifying import FOLDER, Classifier, Pretrained, compare
@@ -142,6 +143,8 @@ def learner(
     )
     detect = make_detect(config, task, detector)
     labels = np.where(train.is_crowd, -1, train.labels)
+    check_sides(train.images.shape[1:3], detector.strides)  # this and the next before anything is trained
+    shuffled_rows(jax.random.key(0), len(train.images), given.batch_size)
 
     def learn(ready: Pretrained, seed: int, folder: Path, origin: sealed.Origin) -> Figures:
         head_key, batch_key, run_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)

@@ -173,10 +173,12 @@ def learner(
         num_warm_up_steps=given.num_warm_up_steps,
     )
     embed = make_embed(config, task, embedder)
+    numbers = config.num_identities, config.num_each
+    balanced_rows(jax.random.key(0), train.identities, *numbers)  # before anything is trained
 
     def learn(ready: Pretrained, seed: int, folder: Path, origin: sealed.Origin) -> Figures:
         head_key, batch_key, run_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 3)
-        rows_at = balanced_rows(batch_key, train.identities, config.num_identities, config.num_each)
+        rows_at = balanced_rows(batch_key, train.identities, *numbers)
 
         def batch(step: int) -> Any:
             rows = rows_at(step)
