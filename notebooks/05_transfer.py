@@ -27,14 +27,20 @@
 # minutes, and no figure here stands beside a published one.
 
 # %%
-# On Colab this installs jaxnas; where it is installed already, nothing happens.
+# On Colab this installs jaxnas; where it is installed already, nothing happens. pip builds the wheel from the
+# repository, which takes git; once jaxnas is on PyPI, source = "jaxnas" takes the wheel from there.
 import importlib.util
 import subprocess
 import sys
 
 if importlib.util.find_spec("jaxnas") is None:
-    source = "jaxnas[detection] @ git+https://github.com/jaxnas/jaxnas"
+    source = "git+https://github.com/jaxnas/jaxnas"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
+
+# %%
+# COCO's metrics are an extra of jaxnas.
+if importlib.util.find_spec("pycocotools") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "pycocotools"], check=True)
 
 # %% tags=["parameters"]
 NUM_EPOCHS = 8  # of classification

@@ -22,10 +22,12 @@ class TaskLoss(Protocol):
 
 
 class Finetuning(NamedTuple):
-    """Attributes:
-    init: (key, params) -> a fresh state.
-    step: as `jaxnas.runs.resumable` takes it, with metrics `loss`, `grad_norm` and the loss's terms. The batch is what
-      the loss takes.
+    """How a task is trained.
+
+    Attributes:
+      init: (key, params) -> a fresh state.
+      step: as `jaxnas.runs.resumable` takes it, with metrics `loss`, `grad_norm` and the loss's terms. The batch is what
+        the loss takes.
     """
 
     init: Callable[[chex.PRNGKey, Any], TrainState]
