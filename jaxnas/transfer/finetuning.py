@@ -26,8 +26,8 @@ class Finetuning(NamedTuple):
 
     Attributes:
       init: (key, params) -> a fresh state.
-      step: as `jaxnas.runs.resumable` takes it, with metrics `loss`, `grad_norm` and the loss's terms. The batch is what
-        the loss takes.
+      step: as `jaxnas.runs.resumable` takes it, with metrics `loss`, `grad_norm` and the loss's terms. The batch is
+        what the loss takes.
     """
 
     init: Callable[[chex.PRNGKey, Any], TrainState]
