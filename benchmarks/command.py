@@ -14,9 +14,9 @@ import jax
 from jaxnas import runs
 from jaxnas.files import replace_file
 from jaxnas.runs import workdir
-from jaxnas.runs.command import one_line_errors, parse_fields
 
 Records = list[dict[str, Any]]
+Note = Callable[[dict[str, Any]], None]  # told of what is measured, before it is a record
 
 
 def main(
@@ -39,6 +39,8 @@ def main(
     Raises:
       SystemExit: 2 after one line on stderr for bad input, routes that disagree, and files that cannot be written.
     """
+    from jaxnas.runs.command import one_line_errors, parse_fields  # here: tyro is not wherever `benchmarks.gpu` runs
+
     prog = f"python -m benchmarks.{name}"
     argv = sys.argv[1:] if argv is None else argv
     with one_line_errors(prog, RuntimeError):

@@ -8,19 +8,19 @@
 Four pieces of work, each scored by `auto` from beginning to end, planning on the host included: every chain of
 NAS-Bench-Macro, every cell of NAS-Bench-201, 1,000 random cells, and the candidates of one PC-NAS step. Everybody else
 takes one network after the other, at a cost that does not depend on how many there are, so that `num_baseline` of them,
-drawn at random, say what all would take; they are measured before, between and after our runs. Routes:
+evenly spaced in the order of their work, say what all would take, in proportion to the work; they are measured before,
+between and after our runs. Routes:
 
     serial_1     our serial switch (`lax.map`), one host thread
     serial       the same with a host thread for each core
     torch_eager, torch_best    see benchmarks/peer_torch.py
 
-All score with the same weights, images, batches, batch statistics and number of cores; losses must agree, or nothing
-is reported. `work_ratio` is what is executed over what one network after the other needs, counted from the plan; its
-inverse is what the work alone allows. Compiling is left out everywhere.
+All score with the same weights, images, batches, batch statistics, number types and number of cores; losses must agree,
+or nothing is reported. `work_ratio` is what is executed over what one network after the other needs, counted from the
+plan; its inverse is what the work alone allows. Compiling is left out everywhere.
 """
 
 import dataclasses
-import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,13 +32,12 @@ import numpy as np
 
 from benchmarks import command
 from benchmarks.evaluator import TOLERANCE
-from benchmarks.peer_torch import make_peer_evaluator
 from jaxnas.checks import Cells, Count, Pair, Pixels, Width
 from jaxnas.codes import enumerate_archs, sample
 from jaxnas.evaluation import make_evaluator, work
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import chain_space, get_space
-from jaxnas.supernets import Policy, make_supernet
+from jaxnas.supernets import Policy, Supernet, make_supernet
 
 Row = Literal["macro_all", "cells_all", "cells_1000", "pcnas_step"]
 ROWS: tuple[Row, ...] = ("macro_all", "cells_all", "cells_1000", "pcnas_step")
@@ -59,7 +58,7 @@ class Config:
     image_size: Pixels = 16  # pixels
     cells: Cells = 1  # cells per stage
     affine: bool = False  # batch normalisation with scale and shift
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of our activations; everybody else has float32
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of everybody's activations
     num_images: Count = 256
     images_per_call: Count = 256
     most_archs: Pair | None = None  # take evenly spaced architectures of larger populations
@@ -73,8 +72,8 @@ class Config:
 QUICK = Config(width=8, image_size=8, num_images=64, most_archs=200, num_baseline=8, quick=True)
 
 
-def run(config: Config) -> list[dict[str, Any]]:
-    """A flat record for every row and route, `ours` first.
+def run(config: Config, note: command.Note = lambda record: None) -> command.Records:
+    """A flat record for every row and route, `ours` first; `note` is told of each run as it ends.
 
     Raises:
       ValueError: unusable settings.
@@ -84,7 +83,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     for row in config.rows:
         space, archs = population(config, row)
         print(f"{row}: {len(archs)} architectures ...", file=sys.stderr, flush=True)
-        records += compare(config, row, space, archs)
+        records += compare(config, row, space, archs, note)
     return records
 
 
@@ -117,38 +116,35 @@ def pcnas_space() -> SearchSpace:
     return chain_space("pcnas_chain", layout, [("identity", "mb3_k3", "mb3_k5", "mb6_k3", "mb6_k5")] * 12)
 
 
-def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> list[dict[str, Any]]:
+def compare(
+    config: Config, row: Row, space: SearchSpace, archs: np.ndarray, note: command.Note
+) -> list[dict[str, Any]]:
     """Our whole run between runs of the baselines on a few networks."""
-    supernet = make_supernet(space, affine=config.affine)
+    supernet = make_supernet(space, affine=config.affine, policy=Policy(compute=config.compute_dtype))
     params = supernet.init(jax.random.key(0))
     images = np.asarray(jax.random.normal(jax.random.key(1), (config.num_images, *supernet.layers["stem"].in_shape)))
     labels = np.arange(config.num_images) % space.layout.num_classes
-    make = functools.partial(make_evaluator, supernet, images_per_call=config.images_per_call)
-    ours_net = make_supernet(space, affine=config.affine, policy=Policy(compute=config.compute_dtype))
-    ours = make_evaluator(ours_net, images_per_call=config.images_per_call)
+    ours = make_evaluator(supernet, images_per_call=config.images_per_call)
     tolerance = TOLERANCE if config.compute_dtype == "float32" else BFLOAT16_TOLERANCE
-    peer = functools.partial(make_peer_evaluator, supernet, images_per_call=config.images_per_call)
-    baselines: dict[str, Callable] = {}
-    for baseline in config.baselines:
-        if baseline == "torch_eager" or baseline == "torch_best":
-            baselines[baseline] = peer(route=baseline, device="cpu" if jax.default_backend() == "cpu" else "cuda")
-        else:
-            baselines[baseline] = make(strategy="serial", workers=1 if baseline == "serial_1" else None).evaluate
-    few = np.random.default_rng(0).choice(len(archs), min(config.num_baseline, len(archs)), replace=False)
+    baselines = make_baselines(config, supernet)
+    few, share = evenly_spaced(supernet, archs, config.num_baseline)
 
-    def seconds(evaluate: Callable, codes: np.ndarray) -> tuple[float, np.ndarray]:
+    def seconds(name: str, evaluate: Callable, codes: np.ndarray, *, warm_up: bool = False) -> tuple[float, np.ndarray]:
         start = time.perf_counter()
         scores = evaluate(params, codes, images, labels)
-        return time.perf_counter() - start, scores.loss
+        took = time.perf_counter() - start
+        note({"population": row, "route": name, "seconds": took, "num_archs": len(codes), "is_warm_up": warm_up})
+        return took, scores.loss
 
     took: dict[str, list[float]] = {name: [] for name in ("ours", *baselines)}
-    loss = {name: seconds(evaluate, archs[few])[1] for name, evaluate in baselines.items()}  # compiles
-    seconds(ours.evaluate, archs[few])
+    loss = {name: seconds(name, each, archs[few], warm_up=True)[1] for name, each in baselines.items()}
+    # On an accelerator its groups of nodes depend on the population, and so do the programs that are to be compiled.
+    seconds("ours", ours.evaluate, archs[few] if jax.default_backend() == "cpu" else archs, warm_up=True)
     for repetition in range(config.repetitions + 1):
         for name, evaluate in baselines.items():
-            took[name].append(seconds(evaluate, archs[few])[0] * len(archs) / len(few))
+            took[name].append(seconds(name, evaluate, archs[few])[0] / share)
         if repetition < config.repetitions:
-            time_of_all, losses = seconds(ours.evaluate, archs)
+            time_of_all, losses = seconds("ours", ours.evaluate, archs)
             took["ours"].append(time_of_all)
     for name, of_few in loss.items():
         difference = float(np.max(np.abs(of_few - losses[few])))
@@ -180,13 +176,39 @@ def compare(config: Config, row: Row, space: SearchSpace, archs: np.ndarray) -> 
             "image_size": config.image_size,
             "cells": config.cells if "cells_per_stage" in space.sizes else None,
             "affine": config.affine,
-            "compute_dtype": config.compute_dtype if name == "ours" else "float32",
+            "compute_dtype": config.compute_dtype,
             "num_measured": len(archs) if name == "ours" else len(few),
             "device": command.device_name(),
             "versions": command.versions(),
         }
         for name in took
     ]
+
+
+def make_baselines(config: Config, supernet: Supernet) -> dict[str, Callable]:
+    """What scores one network after the other, by name."""
+    device, made = "cpu" if jax.default_backend() == "cpu" else "cuda", dict[str, Callable]()
+    given: dict[str, Any] = {"images_per_call": config.images_per_call}
+    for name in config.baselines:
+        if name == "torch_eager" or name == "torch_best":
+            from benchmarks.peer_torch import make_peer_evaluator  # here: ours need no PyTorch
+
+            made[name] = make_peer_evaluator(supernet, route=name, device=device, dtype=config.compute_dtype, **given)
+        else:
+            workers = 1 if name == "serial_1" else None
+            made[name] = make_evaluator(supernet, strategy="serial", workers=workers, **given).evaluate
+    return made
+
+
+def evenly_spaced(supernet: Supernet, archs: np.ndarray, number: int) -> tuple[np.ndarray, float]:
+    """So many positions of archs, evenly spaced in the order of their multiply-accumulates, and their share of the work
+    of all."""
+    macs = np.zeros(len(archs))
+    for name, taken in supernet.taken(archs).items():
+        macs += supernet.layers[name].costs.macs[taken]
+    number = min(number, len(archs))
+    few = np.argsort(macs, kind="stable")[((np.arange(number) + 0.5) * len(archs) / number).astype(int)]
+    return few, float(macs[few].sum() / macs.sum())
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:

@@ -30,8 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from benchmarks import command, train_step
-from benchmarks.train_step import Route, make_problem, make_steps, sizes_of
+from benchmarks import command
+from benchmarks.steps import OwnRoute, Sizes, make_problem, make_steps
+from benchmarks.train_step import sizes_of
 from jaxnas.spaces import SpaceName
 
 H100 = """gpu_device_info {
@@ -51,11 +52,11 @@ NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "co
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(train_step.Sizes):
+class Config(Sizes):
     """What to compile, at which size."""
 
     spaces: tuple[Annotated[str, SpaceName()], ...] = ("nasbench201",)
-    routes: tuple[Route, ...] = ("fixed", "single", "codes", "controller", "mixture", "darts", "operations")
+    routes: tuple[OwnRoute, ...] = ("fixed", "single", "codes", "controller", "mixture", "darts", "operations")
     quick: bool = False  # other defaults
     json: bool = False  # records instead of a table
     out: Path | None = None  # write the records to this file as well
@@ -185,13 +186,13 @@ def run(config: Config) -> list[dict[str, Any]]:
         with recorded() as calls:
             supernet, _, batch = make_problem(config, name)
             code = np.zeros(supernet.space.num_choices, np.int32)  # as whatever is drawn
-            made: dict[Route, tuple[np.ndarray, int]] = {}  # work of each part, and the programs called
+            made: dict[OwnRoute, tuple[np.ndarray, int]] = {}  # work of each part, and the programs called
             for route in config.routes:
                 print(f"{name}: {route} ...", file=sys.stderr, flush=True)
                 start, kind = time.perf_counter(), ("operations" if route == "fixed" else route)
                 if kind not in made:
                     of_parts, num_programs = list[np.ndarray](), 0
-                    for step, num_steps in make_steps(supernet, kind, code, batch):
+                    for step, num_steps in make_steps(supernet, kind, code, batch, config.compute_dtype):
                         calls.clear()
                         step()
                         programs = list(calls)

@@ -1,32 +1,54 @@
 #!/usr/bin/env bash
-# What wants an accelerator, each part with a limit of its own, ten minutes together: run from the repository's root, in an environment
-# that has jax for the device (pip install -e '.[tests,benchmarks]' 'jax[cuda12]'). Records and tables go to $OUT.
-# A part that is slow or broken leaves the others.
+# What wants an accelerator, in three parts of at most eight minutes each:
+#
+#   benchmarks/gpu.sh a OUT            smoke: tests of the routes, and what the device itself does
+#   benchmarks/gpu.sh b OUT            evaluation against PyTorch
+#   benchmarks/gpu.sh c OUT            training against PyTorch
+#   benchmarks/gpu.sh rehearsal OUT    all three on any machine, on networks and images of no size, in some minutes
+#
+# SECONDS_OF_PART (440) is when a part begins nothing more; 40 s later it is ended. OUT/a.jsonl and its like get a line
+# for each record as it is measured, OUT/compiled keeps what was compiled: the same command goes on where it stopped.
+#
+# Nothing is installed and no network is used. Python needs jax for the device, PyTorch for it (parts b and c), pytest
+# (part a), and what is listed below; tyro and the data sets' packages are not needed. What is missing can be brought as
+# wheels in a folder: `pip download --no-deps -d WHEELS NAME ...` where there is a network, and WHEELS=that/folder here.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-OUT="${OUT:-runs/gpu}"
-mkdir -p "$OUT"
-python -c "import jax; print(jax.devices(), jax.__version__)" | tee "$OUT/device.txt"
+part="${1:?a, b, c or rehearsal}" out="$(realpath -m "${2:?a folder for the records}")"
+mkdir -p "$out"
 
-part() { # name, seconds, command ...
-    local name="$1" seconds="$2"
-    shift 2
-    echo "== $name"
-    timeout "$seconds" "$@" >"$OUT/$name.txt" 2>"$OUT/$name.err" || echo "$name ended with $?; see $OUT/$name.err"
-    tail -n 20 "$OUT/$name.txt"
+if [[ -n "${WHEELS:-}" ]]; then
+    export PYTHONPATH="$out/site:${PYTHONPATH:-}"
+    python -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$out/site" "$WHEELS"/*.whl || exit 2
+fi
+python - <<'PYTHON' || exit 2
+import importlib.util, sys
+names = {"absl": "absl-py", "orbax": "orbax-checkpoint", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+names |= {name: name for name in ("jax", "flax", "optax", "chex", "numpy", "scipy", "filelock", "flatbuffers", "jinja2")}
+names |= {name: name for name in ("matplotlib", "safetensors", "tqdm", "torch", "pytest", "hypothesis")}
+missing = [package for name, package in names.items() if importlib.util.find_spec(name) is None]
+if missing:
+    version = "".join(map(str, sys.version_info[:2]))
+    sys.exit(f"not installed: {' '.join(missing)}; where there is a network, pip download --no-deps --python-version"
+             f" {version} --only-binary=:all: -d WHEELS {' '.join(missing)}, and run this with WHEELS=that/folder.")
+PYTHON
+
+export JAX_COMPILATION_CACHE_DIR="$out/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+export OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="$out/inductor"
+# JAX and PyTorch share the card: neither may take all of it.
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.6}"
+limit="${SECONDS_OF_PART:-440}"
+
+run() { # part, arguments
+    timeout -k 10 "$((limit + 40))" python -m benchmarks.gpu "$1" "$out" --seconds "$limit" "${@:2}" 2>&1 | tee -a "$out/$1.log"
 }
 
-# The published network: NAS-Bench-201 at full size, ours in bfloat16 against PyTorch as peers run it and at its best.
-part cells_full 180 python -m benchmarks.compare --rows cells_1000 --width 16 --image-size 32 --cells 5 \
-    --num-images 10240 --most-archs 200 --num-baseline 4 --compute-dtype bfloat16 \
-    --baselines serial_1 torch_eager torch_best --out "$OUT/cells_full.json"
-# Sharing and widths: every chain of NAS-Bench-Macro at half width, and a PC-NAS step.
-part chains 110 python -m benchmarks.compare --rows macro_all pcnas_step --width 16 --image-size 32 --num-images 2048 \
-    --baselines serial_1 torch_eager torch_best --num-baseline 4 --out "$OUT/chains.json"
-# The routes with few images, where sub-networks alone leave the device idle.
-part routes 100 python -m benchmarks.evaluator --routes serial dispatch graph auto --width 16 --image-size 32 \
-    --num-images 256 --memory-budget 17179869184 --out "$OUT/routes.json"
-part train_step 80 python -m benchmarks.train_step --image-size 32 --out "$OUT/train_step.json"
-# Networks of their own: one at a time, seeds side by side, architectures side by side.
-part standalone 60 python -m benchmarks.standalone --num-archs 16 --out "$OUT/standalone.json"
-part tests 60 python -m pytest -q tests/test_evaluation.py tests/test_choice.py
+case "$part" in
+a) XLA_PYTHON_CLIENT_PREALLOCATE=false run a ;; # its tests are another process beside it
+b | c) run "$part" ;;
+rehearsal)
+    export TORCHDYNAMO_DISABLE=1 JAX_PLATFORMS=cpu # compiling a layer takes a CPU half a minute
+    for part in a b c; do run "$part" --small; done
+    ;;
+*) echo "$part: expected a, b, c or rehearsal" >&2 && exit 2 ;;
+esac

@@ -8,7 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compiled, evaluator, memory, populations, roofline, scaling, standalone, streaming, train_step
+from benchmarks import (
+    compare,
+    compiled,
+    evaluator,
+    gpu,
+    memory,
+    populations,
+    roofline,
+    scaling,
+    standalone,
+    steps,
+    streaming,
+    train_step,
+)
 from jaxnas import codes
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
@@ -133,7 +146,7 @@ def test_training_steps_are_timed_side_by_side(capsys):
     argv = ["--spaces", "toy", "--width", "2", "--image-size", "4", "--batch-size", "4", "--num-paths", "1"]
     train_step.main([*argv, "--repetitions", "2", "--json"])
     records = json.loads(capsys.readouterr().out)
-    assert [record["route"] for record in records] == list(train_step.ROUTES)
+    assert [record["route"] for record in records] == list(steps.OWN_ROUTES)
     fixed = records[0]["ms"]
     assert all(record["ms"] > 0 and record["ratio_to_fixed"] == record["ms"] / fixed for record in records)
     of = {record["route"]: record for record in records}
@@ -148,8 +161,8 @@ def test_training_steps_are_timed_side_by_side(capsys):
 @pytest.mark.parametrize("route", ["codes", "mixture"])
 def test_policies_train_on_what_they_are_timed_on(route):
     """The controller of ENAS draws the code that the limit leaves; DARTS mixes with nearly equal weights."""
-    supernet, (code, *_), _ = train_step.make_problem(train_step.Sizes(width=2, image_size=4, batch_size=4), "toy")
-    policy = train_step.make_policy(supernet, route, code)
+    supernet, (code, *_), _ = steps.make_problem(steps.Sizes(width=2, image_size=4, batch_size=4), "toy")
+    policy = steps.make_policy(supernet, route, code)
     population = policy.propose(jax.random.key(0), policy.init(jax.random.key(0)))
     expected = code[None] if route == "codes" else np.full((1, 2, 2), 0.5)
     np.testing.assert_allclose(population, expected, atol=2e-3)
@@ -158,11 +171,9 @@ def test_policies_train_on_what_they_are_timed_on(route):
 def test_sum_of_operations_wants_the_same_candidates_everywhere(monkeypatch):
     layout = ChainLayout(stem_width=2, widths=(2, 4), strides=(1, 2), head_width=0, image_size=4)
     monkeypatch.setitem(SPACES, "uneven", chain_space("uneven", layout, [("identity", "mb1_k3"), ("mb1_k3",)]))
-    supernet, (code, *_), batch = train_step.make_problem(
-        train_step.Sizes(width=2, image_size=4, batch_size=4), "uneven"
-    )
+    supernet, (code, *_), batch = steps.make_problem(steps.Sizes(width=2, image_size=4, batch_size=4), "uneven")
     with pytest.raises(ValueError, match=r"^operations: no code of uneven takes the same candidate everywhere"):
-        train_step.make_steps(supernet, "operations", code, batch)
+        steps.make_steps(supernet, "operations", code, batch, "float32")
 
 
 # A loop of three trips around a kernel, a conditional of two branches, and a copy, as XLA writes them.
@@ -253,6 +264,48 @@ def test_networks_trained_alone_are_timed_side_by_side(capsys):
     assert archs["first_run_s"] > 0 and "archs" in standalone.table(records)
 
 
+def test_parts_for_an_accelerator_keep_what_they_measured(tmp_path):
+    """What fails or has no time leaves the others, and is all that a second call does; a line that was cut off is
+    none."""
+    path, calls = tmp_path / "a.jsonl", []
+
+    def job(name, least=0.0, records=(), error=None):
+        def run(clock, note):
+            calls.append(name)
+            note({"seconds": 1})
+            yield from records
+            if error:
+                raise error
+
+        return gpu.Job(name, least, run)
+
+    jobs = [
+        job("whole", records=[{"ms": 1}, {"ms": 2}]),
+        job("breaks", records=[{"ms": 3}], error=RuntimeError("a\nb")),
+    ]
+    gpu.run_part([*jobs, job("long", least=1e6), job("last")], path, 60)
+    first = gpu.read(path)
+    assert [record["job"] for record in first if record.get("finished")] == ["whole", "last"]
+    assert [record["ms"] for record in first if "ms" in record] == [1, 2, 3]
+    assert {"job": "breaks", "error": "RuntimeError: a b"} in first
+    assert any(record["job"] == "long" and "1000000 wanted" in record["left_out"] for record in first)
+    path.write_text(path.read_text() + '{"job": "last", "ms')
+    calls.clear()
+    gpu.run_part([*jobs, job("last")], path, 60)
+    assert calls == ["breaks"] and gpu.read(path)[: len(first)] == first
+    assert all(part(small, path) for part in gpu.PARTS.values() for small in (True, False))
+
+
+def test_baselines_are_spread_over_the_work():
+    """Of codes that take 1 to 4 costly operations, as many of each half; their share is that of their work, by hand."""
+    supernet = make_supernet(SPACES["toy"])
+    archs = codes.enumerate_archs(supernet.space)
+    macs = sum(supernet.layers[name].costs.macs[taken] for name, taken in supernet.taken(archs).items())
+    few, share = compare.evenly_spaced(supernet, archs, 2)
+    order = np.argsort(macs, kind="stable")
+    assert [*few] == [order[1], order[3]] and share == macs[few].sum() / macs.sum()
+
+
 def test_reading_is_timed_against_decoding(capsys):
     streaming.main(["--quick", "--num-images", "8", "--image-size", "16", "--batch-size", "4", "--json"])
     decode, stream, step = records = json.loads(capsys.readouterr().out)
@@ -284,8 +337,6 @@ def test_growth_with_architectures_and_images(capsys, tmp_path):
 def test_comparison_with_pytorch(capsys, monkeypatch):
     """Two small rows; losses of all routes agree, or nothing would be reported."""
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[benchmarks]'")
-    from benchmarks import compare
-
     argv = ["--rows", "cells_1000", "--width", "2", "--image-size", "4", "--num-images", "4", "--most-archs", "6"]
     compare.main([*argv, "--num-baseline", "3", "--baselines", "serial_1", "torch_eager", "--json"])
     ours, serial, eager = json.loads(capsys.readouterr().out)

@@ -19,8 +19,6 @@ EVERY_COMMAND = [
 @pytest.mark.parametrize("name", EVERY_COMMAND)
 def test_every_field_of_every_command_has_its_range_or_list(name, monkeypatch):
     monkeypatch.delenv("JAXNAS_DATA", raising=False)  # so that no preset is asked whether its images are there
-    if name == "benchmarks.compare":
-        pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[benchmarks]'")
     module = importlib.import_module(name)
     presets = module.PRESETS if hasattr(module, "PRESETS") else {"default": module.Config(), "quick": module.QUICK}
     for preset in presets.values():

@@ -1,5 +1,6 @@
 """The PyTorch super-nets that speed is compared with give the logits and scores of ours."""
 
+import contextlib
 import shutil
 
 import jax
@@ -101,6 +102,54 @@ def test_compiled():
         for code in ([0, 1], [1, 1]):
             np.testing.assert_allclose(compiled(code, x), plain(code, x), rtol=0, atol=1e-5)
     assert counters["stats"]["unique_graphs"] == 3  # stem, mb1_k3, head
+
+
+def test_replayed_graphs(monkeypatch):
+    """Two calls as they are, the third captures and replays, the fourth replays: what is captured doesn't run before
+    that. A stand-in for CUDA's graphs notes what is captured; the real ones need a GPU."""
+    events = []
+
+    class Stand:
+        def capture_begin(self):
+            events.append("begin")
+
+        def capture_end(self):
+            events.append("end")
+
+        def replay(self):
+            events.append("replay")
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    for name, value in (("CUDAGraph", Stand), ("Stream", Stream), ("current_stream", Stream)):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    replayed = peer_torch.Replayed(lambda: events.append("run"), num_warm_up=2)
+    for _ in range(4):
+        replayed()
+    assert events == ["run", "run", "begin", "run", "end", "replay", "replay"]
+
+
+def test_training_steps_have_the_losses_of_ours(small_supernet, monkeypatch):
+    """Five steps in float32, in either memory layout."""
+    from benchmarks import steps, train_step
+    from benchmarks.peer_training import make_peer_step
+
+    monkeypatch.setattr(torch, "compile", lambda module, **settings: module)
+    supernet, _ = small_supernet("tiny")
+    batch = {"train": {"images": some_images(supernet.space, 8), "labels": np.arange(8) % 10}}
+    code = np.array([1, 2, 0])
+    ours, _ = steps.make_step(supernet, "fixed", code, batch)
+    losses = {"fixed": [ours() or float(ours.loss) for _ in range(5)]}
+    for route in peer_torch.ROUTES:
+        peer = make_peer_step(supernet, route, code, batch["train"], "float32")
+        losses[route] = [peer() or peer.loss for _ in range(5)]
+    assert losses["fixed"][0] - losses["fixed"][-1] > 1e-3
+    train_step.check_losses(losses, 1e-4)
+    with pytest.raises(RuntimeError, match=r"^the losses of torch_best and fixed differ by up to 1 nats in 5 steps"):
+        train_step.check_losses({**losses, "torch_best": [loss + 1 for loss in losses["fixed"]]}, 1e-4)
 
 
 def test_refusals(small_supernet):
