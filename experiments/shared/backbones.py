@@ -41,6 +41,8 @@ class Candidate(NamedTuple):
 def find_candidates(config: TransferConfig) -> list[Candidate]:
     """The networks of a config, the first of which is the one that matters; a ValueError where one isn't there."""
     given, problem = config.backbones, config.problem
+    if given.arch is None and not given.num_best:
+        raise ValueError("no backbone: give arch, or at least 1 as num_best.")
     first = [_given(path, problem) for path in given.arch or ()]
     space = first[0].published if first else get_space(problem.space)
     known = np.stack([each.arch for each in first if each.published.name == space.name]) if first else None

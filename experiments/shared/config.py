@@ -216,14 +216,12 @@ class TransferConfig:
 
     def check(self) -> None:
         """Raise a ValueError for settings that contradict each other."""
-        finetuning, backbones = self.finetuning, self.backbones
+        finetuning = self.finetuning
         if finetuning.num_warm_up_steps >= finetuning.num_steps:
             raise ValueError(
                 f"num_warm_up_steps is {finetuning.num_warm_up_steps}, expected fewer than the {finetuning.num_steps}"
                 " of num_steps."
             )
-        if backbones.arch is None and not backbones.num_best:
-            raise ValueError("no backbone: give arch, or at least 1 as num_best.")
 
 
 @dataclasses.dataclass(frozen=True)
