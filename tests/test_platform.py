@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxnas.ops import OPS, Policy, Tape, as_operation
+from jaxnas.ops.platform import by_platform, portable
 
 SHAPE = (64, 16, 16, 16)  # large enough for the CPU's loops over images
 
@@ -62,6 +63,19 @@ def test_a_depthwise_kernels_gradient_is_one_convolution_there():
     small, large = (lowered("cuda", op) for op in ("mb3_k3", "mb3_k7"))
     assert small.count("batch_group_count = 48") == large.count("batch_group_count = 48") == 1
     assert small.count("stablehlo.reduce(") == large.count("stablehlo.reduce(")
+
+
+def test_a_portable_program_holds_no_choice_of_platform():
+    """As converters want it, which know no primitive for that."""
+
+    def traced():
+        return str(jax.make_jaxpr(lambda x: by_platform(x, cpu=jnp.sin, others=jnp.cos))(1.0))
+
+    assert "platform_index" in traced()
+    with portable():
+        text = traced()
+    assert "platform_index" not in text and " cos " in text and " sin " not in text
+    assert "platform_index" in traced()
 
 
 def test_moments_are_of_one_pass_there_and_of_two_on_cpu():

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from typing import NamedTuple
 from unittest import mock
 
 import flax.serialization
@@ -339,14 +340,10 @@ def test_steps_in_a_loop_are_steps_one_by_one():
         fit(step, fresh, both, 3, steps_per_call=0)
 
 
-class Counting:
+class Counting(NamedTuple):
     """Stands for a training state in tests of the loop alone."""
 
-    def __init__(self, step: int):
-        self.step = step
-
-    def copy(self):
-        return self
+    step: int
 
 
 def losses_step(losses):

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxnas.checks import array
 from jaxnas.export.network import Exported, flax_module
+from jaxnas.ops.platform import portable
 from jaxnas.supernets import Supernet
 from jaxnas.training import standardise
 
@@ -58,7 +59,13 @@ def to_onnx(supernet: Supernet, exported: Exported, *, pixels: Pixels | None = N
     function, shape, dtype = _program(supernet, exported, pixels)
     given: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     images = jax.ShapeDtypeStruct((jax.export.symbolic_shape("num_images")[0], *shape), dtype)
-    return bytes(jax2onnx.to_onnx(function, [images], model_name=supernet.space.name, **given).SerializeToString())
+    name = supernet.space.name
+    try:
+        with portable():
+            return bytes(jax2onnx.to_onnx(function, [images], model_name=name, **given).SerializeToString())
+    except NotImplementedError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"jax2onnx cannot convert this network of {name}: {reason}") from error
 
 
 def need_jax2onnx() -> Any:
