@@ -66,13 +66,16 @@ print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {runs.num_cores
 # Any code will do; this one is among the best of `digits_chain` within 50,000 MACs. It is trained alone by a recipe,
 # as `experiments.retrain` does.
 
-# %%
+# %% tags=["exact"]
 from jaxnas import datasets, export, make_supernet, plotting, training
 from jaxnas.spaces import digits_chain
 
 arch = [2, 1, 0, 2, 0]
-data = datasets.load("digits", num_valid=300, num_train=600, image_size=16)
 supernet = make_supernet(digits_chain.resized(image_size=16))
+print(export.in_words(digits_chain, arch))
+
+# %%
+data = datasets.load("digits", num_valid=300, num_train=600, image_size=16)
 per_epoch = len(data.train_images) // 64
 recipe = training.RECIPES["small"]._replace(num_epochs=NUM_EPOCHS, num_warm_up_epochs=0)
 retraining = training.make_retraining(
@@ -86,7 +89,6 @@ retraining = training.make_retraining(
 batch_at = training.batches(jax.random.key(1), data.train_images, data.train_labels, 64)
 state = training.fit(retraining.step, retraining.init(jax.random.key(0)), batch_at, NUM_EPOCHS * per_epoch)
 exported = export.export(supernet, retraining.params(state), arch)
-print(export.in_words(digits_chain, arch))
 
 # %% [markdown]
 # ## The same network as a backbone

@@ -103,7 +103,7 @@ def test_stored_outputs_that_no_thread_changes_are_those_of_this_code(name):
                 exec(compile(cell.source, name, "exec"), namespace)
             assert printed.getvalue() == texts(cell), cell.source
             compared += printed.getvalue() != ""
-    assert compared >= 2
+    assert compared >= 1
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
