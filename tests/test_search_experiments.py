@@ -186,7 +186,7 @@ class TestPcnas:
         shutil.copy(searched / "result.json", tmp_path)
         ours, theirs = outcome(tmp_path), outcome(searched)
         assert ours[:3] == theirs[:3]
-        of_run = {".lock", "config.json", "seeds.csv", "pool.png", "report.html"}
+        of_run = {".lock", "config.json", "seeds.csv", "pool.png", "random.json", "report.html"}
         of_run |= {f"found.{suffix}" for suffix in ("json", "npz", "txt", "png")}
         assert theirs[3] - ours[3] == {Path(name) for name in of_run}
         for path in (searched / "seed0").rglob("midway.npz"):
