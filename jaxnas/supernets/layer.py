@@ -71,7 +71,7 @@ class Layer(NamedTuple):
                 y = operation.apply(self.params_of(params, name), x, tape)
                 if self.is_edge and is_path:
                     y = Tape(None, None, keep=keep).drop(y)
-                return y, self.told(tape, len(x))
+                return y, self.told(tape, x.shape[0])
 
             return run
 
