@@ -70,7 +70,7 @@ def test_a_table_is_made_and_ranked(spaces_file, tmp_path, capsys):
     ranked = ["rank_correlation", "tiny", "--space", f"{spaces_file}:mine", "--num-steps", "4", "--no-progress"]
     ranked += ["--data-dir", tmp_path / "built", "--workdir", tmp_path / "ranked"]
     line = refusal(capsys, *ranked)
-    assert "mine on digits: no table" in line and "mine_digits.npz, which the experiment build_table writes" in line
+    assert "mine on digits: no table" in line and "by: jaxnas build_table --dataset digits" in line
     built = ["build_table", "tiny", "--num-archs", "16", "--num-seeds", "2", "--num-epochs", "1", "--no-progress"]
     start(*built, "--space", f"{spaces_file}:mine", "--workdir", tmp_path / "built")
     start(*ranked)

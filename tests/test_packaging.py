@@ -116,7 +116,7 @@ def unportable(source: str) -> list[str]:
             found.append(ast.unparse(node))
         if (
             called == "open"
-            and ast.unparse(node.func) != "Image.open"
+            and ast.unparse(node.func) not in ("Image.open", "tarfile.open")
             and not any(isinstance(mode, str) and "b" in mode for mode in modes)
         ):
             found.append(ast.unparse(node))

@@ -95,7 +95,7 @@ def test_an_interrupted_run_ends_with_the_same_figures(ranked, table, tmp_path):
 @pytest.mark.usefixtures("no_data_dir")
 def test_what_ends_in_one_line(capsys, table, tmp_path):
     argv = ["rnn_ranking", "tiny", "--no-progress", "--workdir", tmp_path / "work"]
-    assert "rnn32 on pydoc: the table (rnn32_pydoc.npz" in refusal(capsys, *argv)
+    assert "rnn32 on pydoc: the table is not part of the package" in refusal(capsys, *argv)
     assert "unknown text 'digits': expected pydoc" in refusal(capsys, *argv, "--dataset", "digits")
     assert "the cells of rnn32, got space 'darts_rnn'" in refusal(capsys, *argv, "--space", "darts_rnn")
     (tmp_path / "old").mkdir()
