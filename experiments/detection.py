@@ -35,15 +35,13 @@ from jaxnas.transfer import (
     evaluate_detections,
     make_detection_loss,
     make_detector,
-    make_finetuning,
-    read_ahead,
     shuffled_rows,
 )
 from jaxnas.transfer.coco import FIGURES, need_pycocotools
 from jaxnas.transfer.detector import check_sides
 
 from .shared.backbones import UNTRAINED, Figures, by_backbone, find_candidates, summarise
-from .shared.classifying import FOLDER, Classifier, Pretrained, compare
+from .shared.classifying import FOLDER, Classifier, Pretrained, compare, make_tuning, tune
 from .shared.config import DetectionConfig
 from .shared.scenes import Task, chance_of, load_task, truth_of
 from .shared.telling import hashes, level
@@ -133,14 +131,7 @@ def learner(
             boxes = jnp.where(turned, mirrored(boxes, images.shape[2]), boxes)
         return loss_of(params, images, boxes, batch["labels"])
 
-    made = make_finetuning(
-        loss_fn,
-        num_steps=given.num_steps,
-        learning_rate=given.learning_rate,
-        backbone_rate=given.backbone_rate,
-        weight_decay=given.weight_decay,
-        num_warm_up_steps=given.num_warm_up_steps,
-    )
+    made = make_tuning(given, loss_fn)
     detect = make_detect(config, task, detector)
     labels = np.where(train.is_crowd, -1, train.labels)
     check_sides(train.images.shape[1:3], detector.strides)  # this and the next before anything is trained
@@ -155,22 +146,11 @@ def learner(
             parts = {"images": train.images[rows], "boxes": train.boxes[rows], "labels": labels[rows]}
             return {name: jnp.asarray(part) for name, part in parts.items()}
 
-        trained = runs.resumable(
-            made.step,
-            made.init(run_key, detector.init(head_key, ready.params)),
-            read_ahead(batch),
-            given.num_steps,
-            folder / "detecting",
-            fingerprint=classifier.space.fingerprint,
-            origin={**origin, "training": "detecting"},
-            checkpoint_every=given.checkpoint_every,
-            report_every=given.report_every,
-            label=f"{origin['backbone']} detects",
-            num_images=given.batch_size,
-            keep=1,
-            progress=config.problem.progress,
+        state = made.init(run_key, detector.init(head_key, ready.params))
+        params = tune(
+            config, classifier, state, made.step, batch, folder, origin, doing="detecting", num_images=given.batch_size
         )
-        found = detect(trained.state.params)
+        found = detect(params)
         figures, _ = evaluate_detections(truth_of(task.test), found, len(train.class_names))
         if seed == config.problem.seed:
             shown = [{name: np.asarray(part).tolist() for name, part in each._asdict().items() if part is not None}

@@ -16,6 +16,7 @@ row for each backbone and seed, retrieved.png what some queries find. Minutes an
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -37,14 +38,12 @@ from jaxnas.transfer import (
     cosine_distances,
     evaluate_retrieval,
     make_embedder,
-    make_finetuning,
     make_identity_loss,
-    read_ahead,
 )
 from jaxnas.transfer.retrieval import ranked
 
 from .shared.backbones import UNTRAINED, Candidate, Figures, by_backbone, find_candidates, summarise
-from .shared.classifying import FOLDER, Classifier, Pretrained, compare
+from .shared.classifying import FOLDER, Classifier, Pretrained, compare, make_tuning, tune
 from .shared.config import TransferConfig
 from .shared.problem import load_images
 from .shared.telling import hashes, level
@@ -164,16 +163,10 @@ def learner(
             images = jnp.where(turned, images[:, :, ::-1], images)
         return loss_of(params, images, batch["labels"])
 
-    made = make_finetuning(
-        loss_fn,
-        num_steps=given.num_steps,
-        learning_rate=given.learning_rate,
-        backbone_rate=given.backbone_rate,
-        weight_decay=given.weight_decay,
-        num_warm_up_steps=given.num_warm_up_steps,
-    )
+    made = make_tuning(given, loss_fn)
     embed = make_embed(config, task, embedder)
     numbers = config.num_identities, config.num_each
+    num_images = math.prod(numbers)
     balanced_rows(jax.random.key(0), train.identities, *numbers)  # before anything is trained
 
     def learn(ready: Pretrained, seed: int, folder: Path, origin: sealed.Origin) -> Figures:
@@ -184,22 +177,19 @@ def learner(
             rows = rows_at(step)
             return {"images": jnp.asarray(train.images[rows]), "labels": jnp.asarray(train.identities[rows])}
 
-        trained = runs.resumable(
+        state = made.init(run_key, embedder.init(head_key, ready.params))
+        params = tune(
+            config,
+            classifier,
+            state,
             made.step,
-            made.init(run_key, embedder.init(head_key, ready.params)),
-            read_ahead(batch),
-            given.num_steps,
-            folder / "embedding",
-            fingerprint=classifier.space.fingerprint,
-            origin={**origin, "training": "embedding"},
-            checkpoint_every=given.checkpoint_every,
-            report_every=given.report_every,
-            label=f"{origin['backbone']} embeds",
-            num_images=config.num_identities * config.num_each,
-            keep=1,
-            progress=config.problem.progress,
+            batch,
+            folder,
+            origin,
+            doing="embedding",
+            num_images=num_images,
         )
-        _, distances = embed(trained.state.params)
+        _, distances = embed(params)
         found = judge(task, distances)
         fresh, _ = embed(embedder.init(head_key, jax.jit(classifier.backbone.init)(head_key)))
         if seed == config.problem.seed:

@@ -20,11 +20,21 @@ from jaxnas.runs import sealed
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import Params, Supernet, make_supernet
-from jaxnas.training import RECIPES, Recipe, Retraining, batches, make_preprocess, make_retraining, standardise
-from jaxnas.transfer import Backbone, make_backbone
+from jaxnas.training import (
+    RECIPES,
+    Recipe,
+    Retraining,
+    TrainState,
+    TrainStep,
+    batches,
+    make_preprocess,
+    make_retraining,
+    standardise,
+)
+from jaxnas.transfer import Backbone, Finetuning, TaskLoss, make_backbone, make_finetuning, read_ahead
 
 from .backbones import UNTRAINED, Candidate, Figures
-from .config import TransferConfig
+from .config import FinetuningConfig, TransferConfig
 from .problem import resize
 
 FOLDER = "backbones"  # of a workdir, with a folder for each
@@ -180,3 +190,47 @@ def compare(
             rows.append({**about, **{name: math.nan if value is None else value for name, value in outcome.items()}})
     runs.write_rows(workdir / "backbones.csv", rows)
     return rows
+
+
+def make_tuning(given: FinetuningConfig, loss_fn: TaskLoss) -> Finetuning:
+    """How what stands on a backbone is trained with it."""
+    return make_finetuning(
+        loss_fn,
+        num_steps=given.num_steps,
+        learning_rate=given.learning_rate,
+        backbone_rate=given.backbone_rate,
+        weight_decay=given.weight_decay,
+        num_warm_up_steps=given.num_warm_up_steps,
+    )
+
+
+def tune(
+    config: TransferConfig,
+    classifier: Classifier,
+    state: TrainState,
+    step: TrainStep,
+    batch_at: Callable[[int], Any],
+    folder: Path,
+    origin: sealed.Origin,
+    *,
+    doing: str,
+    num_images: int,
+) -> Any:
+    """The parameters that a training with `make_tuning` ends with, resumed where it was killed; `doing` names it."""
+    given = config.finetuning
+    trained = runs.resumable(
+        step,
+        state,
+        read_ahead(batch_at),
+        given.num_steps,
+        folder / doing,
+        fingerprint=classifier.space.fingerprint,
+        origin={**origin, "training": doing},
+        checkpoint_every=given.checkpoint_every,
+        report_every=given.report_every,
+        label=f"{origin['backbone']}: {doing}",
+        num_images=num_images,
+        keep=1,
+        progress=config.problem.progress,
+    )
+    return trained.state.params

@@ -15,6 +15,7 @@ from jaxnas.files import replace_file
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
 GREY, DARK_GREY, PALE_GREY = "#999999", "#666666", "#e5e5e5"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, DARK_GREY)  # of things told apart, in this order
 REFERENCE_LINES = ((VERMILION, "--"), (GREEN, "-."), (PURPLE, ":"), (ORANGE, (0, (8, 3))))  # colour, dashes
 WIDTH = 6.4  # inches
 

@@ -9,10 +9,8 @@ from numpy.typing import ArrayLike
 
 from jaxnas.plotting.figure import (
     BLUE,
-    GREEN,
+    COLOURS,
     GREY,
-    ORANGE,
-    PURPLE,
     VERMILION,
     WIDTH,
     axes_of,
@@ -21,7 +19,6 @@ from jaxnas.plotting.figure import (
     wrapped,
 )
 
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 DASHES = ("-", "--", "-.", ":", (0, (8, 3)))
 
 
@@ -82,11 +79,11 @@ def compared_fronts(
     left.step(x, y, where="post", color=GREY, linewidth=4, alpha=0.6, label=reference)
     names = [name for name, _ in others]
     for name, (scores, costs) in others:
-        colour, dashes = COLOURS[names.index(name) % 5], DASHES[names.index(name) % 5]
+        colour, dashes = COLOURS[names.index(name) % len(COLOURS)], DASHES[names.index(name) % len(DASHES)]
         left.step(*steps(costs, scores), where="post", color=colour, linestyle=dashes, linewidth=1.3, label=name)
     axes_of(right, "architectures evaluated", volume_label)
     for name, (number, mean, low, high) in volumes.items():
-        colour, dashes = COLOURS[names.index(name) % 5], DASHES[names.index(name) % 5]
+        colour, dashes = COLOURS[names.index(name) % len(COLOURS)], DASHES[names.index(name) % len(DASHES)]
         right.fill_between(np.asarray(number), np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0)
         right.plot(np.asarray(number), np.asarray(mean), color=colour, linestyle=dashes, linewidth=1.5, label=name)
     right.set_ylim(top=1.0)

@@ -10,11 +10,9 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from jaxnas.plotting.figure import (
-    BLUE,
+    COLOURS,
     DARK_GREY,
     GREEN,
-    ORANGE,
-    PURPLE,
     VERMILION,
     WIDTH,
     axes_of,
@@ -23,8 +21,6 @@ from jaxnas.plotting.figure import (
     set_title,
     wrapped,
 )
-
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, DARK_GREY)
 
 
 class Boxes(NamedTuple):
