@@ -40,7 +40,7 @@ from jaxnas.transfer import (
 from jaxnas.transfer.coco import FIGURES, need_pycocotools
 from jaxnas.transfer.detector import check_sides
 
-from .shared.backbones import UNTRAINED, Figures, by_backbone, find_candidates, summarise
+from .shared.backbones import UNTRAINED, Figures, by_backbone, draw_transfer, find_candidates, summarise
 from .shared.classifying import FOLDER, Classifier, Pretrained, compare, make_tuning, tune
 from .shared.config import DetectionConfig
 from .shared.scenes import Task, chance_of, load_task, truth_of
@@ -221,21 +221,11 @@ def draw(
     title = f"what {name} detects: {task.name}\n{verdict}"
     figure = plotting.detections(images, truth[: len(found)], found, title=title)
     plotting.save_figure(figure, workdir / "detections.png")
-    kept = [row for row in rows if row["group"] != UNTRAINED]
-    values, accuracies = by_backbone(kept, "ap"), by_backbone(kept, "accuracy")
-    groups = {row["backbone"]: row["group"] for row in kept}
     of_untrained = [row["ap"] for row in rows if row["group"] == UNTRAINED]
     references = [("exact boxes, classes by chance", chance)]
     references += [("untrained backbone", float(np.mean(of_untrained)))] if of_untrained else []
-    figure = plotting.transfer_scatter(
-        [accuracies[name] for name in values],
-        [values[name] for name in values],
-        [groups[name] for name in values],
-        title=f"backbones of a detector, {task.name}",
-        y_label="AP of detection",
-        references=references,
-    )
-    plotting.save_figure(figure, workdir / "transfer.png")
+    title = f"backbones of a detector, {task.name}"
+    draw_transfer(rows, "ap", workdir, title=title, y_label="AP of detection", references=references)
 
 
 if __name__ == "__main__":

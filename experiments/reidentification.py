@@ -42,7 +42,7 @@ from jaxnas.transfer import (
 )
 from jaxnas.transfer.retrieval import ranked
 
-from .shared.backbones import UNTRAINED, Candidate, Figures, by_backbone, find_candidates, summarise
+from .shared.backbones import Candidate, Figures, by_backbone, draw_transfer, find_candidates, summarise
 from .shared.classifying import FOLDER, Classifier, Pretrained, compare, make_tuning, tune
 from .shared.config import TransferConfig
 from .shared.problem import load_images
@@ -276,18 +276,14 @@ def draw(
     title = f"what queries find on {name}: {reid.name}\n{verdict}"
     images = [reid.query.images[query] for query in queries]
     plotting.save_figure(plotting.retrieved(images, results, right, title=title), workdir / "retrieved.png")
-    kept = [row for row in rows if row["group"] != UNTRAINED]
-    values, accuracies = by_backbone(kept, "map"), by_backbone(kept, "accuracy")
-    groups = {row["backbone"]: row["group"] for row in kept}
-    figure = plotting.transfer_scatter(
-        [accuracies[name] for name in values],
-        [values[name] for name in values],
-        [groups[name] for name in values],
+    draw_transfer(
+        rows,
+        "map",
+        workdir,
         title=f"backbones of re-identification, {reid.name}",
         y_label="mAP of retrieval",
         references=[("pixels", references["pixels_map"]), ("random weights", references["random_weights_map"])],
     )
-    plotting.save_figure(figure, workdir / "transfer.png")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from jaxnas import export, ranking
+from jaxnas import export, plotting, ranking
 from jaxnas.costs import arch_costs, limits
 from jaxnas.search.regions import Region
 from jaxnas.space import SearchSpace
@@ -146,3 +146,27 @@ def over(ours: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> ranking.Es
     value = float(sides[0].mean() - sides[1].mean())
     ends = scipy.stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
     return ranking.Estimate(value, float(ends.low), float(ends.high))
+
+
+def draw_transfer(
+    rows: list[Figures],
+    figure: str,
+    workdir: Path,
+    *,
+    title: str,
+    y_label: str,
+    references: Sequence[tuple[str, float]],
+) -> None:
+    """WORKDIR/transfer.png: a point for each backbone and seed, accuracy of classification beside the figure."""
+    kept = [row for row in rows if row["group"] != UNTRAINED]
+    values, accuracies = by_backbone(kept, figure), by_backbone(kept, "accuracy")
+    groups = {row["backbone"]: row["group"] for row in kept}
+    picture = plotting.transfer_scatter(
+        [accuracies[name] for name in values],
+        [values[name] for name in values],
+        [groups[name] for name in values],
+        title=title,
+        y_label=y_label,
+        references=references,
+    )
+    plotting.save_figure(picture, workdir / "transfer.png")
