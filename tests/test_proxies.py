@@ -238,3 +238,5 @@ def test_rankers_stand_in_one_table():
     assert rows[1]["tau"] == 1 and rows[1]["spearman"] == pytest.approx(1)
     assert [(row["labels"], row["steps"], row["passes"]) for row in rows] == [(0, 0, 0), (0, 100, 5.0), (3, 100, 0)]
     assert rows[2]["tau"] > 0.9
+    assert rows[0]["over_first"] is None and rows[1]["over_first"] == pytest.approx(1 - rows[0]["tau"])
+    assert rows[1]["over_first_low"] < rows[1]["over_first"] < rows[1]["over_first_high"]

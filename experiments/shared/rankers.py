@@ -86,9 +86,13 @@ def print_table(rankers: Sequence[Ranker], archs: np.ndarray, truth: np.ndarray,
     rows = compare(rankers, archs, truth)
     runs.write_rows(path, rows)
     widest = max(len(row["ranker"]) for row in rows)
-    print(f"{'ranker':{widest}}  tau [95 % over architectures]  spearman  labels  steps  passes")
+    over = f"above {rows[0]['ranker']}"
+    print(f"{'ranker':{widest}}  tau [95 % over architectures]  {over:23}  spearman  labels  steps  passes")
     for row in rows:
         tau = "{tau:6.3f} [{tau_low:6.3f}, {tau_high:6.3f}]".format(**row)
+        above = ""
+        if row is not rows[0]:
+            above = "{over_first:6.3f} [{over_first_low:6.3f}, {over_first_high:6.3f}]".format(**row)
         costs = "{labels:6}  {steps:5}  {passes:6g}".format(**row)
-        print(f"{row['ranker']:{widest}}  {tau:29}  {row['spearman']:8.3f}  {costs}")
+        print(f"{row['ranker']:{widest}}  {tau:29}  {above:23}  {row['spearman']:8.3f}  {costs}")
     return {f"tau_{row['ranker']}{end}": row[f"tau{end}"] for row in rows for end in ("", "_low", "_high")}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxnas.checks import array
-from jaxnas.ranking.intervals import estimate
+from jaxnas.ranking.intervals import estimate, estimate_difference
 from jaxnas.ranking.metrics import kendall_tau, mean_truth, spearman
 from jaxnas.ranking.predictor import predict
 
@@ -58,20 +58,26 @@ def predicted(name: str, rankers: Sequence[Ranker], known: ArrayLike, accuracies
 
 
 def compare(rankers: Sequence[Ranker], archs: ArrayLike, truth: ArrayLike) -> list[dict[str, Any]]:
-    """A row for each ranker, in order: its name, Kendall's tau with the truth and its interval over architectures,
-    Spearman's rho, labels, steps and passes.
+    """A row for each ranker, in order: its name, Kendall's tau with the truth and its interval over architectures, how
+    much that is above the first ranker's (None of the first), Spearman's rho, labels, steps and passes.
 
     Args:
       archs: int [num_archs, num_choices].
       truth: stand-alone accuracies, [num_archs] or [num_archs, num_seeds].
     """
-    mean, rows = mean_truth(truth), []
-    for ranker in rankers:
-        scores = np.asarray(ranker.score(archs), np.float64)
+    mean = mean_truth(truth)
+    rows: list[dict[str, Any]] = []
+    all_scores = [np.asarray(ranker.score(archs), np.float64) for ranker in rankers]
+    for ranker, scores in zip(rankers, all_scores, strict=True):
+        over_first: dict[str, Any] = dict.fromkeys(("over_first", "over_first_low", "over_first_high"))
+        if rows:
+            difference = estimate_difference(kendall_tau, scores[None], all_scores[0][None], mean)
+            over_first = difference.named("over_first")
         rows.append(
             {
                 "ranker": ranker.name,
                 **estimate(kendall_tau, scores, mean).named("tau"),
+                **over_first,
                 "spearman": spearman(scores, mean),
                 "labels": ranker.labels,
                 "steps": ranker.steps,
