@@ -15,7 +15,7 @@ from jaxnas.files import one_line
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 NAME = re.compile(r"(-?\d+)_c(\d+).*\.(jpg|jpeg|png)$", re.IGNORECASE)
-JUNK, NOBODY = -1, 0  # identities of Market-1501's gallery: to be left out; no person, a wrong answer to every query
+JUNK = -1  # identity in Market-1501's gallery that is left out; its 0, no person, is a wrong answer to every query
 NUM_CAMERAS = 4  # of the proxy
 QUERY_SHARE = 4  # one in so many of its test images of an identity is a query
 
