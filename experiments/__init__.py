@@ -1,4 +1,5 @@
-"""Experiments: one file each, run as `python -m experiments.NAME [PRESET] [--field value ...] --workdir DIR`."""
+"""Experiments: one file each, run as `jaxnas NAME [PRESET] [--field value ...] --workdir DIR`, in a clone also as
+`python -m experiments.NAME ...`."""
 
 import sys
 

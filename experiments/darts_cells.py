@@ -14,9 +14,10 @@ Intervals are over seeds and cells. The ceiling is low: two trainings of one cel
 cells lie between 96.0 and 97.4 %. Each policy decides by its own rule: of each node the two edges with the largest
 weight of an operation other than "none", in PC-DARTS times that of the edge; codes of ENAS are compared by accuracy.
 
-    python -m experiments.darts_cells cpu --data-dir DIR --workdir runs/cells
+    jaxnas darts_cells cpu --data-dir DIR --workdir runs/cells
 
-Minutes and figures are in experiments/README.md. A killed run goes on policy by policy, and within a training.
+Minutes and figures are on the page Experiments of the documentation. A killed run goes on policy by policy, and within
+a training.
 """
 
 import dataclasses

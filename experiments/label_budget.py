@@ -27,10 +27,10 @@ its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never ge
 known at least; `labels_saved_everything_N` is the same of `everything`. Nothing here is chosen by these figures. What
 jaxnas's predictor has of constants was chosen on digits_chain; `half` keeps claims apart from what is tried on.
 
-    python -m experiments.label_budget quick --workdir runs/labels
-    python -m experiments.label_budget cpu --dataset cifar10 --data-dir DIR --workdir runs/labels-nb201
+    jaxnas label_budget quick --workdir runs/labels
+    jaxnas label_budget cpu --dataset cifar10 --data-dir DIR --workdir runs/labels-nb201
 
-Minutes and figures are in experiments/README.md.
+Minutes and figures are on the page Experiments of the documentation.
 """
 
 import dataclasses

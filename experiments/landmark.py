@@ -16,11 +16,11 @@ tau. Three sets of images: for training; for the regulariser; for the scores. `d
 with landmarks less that without; its 95 % interval is over seeds and architectures, for these landmarks.
 
     D="--dataset cifar10 --data-dir DIR"
-    python -m experiments.landmark quick --workdir runs/landmark
-    python -m experiments.landmark cpu --space nasbench201 $D --workdir runs/landmark-nb201
-    python -m experiments.landmark cpu --space nasbench_macro $D --workdir runs/landmark-macro
+    jaxnas landmark quick --workdir runs/landmark
+    jaxnas landmark cpu --space nasbench201 $D --workdir runs/landmark-nb201
+    jaxnas landmark cpu --space nasbench_macro $D --workdir runs/landmark-macro
 
-Minutes and figures are in experiments/README.md.
+Minutes and figures are on the page Experiments of the documentation.
 """
 
 import dataclasses

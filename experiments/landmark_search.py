@@ -19,10 +19,10 @@ over seeds and architectures. `delta_accuracy_NAME`, over seeds, is that of the 
 algorithm ends with. Landmarks are drawn at random and ordered by the table's validation accuracy, which the other side
 doesn't know: `best_landmark_accuracy` is what the best of them is worth without any search.
 
-    python -m experiments.landmark_search quick --workdir runs/landmark-search
-    python -m experiments.landmark_search cpu --space nasbench201 --dataset cifar10 --data-dir DIR --workdir runs/nb201
+    jaxnas landmark_search quick --workdir runs/landmark-search
+    jaxnas landmark_search cpu --space nasbench201 --dataset cifar10 --data-dir DIR --workdir runs/nb201
 
-Minutes and figures are in experiments/README.md. A killed run goes on algorithm by algorithm, and within a training.
+Figures are on the page Experiments of the documentation. A killed run goes on algorithm by algorithm, and within each.
 """
 
 import dataclasses

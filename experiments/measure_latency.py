@@ -1,6 +1,6 @@
 """How well a table of single operations predicts the latency of whole networks on the device at hand.
 
-    python -m experiments.measure_latency --workdir runs/latency
+    jaxnas measure_latency --workdir runs/latency
 
 Every operation is timed at its shape, and among them whole random networks, each compiled for itself: inference, in
 interleaved rounds (`jaxnas.costs.measuring`). WORKDIR/latency.npz is the table, with device, batch, type and versions;

@@ -5,14 +5,14 @@ ends after `budget` architectures. Any search will do: those that look at the sc
 breaks the limit is never asked for; what is to be kept low is named by `costs`, of which latencies come from
 `latency_table`, a file of operations or of whole networks.
 
-    python -m experiments.pareto quick --workdir runs/pareto
-    python -m experiments.pareto quick --search nsga3 --costs macs params --limit macs:99e3,params:9e3 --workdir runs/2
-    python -m experiments.pareto cpu --data-dir DIR --workdir runs/pareto-nb201
+    jaxnas pareto quick --workdir runs/pareto
+    jaxnas pareto quick --search nsga3 --costs macs params --limit macs:99e3,params:9e3 --workdir runs/2
+    jaxnas pareto cpu --data-dir DIR --workdir runs/pareto-nb201
 
 front.csv and front.json have the codes, scores and costs of the front, with stand-alone accuracies where a table has
 them; front/CODE.npz is the network of each with its weights, for `jaxnas.export.load`. All but those accuracies is the
-same without a table. A killed run goes on in the middle of the training or of the search. Minutes are in
-experiments/README.md.
+same without a table. A killed run goes on in the middle of the training or of the search. Minutes are
+on the page Experiments of the documentation.
 """
 
 import dataclasses

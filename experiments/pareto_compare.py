@@ -12,10 +12,10 @@ paired, with Student's interval over seeds.
 polynomial mutation, rounded), with a limit as its constraint; look-ups that repeat an architecture or break the limit
 count for it as for all others.
 
-    python -m experiments.pareto_compare quick --workdir runs/fronts
-    python -m experiments.pareto_compare cpu --data-dir DIR --workdir runs/fronts-nb201        # 3 minutes
+    jaxnas pareto_compare quick --workdir runs/fronts
+    jaxnas pareto_compare cpu --data-dir DIR --workdir runs/fronts-nb201        # 3 minutes
 
-Settings were chosen on NAS-Bench-Macro, other seeds; figures are in experiments/README.md.
+Settings were chosen on NAS-Bench-Macro, other seeds; figures are on the page Experiments of the documentation.
 """
 
 import dataclasses

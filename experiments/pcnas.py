@@ -10,12 +10,12 @@ finds. The outcome is the most accurate of the last pool once trained alone: the
 table's validation accuracy chooses, or that of one training seed, and the others judge. Costs and the limit are of the
 network at its published size.
 
-    python -m experiments.pcnas quick --workdir runs/pcnas
-    python -m experiments.pcnas cpu --limit macs:50e6 --data-dir DIR --workdir runs/pcnas-macro
-    python -m experiments.pcnas imagenet-rehearsal --data-dir DIR --workdir runs/rehearsal
-    python -m experiments.retrain quick --arch runs/rehearsal/found.json --workdir runs/retrained
+    jaxnas pcnas quick --workdir runs/pcnas
+    jaxnas pcnas cpu --limit macs:50e6 --data-dir DIR --workdir runs/pcnas-macro
+    jaxnas pcnas imagenet-rehearsal --data-dir DIR --workdir runs/rehearsal
+    jaxnas retrain quick --arch runs/rehearsal/found.json --workdir runs/retrained
 
-Minutes and figures are in experiments/README.md.
+Minutes and figures are on the page Experiments of the documentation.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ from .shared.telling import Known, hashes, judged, level, write_found
 class Config(SearchConfig):
     """A search, and how its outcome is trained and judged."""
 
-    # Look stand-alone accuracies up, or train the last pool's networks, or take the best by shared weights
+    # table: look stand-alone accuracies up; train the last pool's networks; none: take the best by shared weights
     retrain: Literal["table", "train", "none"] = "table"
-    retrain_epochs: Count = 30
-    retrain_learning_rate: Positive = 0.1
+    retrain_epochs: Count = 30  # this and the next one: of retrain train
+    retrain_learning_rate: Positive = 0.1  # decays to 0
 
 
 PRESETS = {

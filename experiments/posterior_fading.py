@@ -1,7 +1,7 @@
 """Posterior fading (PC-NAS, arXiv 1910.02543): the more architectures share weights, the farther are the shared weights
 from those that each of them would have alone.
 
-    python -m experiments.posterior_fading --workdir runs/fading
+    jaxnas posterior_fading --workdir runs/fading
 
 The probes are a few architectures: two operations at the first `num_open` choices, one at the others, drawn by `seed`.
 Super-nets are trained over `num_sizes` parts of the space that all contain them, from the probes alone (0.0) to the

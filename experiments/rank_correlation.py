@@ -11,10 +11,11 @@ printed and kept in rankers.csv: costs, zero-cost proxies on the first super-net
 last ones), and the mean of their ranks.
 
     D="--dataset cifar10 --data-dir DIR"
-    python -m experiments.rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
-    python -m experiments.rank_correlation cpu --space nasbench201 $D --workdir runs/nb201
+    jaxnas rank_correlation cpu --space nasbench_macro $D --workdir runs/macro
+    jaxnas rank_correlation cpu --space nasbench201 $D --workdir runs/nb201
 
-DIR holds the published tables, and the image sets in DIR/tfds. Minutes and figures are in experiments/README.md.
+DIR holds the published tables, and the image sets in DIR/tfds. Minutes and figures are on the page Experiments of the
+documentation.
 """
 
 import dataclasses
@@ -57,7 +58,7 @@ class Config(RankedConfig):
     num_seeds: Seeds = 1  # super-nets trained, from seeds seed, seed + 1, ...
     # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
     num_snapshots: Annotated[int, Whole(1, 1000)] | None = 1
-    top_k: Count = 10
+    top_k: Count = 10  # of precision and regret
     rankers: tuple[Annotated[str, OneOf(RANKERS)], ...] = COSTS  # beside the super-net in rankers.csv
 
 

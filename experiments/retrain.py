@@ -5,15 +5,16 @@ drawn from the seed. One recipe by name (`jaxnas.training.RECIPES`) says how it 
 warm-up, cosine decay, label smoothing, and an average of the weights that the network ends with. Then batch
 normalisation takes its statistics from `num_calibration_images` training images under these weights.
 
-    python -m experiments.retrain quick --workdir runs/retrained
-    python -m experiments.retrain cpu --arch found.json --data-dir DIR --workdir runs/retrained-macro
-    python -m experiments.retrain paper --arch found.json --dataset folder:IMAGENET --workdir runs/retrained-imagenet
+    jaxnas retrain quick --workdir runs/retrained
+    jaxnas retrain cpu --arch found.json --data-dir DIR --workdir runs/retrained-macro
+    jaxnas retrain paper --arch found.json --dataset folder:IMAGENET --workdir runs/retrained-imagenet
 
 WORKDIR/retrained.npz and .safetensors hold the weights, retrained.json the architecture, retrained.stablehlo (and with
 --onnx retrained.onnx) the whole network, which takes pixels; `export_difference` is how far the logits of what was
 written are from the network's own, on a few test images. Accuracies have Wilson's interval over images, which says
 nothing of other seeds. The latency is that of the device at hand, measured once. A killed run goes on from its last
-checkpoint and ends with the same weights, bit for bit. Minutes and figures are in experiments/README.md.
+checkpoint and ends with the same weights, bit for bit. Minutes and figures are on the page Experiments of the
+documentation.
 """
 
 import dataclasses
@@ -54,7 +55,7 @@ class Config(ProblemConfig):
 
     # JSON of jaxnas.export, which names the space (`space` is then asked only for one of your own); None: drawn by seed
     arch: Annotated[str, Text("a file")] | None = None
-    recipe: Annotated[str, OneOf(RECIPES)] = "small"
+    recipe: Annotated[str, OneOf(RECIPES)] = "small"  # how it is trained
     num_epochs: Count | None = None  # this and the next four: None, as the recipe has it
     batch_size: Count | None = None
     learning_rate: Positive | None = None

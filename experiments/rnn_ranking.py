@@ -10,10 +10,10 @@ Truth is a table of `build_table text`, ranked by the mean test loss over its se
 where --data-dir or JAXNAS_DATA has its file, stands beside it. Six pairs of cells are the same network, and differ by
 noise alone: how far apart twins come is the noise of a ranking.
 
-    python -m experiments.build_table text --workdir runs/rnn-table
-    python -m experiments.rnn_ranking cpu --data-dir runs/rnn-table --workdir runs/rnn-ranking
+    jaxnas build_table text --workdir runs/rnn-table
+    jaxnas rnn_ranking cpu --data-dir runs/rnn-table --workdir runs/rnn-ranking
 
-Figures are in experiments/README.md.
+Figures are on the page Experiments of the documentation.
 """
 
 import dataclasses

@@ -10,10 +10,10 @@ Each search hands its `num_retrained` best by score to the table, of which the m
 validation accuracy chooses, or that of one training seed, and the others judge. The same is asked of networks drawn at
 random and of the feasible networks with most MACs, which cost no super-net at all.
 
-    python -m experiments.search_compare quick --workdir runs/compare
-    python -m experiments.search_compare cpu --data-dir DIR --workdir runs/compare-macro
+    jaxnas search_compare quick --workdir runs/compare
+    jaxnas search_compare cpu --data-dir DIR --workdir runs/compare-macro
 
-Minutes and figures are in experiments/README.md.
+Minutes and figures are on the page Experiments of the documentation.
 """
 
 import dataclasses

@@ -15,12 +15,13 @@ layers, "none" left out, whose operation has no parameters; parameter_free.png h
 "none" among them, in mixtures over the training, where collapse to skip-connections shows. Networks on text are judged
 by one over their perplexity in place of accuracy.
 
-    python -m experiments.search_phase quick --workdir runs/policies
-    python -m experiments.search_phase cpu --data-dir DIR --workdir runs/policies-nb201
-    python -m experiments.search_phase table --data-dir DIR --workdir runs/policies-fed      # no super-net: minutes
-    python -m experiments.search_phase cpu --space rnn32 --dataset shakespeare --data-dir DIR --workdir runs/rnn
+    jaxnas search_phase quick --workdir runs/policies
+    jaxnas search_phase cpu --data-dir DIR --workdir runs/policies-nb201
+    jaxnas search_phase table --data-dir DIR --workdir runs/policies-fed      # no super-net: minutes
+    jaxnas search_phase cpu --space rnn32 --dataset shakespeare --data-dir DIR --workdir runs/rnn
 
-Figures are in experiments/README.md. A killed run goes on policy by policy, and within a super-net's training.
+Figures are on the page Experiments of the documentation. A killed run goes on policy by policy, and within a
+super-net's training.
 """
 
 import dataclasses

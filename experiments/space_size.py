@@ -19,8 +19,8 @@ super-nets and cells; that of `tau_falls`, tau_4 less tau_7 (the smallest size l
 paired by seed, for these cells. Both kinds of network run as one program a size that takes the code as data
 (`jaxnas.supernets.masked`), a network alone with weights of its own.
 
-    python -m experiments.space_size quick --workdir runs/sizes-digits
-    python -m experiments.space_size cpu --data-dir DIR --workdir runs/sizes
+    jaxnas space_size quick --workdir runs/sizes-digits
+    jaxnas space_size cpu --data-dir DIR --workdir runs/sizes
 """
 
 import dataclasses

@@ -6,14 +6,14 @@ trained from the same seeds and scored on the same architectures. factors.csv ha
 forest.png what each does to Kendall's tau, with the base at zero. Every (value, seed) is a folder; what is finished is
 not run again.
 
-    python -m experiments.supernet_factors quick --workdir runs/factors
-    python -m experiments.supernet_factors cpu --dataset cifar10 --data-dir DIR --workdir runs/factors-nb201
-    python -m experiments.supernet_factors quick --factors learning_rate=0.05,0.2 sampler=uniform --workdir runs/two
+    jaxnas supernet_factors quick --workdir runs/factors
+    jaxnas supernet_factors cpu --dataset cifar10 --data-dir DIR --workdir runs/factors-nb201
+    jaxnas supernet_factors quick --factors learning_rate=0.05,0.2 sampler=uniform --workdir runs/two
 
 Intervals are at 95 %: of tau, sparse tau and of differences to the base, paired by seed, over architectures and seeds
 (`jaxnas.ranking.intervals`); of the other figures Student's over seeds. With two seeds they are long: 12.7 standard
 errors to both sides where seeds are all that varies. A super-net that diverges is counted in its row and left out of
-its figures. Minutes and figures are in experiments/README.md.
+its figures. Minutes and figures are on the page Experiments of the documentation.
 """
 
 import contextlib

@@ -160,7 +160,7 @@ figure
 # ## What to read next
 #
 # - One super-net is one draw: other seeds give another τ, and the interval above doesn't know that. From a clone,
-#   `python -m experiments.rank_correlation --num-seeds 5 --workdir runs/seeds` trains five, and its interval is over
+#   `jaxnas rank_correlation --num-seeds 5 --workdir runs/seeds` trains five, and its interval is over
 #   architectures and super-nets.
 # - The same command ranks NAS-Bench-201 and NAS-Bench-Macro on CIFAR-10 against their published tables: figures in
 #   [experiments/README.md](https://github.com/jaxnas/jaxnas/blob/main/experiments/README.md).

@@ -203,7 +203,7 @@ for row in others[np.argsort(-prediction.ranks[others])[:3]]:
 # ## How far to trust this
 #
 # - It is **one** super-net of each kind. Another seed moves τ by more than most gains, so a gain means something only
-#   over several paired seeds, with an interval: `python -m experiments.landmark --workdir runs/landmark`.
+#   over several paired seeds, with an interval: `jaxnas landmark --workdir runs/landmark`.
 # - Landmarks are extra information: thirty trainings. The fair question is whether the regulariser is the best use of
 #   them. The experiment also fits the predictor, for each super-net, and orders the same landmarks by FLOPs, which
 #   needs no training. Its figures are in

@@ -183,9 +183,9 @@ print(f"the best has {judge.feasible[0]:.4f}, the median {np.median(judge.feasib
 # %% [markdown]
 # ## What to read next
 #
-# - One search is one draw. From a clone, `python -m experiments.search_compare --workdir runs/compare` sets PC-NAS
+# - One search is one draw. `jaxnas search_compare --workdir runs/compare` sets PC-NAS
 #   against SPOS, regularised evolution and random search on a uniform super-net, at equal cost and over several seeds;
-#   `python -m experiments.pcnas` does one search with all its figures. What they gave is in
+#   `jaxnas pcnas` does one search with all its figures. What they gave is in
 #   [experiments/README.md](https://github.com/jaxnas/jaxnas/blob/main/experiments/README.md).
 # - Limits on parameters, on measured latency or on a cost of your own:
 #   [costs/limits.py](https://github.com/jaxnas/jaxnas/blob/main/jaxnas/costs/limits.py) and

@@ -225,7 +225,7 @@ figure
 # ## What to read next
 #
 # - **One seed says next to nothing.** The random policy may be lucky, and a search may be. From a clone,
-#   `python -m experiments.search_phase --workdir runs/policies` repeats this with several seeds, tests the difference
+#   `jaxnas search_phase --workdir runs/policies` repeats this with several seeds, tests the difference
 #   to the random policy, and feeds the same policies with the table instead of the shared weights. Its figures on
 #   NAS-Bench-201 are in [experiments/README.md](https://github.com/jaxnas/jaxnas/blob/main/experiments/README.md).
 # - More policies: `reinforce`, second-order `darts`, `gdas`, `pc_darts`, `fbnet`, `bayesnas`, `nao`; a hard limit on

@@ -126,6 +126,25 @@ def test_modules_run_as_commands(name, capsys, monkeypatch):
     assert f"usage: python -m experiments.{name} [PRESET]" in out and "  paper: " in out
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_field_is_told_by_the_comment_of_another(name, capsys):
+    """tyro takes a comment above a field for those of the next lines as well that have none of their own."""
+    with pytest.raises(SystemExit):
+        command.parse(f"jaxnas {name}", None, EXPERIMENTS[name].PRESETS, ["--help"])
+    comments: list[tuple[str, list[str]]] = []
+    for line in capsys.readouterr().out.replace("│", " ").splitlines():
+        if flag := re.match(r"  (--[a-z0-9-]+)", line):
+            comments.append((flag[1], []))
+        elif comments and line.startswith("        "):
+            comments[-1][1].append(line.strip())
+    told: dict[str, str] = {}
+    assert len(comments) > 10
+    for flag, lines in comments:
+        comment = re.sub(r"\((default|required).*", "", " ".join(lines)).strip()
+        assert comment not in told or len(comment.split()) < 2, f"{flag} is told as {told[comment]} is"  # but "steps"
+        told[comment] = flag
+
+
 class TestQuickstart:
     def test_result_has_every_figure(self, quick):
         result = result_of(quick)

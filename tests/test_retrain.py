@@ -139,7 +139,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     assert "gone.json" in line and "No such file" in line
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     line = refusal(capsys, "retrain", "tiny", "--onnx", "--workdir", tmp_path / "run")
-    assert line.endswith("pip install 'jaxnas[onnx]'")
+    assert "pip install 'jaxnas[onnx]', in an environment of its own" in line
 
 
 @pytest.mark.slow("two trainings on a folder of pictures")

@@ -61,6 +61,17 @@ def refusal(capsys, *argv: str, run=run, code: int = 2) -> str:
     return line
 
 
+def test_an_installed_experiment_is_called_as_its_user_calls_it(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("preset: tiny\nmode: mean\n")
+    argv = ["--config", str(tmp_path / "run.yaml"), "--workdir", str(tmp_path / "run")]
+    main("jaxnas.experiments.dummy", __doc__, run, PRESETS, argv)
+    result = result_of(tmp_path / "run")
+    assert (result["name"], result["command"]) == ("dummy", "jaxnas dummy tiny --mode mean")
+    with pytest.raises(SystemExit):
+        main("jaxnas.experiments.dummy", __doc__, run, PRESETS, [])
+    assert capsys.readouterr().err.startswith("jaxnas dummy: no --workdir")
+
+
 def result_of(workdir: Path) -> dict:
     return json.loads((workdir / "result.json").read_text())
 

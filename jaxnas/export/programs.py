@@ -23,7 +23,7 @@ from jaxnas.supernets import Supernet
 from jaxnas.training import standardise
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-INSTALL = "pip install 'jaxnas[onnx]'"
+INSTALL = "pip install 'jaxnas[onnx]', in an environment of its own, for it asks for an older Orbax"
 
 
 class Pixels(NamedTuple):

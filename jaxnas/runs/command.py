@@ -2,8 +2,9 @@
 
 `python -m MODULE [PRESET] [--config FILE] [--field value ...] --workdir DIR`
 
-is what an experiment's module answers to once it ends in `main(...)`: it is then only Config, PRESETS and run, and
-`jaxnas.runs.workdir` says what DIR holds. Whatever goes wrong from outside ends in one line and exit code 2; with
+is what an experiment's module answers to once it ends in `main(...)` (`jaxnas NAME ...` for those of an installed
+jaxnas): it is then only Config, PRESETS and run, and `jaxnas.runs.workdir` says what DIR holds. Whatever goes wrong
+from outside ends in one line and exit code 2; with
 JAXNAS_TRACEBACK=1 in the environment the traceback is shown as well.
 """
 
@@ -59,7 +60,8 @@ def main(
     Raises:
       SystemExit: 2 after one line on stderr for bad input, a full disk and the like; 130 when interrupted.
     """
-    command, name = f"python -m {module}", module.rpartition(".")[2]
+    name = module.rpartition(".")[2]
+    command = f"jaxnas {name}" if module.startswith("jaxnas.") else f"python -m {module}"
     try:
         with lines_in_files(), one_line_errors(command):
             given_argv = sys.argv[1:] if argv is None else argv
@@ -102,16 +104,15 @@ def parse(
     command: str, description: str | None, presets: Mapping[str, Any], argv: Sequence[str]
 ) -> tuple[str, Any, Path, str | None]:
     """Return (preset's name, config, workdir, tracker); a ValueError that says what is wrong with the arguments."""
-    argv, given = list(argv), dict[str, Any]()
+    argv, given, name = list(argv), dict[str, Any](), re.split("[. ]", command)[-1]
     preset = argv.pop(0) if argv and not argv[0].startswith("-") else None
     if (path := take_option("--config", argv)) is not None:
-        of_file, given = read_fields(Path(path), command.rpartition(".")[2])
+        of_file, given = read_fields(Path(path), name)
         preset = preset or of_file
     preset = preset or "quick"
     if preset not in presets:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(presets)}.")
     if not any(re.match("--workdir(=|$)|--help$|-h$", argument) for argument in argv):
-        name = command.rpartition(".")[2]
         raise ValueError(f"no --workdir, the folder for the results; add for instance --workdir runs/{name}.")
     folder = Annotated[str, tyro.conf.arg(help="folder for the results; on the same one a run resumes")]
     sent_to = tyro.conf.arg(help="figures go there too while it runs; a run that is killed goes on in the same one")

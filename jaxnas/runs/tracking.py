@@ -1,6 +1,6 @@
 """Trackers: what a run measures, sent to TensorBoard, Weights & Biases, Trackio or MLflow while it runs.
 
-    python -m experiments.quickstart --tracker tensorboard --workdir runs/quickstart
+    jaxnas quickstart --tracker tensorboard --workdir runs/quickstart
 
 or in a program of one's own:
 

@@ -116,7 +116,7 @@ def read_nasbench101_cells(path: str | os.PathLike[str], space: SearchSpace) -> 
 def _read_embedded(space: SearchSpace) -> Table:
     file = importlib.resources.files("jaxnas.tables").joinpath("digits_chain.npz")
     if not file.is_file():
-        raise ValueError(f"the embedded table {file} is missing; make it with `python -m experiments.build_table`.")
+        raise ValueError(f"the embedded table {file} is missing; make it by: jaxnas build_table.")
     return decode_table(file.read_bytes(), space, source=str(file))
 
 
