@@ -13,6 +13,7 @@ It says nothing of time, of the host, or of cuDNN's choice of algorithms (which 
 that the host calls one by one, such as the keys of a step, are left out.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -125,27 +126,72 @@ def compile_for_h100(call: Call) -> str:
     return lowered.compile(compiler_options={"xla_gpu_autotune_level": "0"}).as_text()
 
 
+class Instruction(NamedTuple):
+    """A line of XLA's text."""
+
+    name: str
+    shape: str
+    kind: str
+    operands: tuple[str, ...]
+    line: str
+
+
 def work_of(text: str) -> Work:
     """Of a compiled program."""
-    entry, instructions = "", dict[str, list[tuple[str, str, int]]]()  # computation -> kind, line, bytes
-    shapes, here = dict[str, int](), ""
+    entry, instructions = "", dict[str, list[Instruction]]()  # of each computation
+    here = ""
     for line in re.sub(r"/\*index=\d+\*/", "", text).splitlines():
         begin = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
         if begin and not line.startswith("HloModule"):
-            here, shapes = begin.group(2), {}
+            here = begin.group(2)
             instructions[here] = []
             entry = here if begin.group(1) else entry
         found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (\([^=]*?\)|\S+) ([\w\-]+)\(([^)]*)\)", line)
         if found:
-            name, shape, kind, operands = found.groups()
-            shapes[name] = size_of(shape)
-            read = sum(shapes.get(each.strip().split(" ")[-1].lstrip("%"), 0) for each in operands.split(","))
-            instructions[here].append((kind, line, shapes[name] + read))
+            name, shape, kind, given = found.groups()
+            operands = tuple(each.strip().split(" ")[-1].lstrip("%") for each in given.split(","))
+            instructions[here].append(Instruction(name, shape, kind, operands, line))
+
+    @functools.cache
+    def read_by(computation: str) -> list[int]:
+        """Bytes that a fusion reads of each of its operands: slices of it, or all."""
+        lines = {each.name: each for each in instructions[computation]}
+        sizes = {name: size_of(each.shape) for name, each in lines.items()}
+        counts = {name: elements_of(each.shape) for name, each in lines.items()}
+        readers = collections.defaultdict[str, set[str]](set)
+        for each in lines.values():
+            for operand in each.operands:
+                readers[operand].add(each.name)
+
+        @functools.cache
+        def needed(name: str) -> int:
+            if not readers[name]:  # it is what is returned
+                return counts[name]
+            total = 0
+            for reader in readers[name]:
+                is_slice = lines[reader].kind in ("slice", "dynamic-slice") and lines[reader].operands[0] == name
+                alike = counts[reader] == counts[name]
+                total += counts[reader] if is_slice else needed(reader) if alike else counts[name]
+            return min(total, counts[name])
+
+        given = [each for each in lines.values() if each.kind == "parameter"]
+        given.sort(key=lambda each: int(each.operands[0]))
+        return [needed(each.name) * sizes[each.name] // max(1, counts[each.name]) for each in given]
+
+    def size_in(computation: str, each: Instruction) -> int:
+        """Bytes that an instruction reads and writes."""
+        inside = re.findall(r"calls=%?([\w.\-]+)", each.line)
+        if each.kind == "fusion" and inside[0] in instructions:
+            return size_of(each.shape) + sum(read_by(*inside))
+        return size_of(each.shape) + sum(shapes[computation].get(operand, 0) for operand in each.operands)
+
+    shapes = {here: {each.name: size_of(each.shape) for each in lines} for here, lines in instructions.items()}
 
     @functools.cache
     def run(computation: str) -> np.ndarray:
         total = np.zeros(len(Work._fields))
-        for kind, line, size in instructions.get(computation, ()):
+        for each in instructions.get(computation, ()):
+            kind, line = each.kind, each.line
             if kind in NO_WORK:
                 continue
             called = functools.partial(re.findall, string=line)
@@ -160,7 +206,7 @@ def work_of(text: str) -> Work:
                 total += np.mean([run(branch.strip().lstrip("%")) for branch in branches.split(",")], axis=0)
                 total += Work(kernels=0, conditionals=1, copies=0, megabytes=0)
             else:
-                total += Work(1, 0, kind.startswith("copy"), size / 1e6)
+                total += Work(1, 0, kind.startswith("copy"), size_in(computation, each) / 1e6)
         return total
 
     return Work(*run(entry).tolist())
@@ -176,6 +222,12 @@ def size_of(shape: str) -> int:
     return sum(
         BYTES.get(dtype, 4) * int(np.prod([int(size) for size in sizes.split(",") if size])) for dtype, sizes in arrays
     )
+
+
+def elements_of(shape: str) -> int:
+    """Of a shape, or a tuple of shapes, as XLA writes it."""
+    arrays = re.findall(r"\w+\[([\d,]*)\]", shape)
+    return sum(int(np.prod([int(size) for size in sizes.split(",") if size])) for sizes in arrays)
 
 
 def run(config: Config) -> list[dict[str, Any]]:

@@ -29,7 +29,9 @@ from jaxnas.codes import enumerate_archs
 from jaxnas.evaluation.batches import ImageBatch
 from jaxnas.evaluation.graph import running
 from jaxnas.evaluation.graph.programs import Program, plan_programs
+from jaxnas.evaluation.graph.tracing import IMAGES
 from jaxnas.evaluation.planning import SHARE, Plan, Target, make_planner
+from jaxnas.ops.normalisation import Unwritten
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.supernets.layer import outline
@@ -66,6 +68,7 @@ class Called(NamedTuple):
     size: int  # nodes
     dtype: str
     is_leaf: bool
+    is_first: bool  # reads the images
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -142,14 +145,16 @@ def called_by(supernet: Supernet, programs: Iterator[Program]) -> Iterator[Calle
             layer = supernet.layers[step.layer]
             operation = None if step.op is None else layer.candidates[step.op]
             inputs = max(1, len(step.inputs[0]))
-            yield Called(operation, layer.in_shape, inputs, step.size, step.dtype, step.is_leaf)
+            is_first = IMAGES in step.inputs[0]
+            yield Called(operation, layer.in_shape, inputs, step.size, step.dtype, step.is_leaf, is_first)
 
 
 def call_of(called: Called, plan: Plan) -> compiled.Call:
     """One call, on arrays that have shapes alone."""
     batches = plan.batches_per_call, plan.images_per_call
     images = jax.ShapeDtypeStruct((*batches, *called.in_shape), called.dtype)
-    given = ((images,) * called.num_inputs,) * called.size
+    by = None if called.is_first else jax.ShapeDtypeStruct((batches[0], 2, called.in_shape[-1]), "float32")
+    given = ((Unwritten(images, by),) * called.num_inputs,) * called.size
     own: Any = {}
     if called.operation is not None:
         _, own, _ = outline(called.operation, called.in_shape)

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import sys
+import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -23,6 +26,7 @@ from benchmarks import (
     train_step,
 )
 from jaxnas import codes
+from jaxnas.ops import OPS, Policy, as_operation
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
@@ -211,6 +215,30 @@ def test_kernels_conditionals_and_bytes_by_hand():
     assert work == (3 + 1.5, 1, 0.5, pytest.approx((3 * 64 + (160 + 64) / 2) / 1e6))
 
 
+# A fusion that reads one pixel of its first operand and all of the second.
+SLICED = """HloModule jit_g, is_scheduled=true
+
+%fused_slice (param_0: bf16[64,4], param_1: f32[1,4]) -> f32[1,4] {
+  %param_1 = f32[1,4]{1,0} parameter(1)
+  %param_0 = bf16[64,4]{1,0} parameter(0)
+  %converted = f32[64,4]{1,0} convert(%param_0)
+  %pixel = f32[1,4]{1,0} slice(%converted), slice={[3:4], [0:4]}
+  ROOT %sum = f32[1,4]{1,0} add(%pixel, %param_1)
+}
+
+ENTRY %main (x: bf16[64,4], y: f32[1,4]) -> f32[1,4] {
+  %x = bf16[64,4]{1,0} parameter(0)
+  %y = f32[1,4]{1,0} parameter(1)
+  ROOT %made = f32[1,4]{1,0} fusion(%x, %y), kind=kLoop, calls=%fused_slice
+}
+"""
+
+
+def test_of_an_operand_what_is_read_counts():
+    """Four numbers of bfloat16, four read and four written of float32."""
+    assert compiled.work_of(SLICED).megabytes == pytest.approx((8 + 16 + 16) / 1e6)
+
+
 def test_calls_are_recorded_and_compute_nothing():
     with compiled.recorded() as calls:
         inner = jax.jit(lambda x: x + 1)
@@ -382,3 +410,22 @@ def test_memory_beside_the_budget():
     assert high["above_floor"] and not low["above_floor"] and 0 <= high["peak_mib"] < 300
     assert high["ratio"] == pytest.approx(high["peak_mib"] / 300, abs=0.01)
     assert memory.table([high, low]).splitlines()[-1].endswith("below, with a warning")
+
+
+@pytest.mark.parametrize("op, passes", [("nor_conv_3x3", 4), ("nor_conv_1x1", 4), ("avg_pool_3x3", 1)])
+@pytest.mark.parametrize("num_inputs", [1, 2, 3])
+def test_passes_over_a_node_of_an_h100(op, passes, num_inputs):
+    """A large node reads its inputs, writes what is convolved and reads it, writes what comes out and reads it for the
+    moments. Pooling reads and writes."""
+    with mock.patch.dict(os.environ, compiled.WITHOUT_A_GPU):
+        try:
+            compiled.h100()
+        except ValueError as error:
+            pytest.skip(str(error))
+    operation = as_operation(OPS[op](16, 1, False, Policy(compute="bfloat16")))
+    plan = types.SimpleNamespace(batches_per_call=20, images_per_call=256)
+    called = roofline.Called(operation, (32, 32, 16), num_inputs, 4, "bfloat16", is_leaf=False, is_first=False)
+    work = compiled.work_of(compiled.compile_for_h100(roofline.call_of(called, plan)))
+    activation = 20 * 256 * 32 * 32 * 16 * 2 / 1e6
+    assert work.megabytes / (4 * activation) < num_inputs + passes + 0.1
+    assert work.conditionals == 0

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -13,13 +14,18 @@ from oracles import prune_cells
 
 from jaxnas import codes
 from jaxnas.evaluation import host_calls, make_evaluator
-from jaxnas.evaluation.graph import running
+from jaxnas.evaluation.graph import programs, running
 from jaxnas.evaluation.graph.programs import make_programs
 from jaxnas.evaluation.graph.tracing import IMAGES, MOST_INPUTS, make_graph
 from jaxnas.evaluation.planning import Target
-from jaxnas.ops import Policy
+from jaxnas.ops import Policy, as_operation
+from jaxnas.ops.convolution import ConvBN
+from jaxnas.ops.normalisation import Unwritten
+from jaxnas.ops.platform import portable
+from jaxnas.ops.pooling import AveragePool
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import make_supernet
+from jaxnas.supernets.layer import outline
 
 pytestmark = pytest.mark.codegen
 
@@ -152,13 +158,29 @@ def deep():
     return supernet, random_params(supernet)
 
 
-@pytest.mark.parametrize("target", [None, Target("gpu", 2**33)], ids=["alone", "side_by_side"])
+@pytest.fixture
+def all_is_large(monkeypatch):
+    """Values that end in a normalisation are left to whoever reads them, however small; in programs compiled anew."""
+    cached = running._operation, running._scores
+    for module in (programs, running):
+        monkeypatch.setattr(module, "LARGE", 1)
+    for each in cached:
+        each.cache_clear()
+    yield
+    for each in cached:
+        each.cache_clear()
+
+
+@pytest.mark.parametrize("form", ["alone", "side_by_side", "unwritten"])
 @pytest.mark.parametrize("bn_mode", ["batch", "calibrated", "tracked"])
-def test_scores_of_cells_equal_serial_ones(deep, bn_mode, target, monkeypatch):
+def test_scores_of_cells_equal_serial_ones(deep, bn_mode, form, monkeypatch, request):
     """Random cells, dead ones and sums of many skips among them, in every mode, node by node as on CPU and side by side
-    as on accelerators, batches too; the last batch is ragged."""
+    as on accelerators, batches too, small activations and large ones; the last batch is ragged."""
+    target = None if form == "alone" else Target("gpu", 2**33)
     if target:
         monkeypatch.setattr("jaxnas.evaluation.evaluator.target_of", lambda mesh: target)
+    if form == "unwritten":
+        request.getfixturevalue("all_is_large")
     supernet, params = deep
     images, labels = RNG.normal(size=(7, 4, 4, 3)).astype(np.float32), RNG.integers(0, 10, 7)
     archs = np.concatenate([[[0] * 6, [1] * 6, [4] * 6, [1, 1, 1, 3, 1, 4], [2, 0, 0, 1, 3, 0]], RNG.choice(CODES, 11)])
@@ -197,7 +219,7 @@ def count_calls(monkeypatch, name, calls):
         run = honest(*args)
 
         def call(*given):
-            if not isinstance(given[1][0][0], jax.core.Tracer):
+            if not isinstance(given[1][0][0].x, jax.core.Tracer):
                 calls["made"] += 1
             return run(*given)
 
@@ -215,3 +237,36 @@ def test_one_architecture_and_many_times_the_same(deep):
     many = evaluate(params, np.repeat(CODES[7777:7778], 50, axis=0), images, labels)
     assert many.loss.shape == (50,) and set(many.loss) == set(one.loss)
     assert (plan.strategy, plan.images_per_call) == ("graph", 4)
+
+
+def test_pooling_of_sums_in_the_form_of_accelerators():
+    """Each pooled, then added, is the pool of the sum: of a value that was normalised and one that was not."""
+    x, y = (RNG.normal(size=(2, 3, 4, 4, 5)).astype(np.float32) for _ in range(2))
+    by = RNG.uniform(0.5, 1.5, (2, 2, 5)).astype(np.float32)
+    given = ((Unwritten(x, by), Unwritten(y, None)),)
+    run = running._operation.__wrapped__(as_operation(AveragePool()), "float32")
+    with portable():
+        ((pooled,), _) = run({}, given, None, None, keep_stats=False)
+    scale, shift = (by[:, row, None, None, None] for row in range(2))
+    total = np.pad(x * scale + shift + y, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
+    count = np.pad(np.ones((4, 4)), 1)
+    for row, column in itertools.product(range(4), repeat=2):
+        window = np.s_[row : row + 3], np.s_[column : column + 3]
+        expected = total[:, :, *window].sum((2, 3)) / count[window].sum()
+        np.testing.assert_allclose(pooled.value[:, :, row, column], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_what_is_left_unwritten(affine, all_is_large):
+    """The convolution is returned, with what it is to be scaled and shifted by: NumPy's moments."""
+    operation = as_operation(ConvBN(3, 1, affine=affine))
+    x = RNG.normal(2.0, 3.0, size=(2, 6, 4, 4, 5)).astype(np.float32)
+    params = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(np.float32), outline(operation, (4, 4, 5))[1])
+    run = running._operation(operation, "float32")
+    ((made,), _) = run(params, ((Unwritten(x, None),),), None, None, keep_stats=False)
+    raw = x @ params["Conv_0"]["kernel"][0, 0]
+    np.testing.assert_allclose(made.x, raw, rtol=1e-4, atol=1e-4)
+    expected = (raw - raw.mean((1, 2, 3), keepdims=True)) / np.sqrt(raw.var((1, 2, 3), keepdims=True) + 1e-5)
+    if affine:
+        expected = expected * params["BatchNorm_0"]["scale"] + params["BatchNorm_0"]["bias"]
+    np.testing.assert_allclose(made.value, expected, rtol=1e-4, atol=1e-4)

@@ -25,6 +25,7 @@ from jaxnas.evaluation.graph.tracing import make_graph
 from jaxnas.evaluation.planning import COMPILED, Target, _activation_bytes, make_planner, target_of
 from jaxnas.evaluation.population import PlannedUnits
 from jaxnas.ops import OPS, Policy
+from jaxnas.ops.normalisation import Unwritten
 from jaxnas.samplers import fair
 from jaxnas.spaces import SPACES
 from jaxnas.supernets import Supernet, make_supernet
@@ -270,7 +271,10 @@ def test_memory_of_a_call_is_what_xla_allocates_at_most(nodes_per_call, compute)
             calls[layer.candidates[step.op], layer.in_shape, step.size, len(step.inputs[0])] = number, step
     ratios = {}
     for (operation, in_shape, size, num_inputs), (planned, step) in calls.items():
-        images = jax.ShapeDtypeStruct((2, 32, *in_shape), step.dtype)
+        images = Unwritten(
+            jax.ShapeDtypeStruct((2, 32, *in_shape), step.dtype),
+            jax.ShapeDtypeStruct((2, 2, in_shape[-1]), "float32"),
+        )
         run = _operation(operation, supernet.layers[step.layer].stats_dtype)
         own = params[step.layer].get(step.op, {})
         lowered = run.lower(own, ((images,) * num_inputs,) * size, None, None, keep_stats=False)

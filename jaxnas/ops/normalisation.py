@@ -23,6 +23,23 @@ class Policy(NamedTuple):
     stats: str = "float32"
 
 
+class Unwritten(NamedTuple):
+    """An activation as what it is made of: x times a scale plus a shift by channel, for whoever reads it to compute.
+
+    Attributes:
+      x: [..., num_images, height, width, channels].
+      by: float [..., 2, channels], scale and shift, in the number type of statistics; None: it is x.
+    """
+
+    x: chex.Array
+    by: chex.Array | None
+
+    @property
+    def value(self) -> chex.Array:
+        """Written out, in shape and number type of x."""
+        return self.x if self.by is None else _scaled(self.x, self.by)
+
+
 class Tape:
     """The statistics along one operation, read or written in the order its normalisations run.
 
@@ -47,6 +64,7 @@ class Tape:
         self.size = 0  # normalised channels so far
         self.parts: list[chex.Array] = []
         self.rectified: list[chex.Array] = []  # inputs of the ReLUs so far, [num_images, ...]
+        self._last: tuple[Any, ...] = (None,)  # what was normalised last, of what, by which statistics, scale, bias
 
     def normalise(self, x: chex.Array) -> chex.Array:
         """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used."""
@@ -58,7 +76,27 @@ class Tape:
             y, _ = _standardise(x, stats)
         self.size += channels
         self.parts.append(stats)
+        self._last = y, x, stats
         return y
+
+    def scale_and_shift(self, x: chex.Array, scale: chex.Array, bias: chex.Array) -> chex.Array:
+        """x [num_images, height, width, channels] by scale and plus bias, each [channels], of what was normalised."""
+        y = scale_and_shift(x, scale, bias)
+        self._last = (y, *self._last[1:], scale, bias) if self._last[0] is x else (None,)
+        return y
+
+    def unwritten(self, y: chex.Array) -> Unwritten:
+        """y [num_images, height, width, channels], which an operation returns, by what was normalised where that was
+        the last it did; else by itself, scaled by 1."""
+        if self._last[0] is not y:
+            ones = jnp.ones(y.shape[-1:], self.dtype)
+            return Unwritten(y, jnp.stack([ones, jnp.zeros_like(ones)]))
+        _, x, stats, *affine = self._last
+        scale, shift = _scale_and_shift_of(stats)
+        if affine:
+            factor, bias = (part.astype(self.dtype) for part in affine)
+            scale, shift = scale * factor, shift * factor + bias
+        return Unwritten(x, jnp.stack([scale, shift]))
 
     def drop(self, x: chex.Array) -> chex.Array:
         """x [num_images, ...] by `keep`, which may have fewer of its axes; x itself where nothing is dropped."""
@@ -119,12 +157,23 @@ def scale_and_shift(x: chex.Array, scale: chex.Array, bias: chex.Array) -> chex.
     return x * along_channels(scale.astype(x.dtype)) + along_channels(bias.astype(x.dtype))
 
 
-def _standardise(x, stats):
-    """x less its mean over its deviation, and one over the deviation, [channels]. NaN where the variance overflowed, as
-    that of float32 images does from deviations of 1.8e19 on: all images would be the same zeros."""
+def _scale_and_shift_of(stats):
+    """One over the deviation, and minus the mean over it, each [channels]. NaN where the variance overflowed, as that
+    of float32 images does from deviations of 1.8e19 on: all images would be the same zeros."""
     variance = jnp.where(jnp.isfinite(stats[1]), stats[1], jnp.nan)
     scale = jax.lax.rsqrt(variance + EPSILON)
-    y = x.astype(stats.dtype) * along_channels(scale) + along_channels(-stats[0] * scale)
+    return scale, -stats[0] * scale
+
+
+def _scaled(x, by):
+    scale, shift = (by[..., row, None, None, None, :] for row in range(2))
+    return (x.astype(by.dtype) * scale + shift).astype(x.dtype)
+
+
+def _standardise(x, stats):
+    """x less its mean over its deviation, and one over the deviation, [channels]."""
+    scale, shift = _scale_and_shift_of(stats)
+    y = x.astype(stats.dtype) * along_channels(scale) + along_channels(shift)
     return y.astype(x.dtype), scale
 
 
@@ -181,5 +230,5 @@ class BatchNorm(nn.Module):
             shape = (x.shape[-1],)
             scale = self.param("scale", nn.initializers.ones, shape, self.policy.params)
             bias = self.param("bias", nn.initializers.zeros, shape, self.policy.params)
-            x = scale_and_shift(x, scale, bias)
+            x = tape.scale_and_shift(x, scale, bias)
         return x

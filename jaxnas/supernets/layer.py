@@ -205,5 +205,10 @@ def run_operation(
     """One candidate alone: x [num_images, height, width, channels] -> (y, stats used [2, number of channels that it
     normalises]). `stats` and `mask` are those of `jaxnas.ops.Tape`; dropout is left out."""
     tape = Tape(stats, mask, stats_dtype)
-    y = operation.apply(params, x, tape)
+    y = apply_operation(operation, params, x, tape)
     return y, tape.used(tape.size)
+
+
+def apply_operation(operation: Operation, params: Any, x: chex.Array, tape: Tape) -> chex.Array:
+    """The same by a tape of the caller's, who may look at it afterwards."""
+    return operation.apply(params, x, tape)

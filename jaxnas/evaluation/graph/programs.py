@@ -17,6 +17,8 @@ from jaxnas.evaluation.planning import FEWEST_ARCHS, Plan
 from jaxnas.supernets import Supernet
 from jaxnas.supernets.layer import returned_dtype
 
+LARGE = 2**24  # bytes of an activation of all batches: an H100 takes 7 us to read them, as long as a kernel to start
+
 
 class Step(NamedTuple):
     """Nodes that one call runs: of one layer and operation, each on the sum of as many inputs."""
@@ -51,7 +53,9 @@ def plan_programs(supernet: Supernet, archs: np.ndarray, plan: Plan) -> tuple[Pl
     graph = make_graph(supernet, archs[order], given_stats=plan.bn_mode == "tracked")
     schedule = _Schedule(supernet, graph, plan.nodes_per_call)
     if plan.nodes_per_call > 1:
+        schedule.images_per_call = plan.images_per_call
         plan = _widened(schedule, list(dict.fromkeys(graph.leaves.tolist())), plan)
+        schedule.images_per_call *= plan.batches_per_call
     programs = _cut(schedule, leaves_per_program=plan.archs_per_call, most_bytes=plan.bytes_per_image)
     leaves = np.empty_like(graph.leaves)
     leaves[order] = graph.leaves
@@ -110,11 +114,16 @@ def _cut(schedule: "_Schedule", *, leaves_per_program: int, most_bytes: float) -
 
 
 class _Schedule:
-    """Orders parts of one graph. Bytes are those of one image, by estimate."""
+    """Orders parts of one graph. Bytes are those of one image, by estimate.
+
+    Attributes:
+      images_per_call: of how many a node is run at once. No node is repeated to fill a group where what it reads is
+        `LARGE`, for it runs as long as the others.
+    """
 
     def __init__(self, supernet: Supernet, graph: Graph, nodes_per_call: int):
         inputs, starts = graph.inputs.tolist(), graph.starts.tolist()
-        self.graph, self.nodes_per_call = graph, nodes_per_call
+        self.graph, self.nodes_per_call, self.images_per_call = graph, nodes_per_call, 1
         self.sources = [inputs[begin:end] for begin, end in itertools.pairwise(starts)]
         self.counts = np.diff(graph.starts)
         self.is_leaf = np.zeros(len(graph.kind), bool)
@@ -125,6 +134,7 @@ class _Schedule:
             layer.in_shape if op is None else layer.out_shape
             for layer, (_, op) in zip(layers, graph.kinds, strict=True)
         ]
+        self.read = np.multiply([math.prod(layer.in_shape) for layer in layers], _bytes(self.dtypes))
         inside = [math.prod(layer.in_shape) + layer.stats_size * math.prod(layer.in_shape[:2]) for layer in layers]
         least = 4 if nodes_per_call == 1 else 1  # CPUs compute bfloat16 in float32
         self.value = np.multiply([math.prod(shape) for shape in shapes], _bytes(returned))  # of each kind: what a node
@@ -133,7 +143,7 @@ class _Schedule:
     def program(self, leaves: list[int]) -> Program:
         """What `leaves` need."""
         groups = self._depth_first(leaves) if self.nodes_per_call == 1 else self._side_by_side(leaves)
-        graph, most = self.graph, self.nodes_per_call
+        graph = self.graph
         lengths = np.fromiter(map(len, groups), np.int64, len(groups))
         numbers = np.fromiter(itertools.chain.from_iterable(groups), np.int64, lengths.sum())
         places = np.repeat(np.arange(len(groups)), lengths)
@@ -144,7 +154,8 @@ class _Schedule:
         used = ends >= 0
         made, freed = np.bincount(places, values), np.bincount(ends[used], values[used], len(groups))
         first = numbers[np.cumsum(lengths) - lengths]
-        kinds, sizes = graph.kind[first], np.array([call_size(length, most) for length in lengths.tolist()])
+        kinds = graph.kind[first]
+        sizes = np.array([self.size(*each) for each in zip(kinds.tolist(), lengths.tolist(), strict=True)])
         held = np.cumsum(made) - np.cumsum(freed) + freed
         peak = held + sizes * self.inside[kinds] + (sizes - lengths) * self.value[kinds]
         free = numbers[used][np.argsort(ends[used], kind="stable")].tolist()
@@ -155,6 +166,10 @@ class _Schedule:
             is_leaf, dies = bool(self.is_leaf[group[0]]), free[until[place] : until[place + 1]]
             steps.append(Step(layer, op, group, inputs, int(sizes[place]), is_leaf, self.dtypes[kind], dies))
         return Program(steps, np.array(leaves), int(peak.max()))
+
+    def size(self, kind: int, number: int) -> int:
+        """Of the next call where `number` nodes of a kind are left."""
+        return call_size(number, self.nodes_per_call, repeat=self.read[kind] * self.images_per_call < LARGE)
 
     def _inputs(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What nodes read, one after the other, and how many each."""
@@ -194,28 +209,30 @@ class _Schedule:
         return [
             group
             for alike in np.split(numbers[order], np.flatnonzero(differs) + 1)
-            for group in _groups(alike.tolist(), self.nodes_per_call)
+            for group in self._groups(alike.tolist())
         ]
 
+    def _groups(self, numbers: list[int]) -> Iterator[list[int]]:
+        begin, kind = 0, self.graph.kind[numbers[0]]
+        while begin < len(numbers):
+            left = len(numbers) - begin
+            size = min(self.size(kind, left), left)
+            yield numbers[begin : begin + size]
+            begin += size
 
-def _groups(numbers: list[int], most: int) -> Iterator[list[int]]:
-    begin = 0
-    while begin < len(numbers):
-        left = len(numbers) - begin
-        size = min(call_size(left, most), left)
-        yield numbers[begin : begin + size]
-        begin += size
 
-
-def call_size(number: int, most: int) -> int:
+def call_size(number: int, most: int, *, repeat: bool) -> int:
     """The size of the next call where `number` nodes are left: a power of two, `most` (one too) where there are as
-    many; a larger one than is left where a quarter of it at most is repeated.
+    many; with `repeat` a larger one than is left where a quarter of it at most is repeated.
 
-    >>> [call_size(number, 16) for number in (1, 2, 3, 5, 6, 7, 11, 12, 40)]
+    >>> [call_size(number, 16, repeat=True) for number in (1, 2, 3, 5, 6, 7, 11, 12, 40)]
     [1, 2, 4, 4, 8, 8, 8, 16, 16]
+    >>> [call_size(number, 16, repeat=False) for number in (1, 2, 3, 5, 6, 7, 11, 12, 40)]
+    [1, 2, 2, 4, 4, 4, 8, 8, 16]
     """
     above = 2 ** (number - 1).bit_length()
-    return min(most, above if 4 * number >= 3 * above else above // 2)
+    fits = above == number or (repeat and 4 * number >= 3 * above)
+    return min(most, above if fits else above // 2)
 
 
 def _bytes(dtypes: list[str]) -> list[int]:

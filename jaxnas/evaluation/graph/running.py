@@ -1,7 +1,8 @@
 """The route "graph": programs of distinct work, each step one compiled call from the host."""
 
 import functools
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import chex
@@ -10,16 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.evaluation.batches import ImageBatch, LoadedRow, pool_statistics, score_images
-from jaxnas.evaluation.graph.programs import Program, plan_programs
+from jaxnas.evaluation.graph.programs import LARGE, Program, plan_programs
 from jaxnas.evaluation.graph.tracing import IMAGES, Graph
 from jaxnas.evaluation.planning import Plan
 from jaxnas.evaluation.route import Route, Unit, UnitScores
-from jaxnas.ops import Operation
-from jaxnas.supernets import Params, Supernet, run_operation
+from jaxnas.ops import Operation, Tape
+from jaxnas.ops.normalisation import Unwritten
+from jaxnas.ops.platform import by_platform
+from jaxnas.supernets import Params, Supernet
+from jaxnas.supernets.layer import apply_operation
 
-Inputs = tuple[tuple[chex.Array, ...], ...]  # of each node, to be summed
+Values = tuple[Unwritten, ...]
+Inputs = tuple[Values, ...]  # of each node, to be summed
 # (parameters, inputs, statistics or None, mask or None, keep_stats) -> (output of each node, statistics used or None)
-RunOperation = Callable[[Any, Inputs, Any, chex.Array | None, bool], tuple[tuple[chex.Array, ...], chex.Array | None]]
+RunOperation = Callable[[Any, Inputs, Any, chex.Array | None, bool], tuple[Values, chex.Array | None]]
 
 
 def make_graph_route(supernet: Supernet) -> Route:
@@ -83,30 +88,58 @@ def _no_results(plan: Plan, batch: ImageBatch) -> chex.Array:
 @functools.cache
 def _operation(operation: Operation | None, stats_dtype: str) -> RunOperation:
     """Compiled, over nodes and batches: inputs and mask have a leading axis of batches, each normalised by itself where
-    there are no statistics [2, size] of all nodes or [num_nodes, 2, size]. None: the sum of the inputs itself."""
+    there are no statistics [2, size] of all nodes or [num_nodes, 2, size]. None: the sum of the inputs itself.
+
+    What a node returns is large where it takes longer to write and to read than kernels take to start: if it ends in a
+    normalisation it is left to whoever reads it, two of eight passes less, and nodes with large inputs run one by one
+    within the call. Others run as one, which has to write what each returns apart in any case.
+    """
 
     @functools.partial(jax.jit, static_argnames="keep_stats")
     def run(
         params: Any, inputs: Inputs, stats: chex.Array | None, mask: chex.Array | None, keep_stats: bool
-    ) -> tuple[tuple[chex.Array, ...], chex.Array | None]:
-        def of_batch(x: chex.Array, stats: chex.Array | None, mask: chex.Array | None) -> Any:
-            assert operation is not None
-            y, used = run_operation(operation, params, x, stats, mask, stats_dtype=stats_dtype)
-            return y, used if keep_stats else None
+    ) -> tuple[Values, chex.Array | None]:
+        num_batches, num_nodes = len(inputs[0][0].x), len(inputs)
+
+        def of_batch(given: Values, stats: chex.Array | None, mask: chex.Array | None) -> Any:
+            tape = Tape(stats, mask, stats_dtype)
+            y = _on_sum(operation, params, given, tape)
+            is_large = y.ndim == 4 and num_batches * y.size * y.dtype.itemsize >= LARGE
+            used = tape.used(tape.size) if keep_stats and operation is not None else None
+            return tape.unwritten(y) if is_large else Unwritten(y, None), used
 
         of_node = jax.vmap(of_batch, in_axes=(0, None, 0))
-        sums = [sum(each[1:], each[0]) for each in inputs]
-        if operation is None:
-            return tuple(sums), None
         own = stats is not None and stats.ndim == 3
-        if len(sums) > 1 and jax.tree.leaves(params):  # the images of all nodes as those of one
-            y, used = jax.vmap(of_node, in_axes=(0, 0 if own else None, None))(jnp.stack(sums), stats, mask)
-            return tuple(y), used
-        made = [of_node(x, stats[index] if own else stats, mask) for index, x in enumerate(sums)]  # type: ignore[index]
+        if num_nodes > 1 and inputs[0][0].x.nbytes < LARGE and jax.tree.leaves(params):  # images of all as those of one
+            given = (Unwritten(jnp.stack([_total(each) for each in inputs]), None),)
+            y, used = jax.vmap(of_node, in_axes=(0, 0 if own else None, None))(given, stats, mask)
+            return tuple(jax.tree.map(operator.itemgetter(index), y) for index in range(num_nodes)), used
+        made = [of_node(given, stats[index] if own else stats, mask) for index, given in enumerate(inputs)]  # type: ignore[index]
         y, used = zip(*made, strict=True)
-        return y, jnp.stack(used) if keep_stats else None
+        return y, None if used[0] is None else jnp.stack(used)
 
     return run
+
+
+def _total(given: Iterable[Unwritten]) -> chex.Array:
+    return functools.reduce(operator.add, [each.value for each in given])
+
+
+def _on_sum(operation: Operation | None, params: Any, given: Values, tape: Tape) -> chex.Array:
+    """What an operation makes of a sum. Accelerators pool first and add then, in one pass: XLA writes out a sum that is
+    read at several places. On CPU that would be several times the work."""
+
+    def of_sum(*given: Unwritten) -> chex.Array:
+        x = _total(given)
+        return x if operation is None else apply_operation(operation, params, x, tape)
+
+    if operation is None or operation.algebra(given[0].x.shape[-1]) != "linear":
+        return of_sum(*given)
+
+    def sum_of(*given: Unwritten) -> chex.Array:
+        return functools.reduce(operator.add, map(of_sum, given))
+
+    return by_platform(*given, cpu=of_sum, others=sum_of)
 
 
 @functools.cache
@@ -119,7 +152,7 @@ def _scores(operation: Operation, stats_dtype: str) -> Callable[..., chex.Array]
         params: Any, inputs: Inputs, stats: chex.Array | None, batch: ImageBatch, results: chex.Array, row: int
     ) -> chex.Array:
         logits, _ = run(params, inputs, stats, batch.mask, False)
-        scored = jax.vmap(score_images, in_axes=(1, 0), out_axes=1)(jnp.stack(logits), batch)
+        scored = jax.vmap(score_images, in_axes=(1, 0), out_axes=1)(jnp.stack([each.value for each in logits]), batch)
         rows = jnp.stack([part.astype(results.dtype) for part in scored])
         return jax.lax.dynamic_update_slice_in_dim(results, rows, row, axis=1)
 
@@ -149,12 +182,12 @@ def run_program(
       results, leaves in the order they run, and with keep_stats the statistics that each step used, float [step.size,
       num_batches, 2, size].
     """
-    values, used, row = {IMAGES: batch.images}, list[chex.Array | None](), 0
+    values, used, row = {IMAGES: Unwritten(batch.images, None)}, list[chex.Array | None](), 0
     for place, step in enumerate(program.steps):
         layer = supernet.layers[step.layer]
         inputs = [tuple([values[source] for source in sources]) for sources in step.inputs]
         if not inputs[0]:
-            inputs = [(jnp.zeros((*batch.images.shape[:2], *layer.in_shape), step.dtype),)]
+            inputs = [(Unwritten(jnp.zeros((*batch.images.shape[:2], *layer.in_shape), step.dtype), None),)]
         given = tuple(inputs + inputs[-1:] * (step.size - len(inputs)))
         operation, own, here = None, {}, None
         if step.op is not None:
