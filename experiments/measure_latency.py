@@ -3,10 +3,10 @@
     jaxnas measure_latency --workdir runs/latency
 
 Every operation is timed at its shape, and among them whole random networks, each compiled for itself: inference, in
-interleaved rounds (`jaxnas.costs.measuring`). WORKDIR/latency.npz is the table, with device, batch, type and versions;
-`jaxnas.costs.latency.read_operations_table` reads it; `limits` and `regions` take it as an additive cost. A network is
-predicted by summing medians over rounds. A constant and a scale are fitted on `num_calibration` networks, and all
-figures are of `num_archs` others:
+interleaved rounds (`jaxnas.costs.measuring`). A network is predicted by summing medians over rounds, then by a constant
+and a scale that are fitted on `num_calibration` networks. WORKDIR/latency.npz is the table of operations, with these
+two numbers, device, batch, type and versions: `--latency-table` of the searches and `jaxnas.costs.latency` read it, and
+a limit on `latency_ms` is on this prediction, for one batch. All figures are of `num_archs` other networks:
 
 - `spearman`, `kendall_tau`, `median_relative_error` of the prediction against the medians over rounds;
 - the same `between_rounds`, of the even rounds' medians against the odd ones': what noise leaves to be predicted;
@@ -49,13 +49,14 @@ class Config:
     """What is timed, and how often."""
 
     space: Annotated[str, SpaceName()] = "nasbench_macro"
-    width: Width | None = 16  # channels of the stem; None: the space's own
+    width: Width | None = None  # channels of the stem; None: the space's own, as searches have it
     image_size: Pixels | None = None  # pixels; None: the space's own
     cells_per_stage: Cells | None = None  # for spaces of cells; chains have none
-    batch_size: Count = 8
+    batch_size: Count = 8  # images that are timed together
     dtype: Literal["float32", "bfloat16"] = "float32"
-    num_archs: Annotated[int, Whole(3)] = 50  # networks that the prediction is judged on
-    num_calibration: Annotated[int, Whole(3)] = 10  # networks that constant and scale are fitted to
+    # networks that the prediction is judged on; of a space with fewer, all that are left
+    num_archs: Annotated[int, Whole(3)] = 50
+    num_calibration: Annotated[int, Whole(3)] = 10  # that constant and scale are fitted to; at most half of the space
     num_rounds: Pair = 10
     num_runs: Count = 5  # of each program in a round; the fastest counts
     seed: Seed = 0  # of the networks drawn
@@ -69,7 +70,7 @@ PRESETS = {
     ),
     "quick": QUICK,
     # As PC-NAS: on the accelerator at hand, 16 images of 224 pixels.
-    "paper": Config(space="mobile_large", width=None, batch_size=16),
+    "paper": Config(space="mobile_large", batch_size=16),
 }
 
 
@@ -85,11 +86,13 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     measured = measure_all(config, space, archs, workdir, identity)
     predicted = table_costs(latency.operation_costs(space, measured.table), archs)
     whole = np.median(measured.networks_ms, axis=1)
-    fitted, judged = slice(config.num_calibration), slice(config.num_calibration, None)
+    num_fitted = num_drawn(config, space)[0]
+    fitted, judged = slice(num_fitted), slice(num_fitted, None)
     try:
         calibration = latency.calibrate(predicted[fitted], whole[fitted])
     except ValueError as error:
         raise ValueError(f"{str(error).split(';')[0]}; {forget(workdir, identity, measured.times_ms)}") from None
+    tables.write_table(workdir / "latency.npz", latency.with_calibration(measured.table, calibration))
     macs = costs.arch_costs(space, archs).macs
     slope, offset = np.polyfit(macs[fitted], whole[fitted], 1)  # not `calibrate`: MACs may well predict nothing
     calibrated = calibration.constant + calibration.scale * predicted
@@ -97,7 +100,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     halves = [np.median(measured.networks_ms[judged, start::2], axis=1) for start in (0, 1)]
     found = latency.agreement(calibrated[judged], whole[judged])
     rounds = {f"round{number}_ms": column for number, column in enumerate(measured.networks_ms.T)}
-    used_for = np.repeat(["calibration", "judgement"], [config.num_calibration, len(archs) - config.num_calibration])
+    used_for = np.repeat(["calibration", "judgement"], [num_fitted, len(archs) - num_fitted])
     columns = {"used_for": used_for, "predicted_ms": calibrated, **rounds, "macs": macs}
     runs.write_rows(workdir / "networks.csv", arch_rows(space, archs, columns))
     figure = plotting.latency_scatter(
@@ -117,8 +120,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "space": space.name,
         "batch_size": config.batch_size,
         "dtype": config.dtype,
-        "num_archs": config.num_archs,
-        "num_calibration": config.num_calibration,
+        "num_archs": len(archs) - num_fitted,
+        "num_calibration": num_fitted,
         "num_rounds": config.num_rounds,
         **found._asdict(),
         **{f"between_rounds_{name}": value for name, value in latency.agreement(*halves)._asdict().items()},
@@ -141,14 +144,20 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 
 def draw_archs(config: Config, space: SearchSpace) -> np.ndarray:
     """Distinct random architectures: those of the calibration first, then the judged ones."""
-    wanted = config.num_calibration + config.num_archs
-    if wanted > space.size:
-        raise ValueError(f"{space.name}: {wanted} distinct networks are wanted, it has {space.size}; lower num_archs.")
+    wanted = sum(num_drawn(config, space))
     return codes.from_index(space, np.random.default_rng(config.seed).choice(space.size, wanted, replace=False))
 
 
+def num_drawn(config: Config, space: SearchSpace) -> tuple[int, int]:
+    """How many networks are calibrated and judged by: as many as the config says, or as the space has."""
+    num_fitted = min(config.num_calibration, space.size // 2)
+    if num_fitted < 3:
+        raise ValueError(f"{space.name} has {space.size} networks, expected at least 6: 3 to calibrate, 3 to judge by.")
+    return num_fitted, min(config.num_archs, space.size - num_fitted)
+
+
 def measure_all(config: Config, space: SearchSpace, archs: np.ndarray, workdir: Path, identity: str) -> Measured:
-    """All times, those that an earlier run kept in times.json among them; writes them, latency.npz and networks.npz."""
+    """All times, those that an earlier run kept in times.json among them; writes them and networks.npz."""
     path, known = workdir / "times.json", None
     if path.exists():
         known = np.array(sealed.read_json(path, KIND, origin(identity)), np.float64)  # None becomes NaN
@@ -172,7 +181,6 @@ def measure_all(config: Config, space: SearchSpace, archs: np.ndarray, workdir: 
             on_round=timing.update,
         )
     sealed.write_json(path, KIND, measured.times_ms.tolist(), origin(identity))
-    tables.write_table(workdir / "latency.npz", measured.table)
     networks, units = {latency.LATENCY_MS: measured.networks_ms}, {latency.LATENCY_MS: "ms"}
     table = tables.make_table(space, archs, networks, units=units, provenance=measured.table.provenance)
     tables.write_table(workdir / "networks.npz", table)

@@ -1,9 +1,10 @@
 """Train a found architecture from scratch, and give what is needed to use it: weights, accuracy, latency, files.
 
-The architecture comes from the JSON that `jaxnas.export.to_json` writes, which also names the space; without one it is
-drawn from the seed. One recipe by name (`jaxnas.training.RECIPES`) says how it is trained: SGD with momentum, linear
-warm-up, cosine decay, label smoothing, and an average of the weights that the network ends with. Then batch
-normalisation takes its statistics from `num_calibration_images` training images under these weights.
+The architecture comes from the JSON that `jaxnas.export.to_json` writes, which also names the space and the size that
+it is trained at, unless `width` or `image_size` says otherwise; without one it is drawn from the seed. One recipe by
+name (`jaxnas.training.RECIPES`) says how it is trained: SGD with momentum, linear warm-up, cosine decay, label
+smoothing, and an average of the weights that the network ends with. Then batch normalisation takes its statistics from
+`num_calibration_images` training images under these weights.
 
     jaxnas retrain quick --workdir runs/retrained
     jaxnas retrain cpu --arch found.json --data-dir DIR --workdir runs/retrained-macro
@@ -53,7 +54,7 @@ NUM_COMPARED = 8  # images on which what was written is compared with the networ
 class Config(ProblemConfig):
     """Which network, on which images, and how it is trained."""
 
-    # JSON of jaxnas.export, which names the space (`space` is then asked only for one of your own); None: drawn by seed
+    # JSON of jaxnas.export, which names the space and its size; `space` only says where one of your own is. None: drawn
     arch: Annotated[str, Text("a file")] | None = None
     recipe: Annotated[str, OneOf(RECIPES)] = "small"  # how it is trained
     num_epochs: Count | None = None  # this and the next four: None, as the recipe has it
@@ -71,10 +72,10 @@ class Config(ProblemConfig):
     report_every: Count = 20  # steps
 
 
-QUICK = Config(width="small", image_size="small")  # of whichever space the architecture is
+QUICK = Config()
 PRESETS = {
     "tiny": runs.replace(
-        QUICK, width=4, image_size=None, num_train=64, num_valid=50, num_epochs=4, batch_size=16,
+        QUICK, width=4, num_train=64, num_valid=50, num_epochs=4, batch_size=16,
         num_calibration_images=64, latency_batch_size=2, num_rounds=2, checkpoint_every=4, report_every=2,
     ),
     "quick": QUICK,
@@ -84,9 +85,9 @@ PRESETS = {
     ),
     # On an accelerator, not run: PC-NAS's own settings are not to be had.
     "paper": runs.replace(
-        QUICK, space="mobile_small", dataset="imagenet2012", num_train=None, num_valid=10_000, width=None,
-        image_size=None, augment="crop", reading_workers=16, recipe="imagenet", flip=False, compute_dtype="bfloat16",
-        num_calibration_images=1024, checkpoint_every=1250, report_every=125,
+        QUICK, space="mobile_small", dataset="imagenet2012", num_train=None, num_valid=10_000, augment="crop",
+        reading_workers=16, recipe="imagenet", flip=False, compute_dtype="bfloat16", num_calibration_images=1024,
+        checkpoint_every=1250, report_every=125,
     ),
 }  # fmt: skip
 
@@ -135,14 +136,15 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 
 
 def find_arch(config: Config) -> tuple[SearchSpace, np.ndarray]:
-    """The space and the architecture, int32 [num_choices], of a config; a ValueError where they contradict each other
-    or aren't there."""
+    """The space, of the size that its file says, and the architecture, int32 [num_choices], of a config; a ValueError
+    where they contradict each other or aren't there."""
     given, default = config.space, ProblemConfig().space
     if config.arch is None:
         space = get_space(given)
         drawn = np.asarray(codes.sample(jax.random.key(config.seed), space, MOST_DRAWN))
         return of_images(space), drawn[np.asarray(space.is_valid(drawn))][0]
-    return read_arch(config.arch, None if given == default else given)
+    space, arch = read_arch(config.arch, None if given == default else given)
+    return export.space_in(config.arch, {space.name: space}), arch
 
 
 def find_recipe(config: Config) -> Recipe:

@@ -50,6 +50,20 @@ def test_a_network_is_predicted_by_the_sum_of_medians():
     assert table_costs(calibrated, archs).tolist() == [19, 25, 23, 29, 29, 35]
 
 
+def test_a_calibrated_table_is_summed_by_its_calibration(tmp_path):
+    """As it is written and read; one that is given wins."""
+    calibrated = latency.with_calibration(table(), Calibration(constant=-3.0, scale=2.0))
+    tables.write_table(tmp_path / "latency.npz", calibrated)
+    read = latency.read_operations_table(tmp_path / "latency.npz", SPACE)
+    assert latency.calibration_of(read) == (-3, 2) and latency.calibration_of(table()) == (0, 1)
+    archs = enumerate_archs(SPACE)
+    assert table_costs(latency.operation_costs(SPACE, read), archs).tolist() == [19, 25, 23, 29, 29, 35]
+    plain = latency.operation_costs(SPACE, read, Calibration(0.0, 1.0))
+    assert table_costs(plain, archs).tolist() == [11, 14, 13, 16, 16, 19]
+    wrong = table()._replace(provenance=table().provenance | {"scale": "twice"})
+    refuses("has the calibration .'0', 'twice'., expected two numbers", latency.operation_costs, SPACE, wrong)
+
+
 def test_what_is_written_is_read(path):
     read = latency.read_operations_table(path, SPACE, device="cpu", batch_size=32, dtype="float32")
     assert latency.setting_of(read) == SETTING and read.provenance["jax"] == "0.10.2"

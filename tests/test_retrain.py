@@ -11,13 +11,16 @@ import pytest
 from experiment_runs import SMALL, fail, refusal, result_of, start, struck, untimed
 from PIL import Image
 
+from experiments import retrain
 from jaxnas import datasets, export
 from jaxnas.runs import checkpoint
-from jaxnas.spaces import SPACES, digits_chain
+from jaxnas.space import ChainLayout
+from jaxnas.spaces import SPACES, chain_space, digits_chain
 from jaxnas.supernets import make_supernet
 
 pytestmark = pytest.mark.usefixtures("no_data_dir")
 ARCH = [1, 0, 1, 0]
+own = chain_space("mine", ChainLayout(4, (4, 4), (1, 1), 0), [("nor_conv_1x1", "nor_conv_3x3")] * 2)
 FILES = ("retrained.npz", "retrained.safetensors", "retrained.stablehlo", "retrained.json", "latency.json")
 
 
@@ -116,6 +119,19 @@ def test_another_architecture_does_not_go_on(arguments, whole, found, capsys):
     (whole / "kept").rename(whole / "result.json")
 
 
+def test_it_is_trained_at_the_size_that_its_file_says(found, tmp_path):
+    """Width 2 by the file, where the space has 4; a width that is given wins."""
+    path = tmp_path / "found.json"
+    path.write_text(export.to_json(SMALL.resized(width=2, image_size=8), ARCH))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "small", SMALL)
+        published, arch = retrain.find_arch(retrain.Config(arch=str(found)))
+        space, again = retrain.find_arch(retrain.Config(arch=str(path)))
+    assert (published.layout, space.layout) == (SMALL.layout, SMALL.resized(width=2, image_size=8).layout)
+    assert arch.tolist() == again.tolist() == ARCH
+    assert retrain.PRESETS["quick"].width is retrain.PRESETS["quick"].image_size is None
+
+
 @pytest.mark.parametrize(
     "text, argv, words",
     [
@@ -123,6 +139,7 @@ def test_another_architecture_does_not_go_on(arguments, whole, found, capsys):
         ("[1]", [], "no architecture in JSON"),
         (export.to_json(digits_chain, [0] * 5), ["--space", "nasbench201"], "of digits_chain, but --space is nasben"),
         (export.to_json(digits_chain, [0] * 5).replace("identity", "mb2_k3"), [], "whose ops, .* contradict its arch"),
+        (export.to_json(own, [0, 1]), [], "an architecture of mine, a space of your own; where is it. --space"),
         (export.to_json(SPACES["rnn32"], [0] * SPACES["rnn32"].num_choices), [], "networks on text are not retrained"),
     ],
 )

@@ -18,7 +18,7 @@ from PIL import Image
 from experiments import pcnas, search_compare
 from experiments.shared import searching
 from experiments.shared.config import settle
-from jaxnas import export, runs, tables
+from jaxnas import costs, export, runs, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs, op_costs, parse
 from jaxnas.costs.latency import Setting, operations_table
@@ -247,6 +247,14 @@ class TestPcnas:
         assert result["arch"] == result_of(searched)["arch"]
         assert result["predicted_latency_ms"] == result["limited_value"] == result["macs"] <= LIMIT
         assert result["measured_latency_ms"] is None  # another device than this one
+
+    def test_a_latency_measured_over_the_limit_is_told(self):
+        limit = costs.make_limit(SMALL, "latency_ms", 0.15, lambda archs: np.full(len(archs), 0.1405))
+        figures = {"limited_value": 0.1405, "measured_latency_ms": 0.1947}
+        told = pcnas.over_limit(limit, figures)
+        assert "measured here it takes 0.195 ms, over the limit of 0.15 ms" in told and "predicts, 0.141 ms" in told
+        assert pcnas.over_limit(limit, figures | {"measured_latency_ms": 0.149}) == ""
+        assert pcnas.over_limit(limit, figures | {"measured_latency_ms": None}) == ""
 
     @pytest.mark.slow("what a search found is retrained")
     def test_networks_are_retrained_where_there_is_no_table(self, searched, tmp_path):

@@ -80,7 +80,9 @@ def read_arch(path: str, given: str | None) -> tuple[SearchSpace, np.ndarray]:
         named = export.named_space(text)
         if named in SPACES and given not in (named, None):
             raise ValueError(f"an architecture of {named}, but --space is {given}; leave --space away.")
-        space = get_space(named if named in SPACES else given or ProblemConfig().space)
+        if named not in SPACES and given is None:
+            raise ValueError(f"an architecture of {named}, a space of your own; where is it? --space FILE.py:OBJECT.")
+        space = get_space(named if named in SPACES or given is None else given)
         return of_images(space), export.from_json(text, space)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None

@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """measured = constant + scale * predicted."""
+    """measured = constant + scale * predicted; a table that `with_calibration` made has one."""
 
     constant: float  # ms
     scale: float
@@ -131,10 +131,28 @@ def setting_of(table: Table) -> Setting:
     return _check_setting(device, int(batch_size) if batch_size.isdecimal() else batch_size, dtype)
 
 
+def with_calibration(table: Table, calibration: Calibration) -> Table:
+    """The table of operations with the calibration that its sums are taken by."""
+    stated = {name: repr(value) for name, value in calibration._asdict().items()}
+    return table._replace(provenance={**table.provenance, **stated})
+
+
+def calibration_of(table: Table) -> Calibration:
+    """The calibration of a table of operations: constant 0 and scale 1 where it has none."""
+    given = [table.provenance.get(name, plain) for name, plain in (("constant", "0"), ("scale", "1"))]
+    try:
+        return Calibration(*map(float, given))
+    except ValueError:
+        raise ValueError(f"the table of {table.space} has the calibration {given}, expected two numbers.") from None
+
+
 def operation_costs(
     space: SearchSpace, table: Table, calibration: Calibration | None = None, *, column: str = LATENCY_MS
 ) -> CostTable:
     """The medians over rounds as an additive cost in ms, for `limits.table_costs` and `limits.make_limit`.
+
+    Args:
+      calibration: None: the table's own, see `calibration_of`.
 
     Raises:
       ValueError: the table misses an operation, which is named, or is of other operations or in another unit.
@@ -153,7 +171,7 @@ def operation_costs(
             f"the latency table of {space.name} misses {missing[0]} ({len(missing)} of {len(names)} rows);"
             " measure it again."
         )
-    constant, scale = calibration or Calibration(0.0, 1.0)
+    constant, scale = calibration or calibration_of(table)
     number("constant", constant)
     number("scale", scale, above=0)
     per_op = np.zeros((space.num_choices, max(space.num_ops)))

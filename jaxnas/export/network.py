@@ -12,7 +12,16 @@ import numpy as np
 
 from jaxnas.codes import check
 from jaxnas.export.described import described, describing, shapes_of, to_json
-from jaxnas.files import one_line, open_arrays, open_tensors, read_file, replace_file, seal_arrays, seal_tensors
+from jaxnas.files import (
+    decode_json,
+    one_line,
+    open_arrays,
+    open_tensors,
+    read_file,
+    replace_file,
+    seal_arrays,
+    seal_tensors,
+)
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Params, Stats, Supernet, only
 from jaxnas.supernets.network import Network, make_network, network_variables
@@ -119,20 +128,22 @@ def load(path: str | os.PathLike[str], supernet: Supernet) -> Exported:
 
 def space_in(path: str | os.PathLike[str], spaces: Mapping[str, SearchSpace]) -> SearchSpace:
     """The space of the network that `save` wrote to `path`, of the size that it has there, so that
-    `load(path, make_supernet(space_in(path, SPACES)))` reads it.
+    `load(path, make_supernet(space_in(path, SPACES)))` reads it; or of the architecture that `to_json` wrote.
 
     Args:
+      path: ends in .npz or .safetensors; else it is read as JSON.
       spaces: by name, among which it is.
 
     Raises:
       ValueError: no such file, or of another space.
     """
-    _, unseal = _format(path)
+    data = read_file(path)
+    _, unseal = FORMATS.get(os.path.splitext(path)[1], (None, None))
     try:
-        content = unseal(read_file(path))[0]["architecture"]
+        content = decode_json(data) if unseal is None else unseal(data)[0]["architecture"]
         name, layout = content["space"], content["layout"]
         space = spaces[name]
-        sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in layout.items()}
+        sizes = {key: _tuples(value) for key, value in layout.items()}
         if sizes.pop("kind") != type(space.layout).__name__ or set(sizes) != set(space.layout._asdict()):
             raise ValueError(f"a layout {layout}")
         return dataclasses.replace(space, layout=type(space.layout)(**sizes))
@@ -142,10 +153,17 @@ def space_in(path: str | os.PathLike[str], spaces: Mapping[str, SearchSpace]) ->
         ) from None
 
 
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+FORMATS = {".npz": (seal_arrays, open_arrays), ".safetensors": (seal_tensors, open_tensors)}  # by a file's ending
+
+
 def _format(path: str | os.PathLike[str]) -> tuple[Callable[..., bytes], Callable[..., Any]]:
     """How a file that is called so is sealed and opened."""
-    known = {".npz": (seal_arrays, open_arrays), ".safetensors": (seal_tensors, open_tensors)}
     suffix = os.path.splitext(path)[1]
-    if suffix not in known:
-        raise ValueError(f"{path}: ends in {suffix or 'nothing'!r}, expected {' or '.join(known)}.")
-    return known[suffix]
+    if suffix not in FORMATS:
+        raise ValueError(f"{path}: ends in {suffix or 'nothing'!r}, expected {' or '.join(FORMATS)}.")
+    return FORMATS[suffix]
