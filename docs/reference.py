@@ -19,6 +19,7 @@ from sphinx.domains.python import PyObject
 from sphinx.util.nodes import make_refnode
 
 import jaxnas
+from jaxnas.ops import OPS, Policy
 
 FOLDER = Path(__file__).parent / "reference"
 
@@ -118,7 +119,21 @@ def entry(module: str, attribute: str) -> str:
         (comment for at in SOURCES.get(attribute, []) if (comment := defined(importlib.import_module(at))[attribute])),
         "",
     )
+    if found is OPS:
+        return f".. py:data:: {attribute}\n\n{operations()}"
     return f".. py:data:: {attribute}\n\n   {as_rst([comment])[0] if comment else shown(found)}\n"
+
+
+def operations() -> str:
+    """What the names of `OPS` build: each class with what it says of itself, up to the first full stop or colon."""
+    by_class: dict[type, list[str]] = {}
+    for name, factory in OPS.items():
+        by_class.setdefault(type(factory(8, 1, True, Policy())), []).append(name)
+    lines = ["   What each name builds, with stride 1.", ""]
+    for kind, names in by_class.items():
+        said = re.split(r"[.:](?=\s|$)", " ".join((inspect.getdoc(kind) or "").split()))[0]
+        lines += [f"   - {', '.join(f'``{name}``' for name in names)}: {in_line(said)}"]
+    return "\n".join(lines) + "\n"
 
 
 def shown(value: Any) -> str:

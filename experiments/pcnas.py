@@ -243,8 +243,8 @@ def over_limit(limit: limits.Limit | None, figures: Mapping[str, Any]) -> str:
         return ""
     return (
         f"; but measured here it takes {measured:.3g} ms, over the limit of {limits.number(limit.value)} ms, which is"
-        f" on what the table predicts, {figures['limited_value']:.3g} ms; measure_latency's median_relative_error says how"
-        " far it errs"
+        f" on what the table predicts, {figures['limited_value']:.3g} ms; measure_latency's median_relative_error says"
+        " how far it errs"
     )
 
 

@@ -198,7 +198,16 @@ class SearchSpace:
         return self.layout.sizes
 
     def resized(self, **sizes: int | None) -> "SearchSpace":
-        """The same codes on another network: see `ChainLayout.resized`; a ValueError for a size that it lacks."""
+        """The same codes on another network, as in `space.resized(image_size=16, in_channels=3, num_classes=3)`.
+
+        Args:
+          sizes: any of `sizes`, which every layout of images has but for cells_per_stage: width, channels of the stem
+            (of a chain all others scale with it, of cells they follow from it); image_size, pixels; in_channels of the
+            images; num_classes; cells_per_stage. None: as it is.
+
+        Raises:
+          ValueError: a size that the layout lacks, or one that is no whole number from 1.
+        """
         return dataclasses.replace(self, layout=self.layout.resized(**sizes))
 
 

@@ -20,6 +20,7 @@ import pytest
 import jaxnas
 from jaxnas import codes, samplers, training
 from jaxnas.evaluation import make_evaluator
+from jaxnas.ops import OPS
 from jaxnas.supernets import run_operation
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,11 @@ def test_code_of_a_how_to_is_python_and_names_what_exists(page):
             module, names = importlib.import_module(node.module), [alias.name for alias in node.names]
             others = [name for name in names if not hasattr(module, name)]
             assert [name for name in others if importlib.util.find_spec(f"{node.module}.{name}") is None] == []
+
+
+def test_names_of_operations_are_those_that_there_are():
+    (shown,) = re.findall(r"ops\.OPS\)\)\n```\n\n```\n(.*?)```", (DOCS / "howto/own_space.md").read_text(), re.DOTALL)
+    assert " ".join(shown.split()) == ", ".join(OPS)
 
 
 @pytest.mark.slow("the code of the site's how-to pages is run")

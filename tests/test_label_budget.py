@@ -104,6 +104,16 @@ def test_halves_of_a_space_have_nothing_in_common(space, number):
     assert len(codes) == sum(map(len, halves)) == (space.size if number is None else 12)
 
 
+@pytest.mark.parametrize("number, wanted", [(None, 7), (3, 3), (50, 7)])
+def test_of_a_table_of_a_part_of_a_space_nothing_else_is_asked_for(number, wanted):
+    some = enumerate_archs(digits_chain)[[200, 3, 7, 11, 240, 100, 30]]
+    truth = tables.make_table(digits_chain, some, {}, units={}, provenance={})
+    archs = evaluation_archs(digits_chain, number, truth)
+    assert len({tuple(code) for code in archs.tolist()} & {tuple(code) for code in some.tolist()}) == wanted
+    halves = [evaluation_archs(digits_chain, number, truth, half=half) for half in ("develop", "claim")]
+    assert len(np.unique(np.concatenate(halves), axis=0)) == sum(map(len, halves)) == (6 if number == 3 else 7)
+
+
 def test_refuses(capsys, tmp_path):
     line = refusal(capsys, "label_budget", "tiny", "--budgets", "-3", "--no-progress", "--workdir", tmp_path / "run")
     assert "budgets is -3, expected 0" in line

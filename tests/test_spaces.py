@@ -236,6 +236,13 @@ def test_a_chain_of_your_own_in_a_dozen_lines():
         ((8,), ["identity"], "mine: op_names[0] is 'identity', expected a list of distinct operation names."),
         ((8,), [()], "mine: op_names[0] is (), expected a list of distinct operation names."),
         ((8,), [("a", "a")], "mine: op_names[0] is ('a', 'a'), expected a list of distinct operation names."),
+        (
+            (8,),
+            [("identity", "conv3")],
+            "mine: no operation named conv3; enter it in the space's `operations`, or take one of "
+            + ", ".join(OPS)
+            + ".",
+        ),
     ],
 )
 def test_chain_space_refuses_what_does_not_fit(widths, op_names, message):

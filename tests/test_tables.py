@@ -417,7 +417,7 @@ class TestLoadTruth:
     def test_the_embedded_table(self, tmp_path, monkeypatch):
         digits = SPACES["digits_chain"]
         monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
-        refuses("digits_chain.npz is missing.*experiments.build_table", tables.load_truth, digits, "digits")
+        refuses("digits_chain.npz is missing.*jaxnas build_table", tables.load_truth, digits, "digits")
         archs = enumerate_archs(digits)
         accuracy = {"test_accuracy": np.linspace(0, 1, len(archs))}
         table = tables.make_table(digits, archs, accuracy, units={"test_accuracy": "fraction"}, provenance={})

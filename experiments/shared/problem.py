@@ -141,7 +141,7 @@ def evaluation_archs(
 ) -> np.ndarray:
     """The codes to score: the whole space or one half of it, or a sample of these that depends on the space and its
     number alone. Where not every code exists, each distinct network once. Of a space too large to draw from, whose
-    table can only be a sample, the table's own."""
+    table can only be a sample, the table's own; where a table has a part of another space, of these alone."""
     if half != "all" and (space.size >= 2**63 or not space.has_all_codes):
         both = evaluation_archs(space, None if num_archs is None else 2 * num_archs, truth)
         order = np.random.Generator(np.random.Philox(0)).permutation(len(both))
@@ -150,10 +150,11 @@ def evaluation_archs(
         return truth.archs[:num_archs]
     if not space.has_all_codes:
         return _existing_archs(space, space.size if num_archs is None else num_archs)
-    if half == "all" and (num_archs is None or num_archs >= space.size):
-        return codes.enumerate_archs(space)
-    order = np.random.Generator(np.random.Philox(0)).permutation(space.size)
-    return codes.from_index(space, np.sort(_half_of(order, half)[:num_archs]))
+    known = np.sort(codes.to_index(space, truth.archs))  # of most tables all
+    if half == "all" and (num_archs is None or num_archs >= len(known)):
+        return codes.from_index(space, known)
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(known))
+    return codes.from_index(space, known[np.sort(_half_of(order, half)[:num_archs])])
 
 
 def _half_of(order: np.ndarray, half: Half) -> np.ndarray:

@@ -171,7 +171,7 @@ def _parts(
     if num_valid < 1 or num_train < 1 or num_valid + num_train > num_images:
         raise ValueError(
             f"{name}: asked for {num_train} train and {num_valid} validation images; expected at least one of each and"
-            f" together at most {num_images}."
+            f" together at most {num_images}; lower num_train or num_valid."
         )
     order = stratified_order(source.train.labels, split_seed)
     parts = {

@@ -4,7 +4,7 @@
 `as_operation` takes. Those of a user's own are in a dict like it, `SearchSpace.operations`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxnas.ops.convolution import Classifier, ConvBN, Head, Stem
@@ -62,6 +62,17 @@ OPS: dict[str, OpFactory] = {
     **{f"dconv_k{k}": _of_size(DoubleDepthwise, k) for k in (3, 5, 7)},
 }
 
+
+def check_names(space: str, names: Iterable[str], operations: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a name is neither in `OPS` nor among the operations of the space itself."""
+    known = {**OPS, **operations}
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(
+            f"{space}: no operation named {', '.join(unknown)}; enter it in the space's `operations`, or take one"
+            f" of {', '.join(known)}."
+        )
+
+
 __all__ = [
     "DYNAMIC_OPS",
     "OPS",
@@ -96,5 +107,6 @@ __all__ = [
     "Words",
     "Zero",
     "as_operation",
+    "check_names",
     "conv_cost",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from jaxnas.ops import check_names
 from jaxnas.space import ChainLayout, CostsFn, OpFactory, SearchSpace
 
 IDENTITY = "identity"
@@ -28,7 +29,7 @@ def chain_space(
             [("identity", "mb3_k3", "mb4_k7")] * 3,
         )
 
-    Raises a ValueError where layout and op_names differ in length, or a choice has no or repeated candidates.
+    Raises a ValueError where layout and op_names differ in length, or a choice has no, repeated or unknown candidates.
     """
     lengths = len(layout.widths), len(layout.strides), len(op_names)
     if len(set(lengths)) > 1 or not op_names:
@@ -39,6 +40,7 @@ def chain_space(
     for choice, names in enumerate(op_names):
         if isinstance(names, str) or not names or len(set(names)) < len(names):
             raise ValueError(f"{name}: op_names[{choice}] is {names!r}, expected a list of distinct operation names.")
+        check_names(name, names, operations or {})
     names_of_choices = tuple(tuple(names) for names in op_names)
     return SearchSpace(
         name,

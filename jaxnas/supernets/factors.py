@@ -3,7 +3,7 @@
 from typing import Any, Literal, NamedTuple, get_args
 
 from jaxnas.checks import choice, whole
-from jaxnas.ops import OPS, Channels, OpFactory, PartialChannels, Policy, as_operation
+from jaxnas.ops import OPS, Channels, OpFactory, PartialChannels, Policy, as_operation, check_names
 from jaxnas.space import SearchSpace
 
 Kernels = Literal["separate", "centre", "transform"]
@@ -42,11 +42,7 @@ class Factors(NamedTuple):
 def candidates_at(space: SearchSpace, choice: int, width: int, stride: int, factors: Factors) -> dict[str, Any]:
     """The candidates of a choice by name, for so many output channels; from `jaxnas.ops.OPS` and the space's own."""
     ops = {**OPS, **space.operations}
-    if unknown := sorted(set(space.op_names[choice]) - set(ops)):
-        raise ValueError(
-            f"{space.name}: no operation named {', '.join(unknown)}; enter it in the space's `operations`, or take one"
-            f" of {', '.join(ops)}."
-        )
+    check_names(space.name, space.op_names[choice], space.operations)
     return {name: candidate(ops[name], width, stride, factors) for name in space.op_names[choice]}
 
 

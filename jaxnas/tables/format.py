@@ -149,7 +149,7 @@ def lookup(table: Table, archs: chex.ArrayNumpy, column: str) -> np.ndarray:
         missing = found.index(-1)
         raise ValueError(
             f"the table of {table.space} ({len(rows)} architectures) lacks architecture {missing},"
-            f" {codes[missing].tolist()}."
+            f" {codes[missing].tolist()}; `table.archs` are those that it has."
         )
     return table.columns[column][np.asarray(found, np.int64)]
 
