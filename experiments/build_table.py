@@ -11,13 +11,15 @@ shakespeare or on any other (`jaxnas.datasets.load_text`), are trained by
 
     jaxnas build_table text --workdir runs/rnn-table
 
-and `lowest_accuracy` and `highest_accuracy` are then one over a perplexity. Every `archs_per_save` architectures are
-saved, and a killed run goes on from there.
+and `lowest_accuracy` and `highest_accuracy` are then one over a perplexity. Several networks are in flight, so that
+some compile while others train. Every `archs_per_save` architectures are saved, and a killed run goes on from there.
+The table's column train_seconds says what each architecture took, beside those in flight with it.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,6 +60,8 @@ class Config:
     flip: bool = False
     compiled: Literal["once", "each"] = "once"
     archs_per_save: Count = 9
+    # trained at once on each device, each in a thread that compiles for it; None: one a core on CPU, elsewhere 4
+    networks_in_flight: Count | None = dataclasses.field(default=None, compare=False)
 
 
 PRESETS = {
@@ -84,47 +88,50 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     space = get_space(problem.space)
     data = load_images(problem, space)
     space = resize(problem, space, data)
-    recipe = Recipe(
-        num_epochs=config.num_epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        clip_norm=config.clip_norm,
-        weight_decay=config.weight_decay,
-        crop=config.crop,
-        flip=config.flip,
-    )
+    names = ("num_epochs", "batch_size", "learning_rate", "clip_norm", "weight_decay", "crop", "flip")
+    recipe = Recipe(**{name: getattr(config, name) for name in names})
     train = make_standalone(
         make_supernet(space),
         recipe,
         mean=data.mean,
         std=data.std,
         compiled=config.compiled,
-        workers=(os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1,
+        workers=config.networks_in_flight or (runs.num_cores() if jax.default_backend() == "cpu" else 4),
+        devices=jax.local_devices(),
     )
     archs = enumerate_archs(space)[: config.num_archs]
     keys = jax.random.split(jax.random.key(problem.seed), config.num_seeds)
-    units = {"test_accuracy": "fraction", "test_loss": "nats"}
+    units = {"test_accuracy": "fraction", "test_loss": "nats", "train_seconds": "seconds"}
     test_images, test_labels = data.test_images, data.test_labels
     if not data.is_text:
         test_images, test_labels = all_shifts(test_images, test_labels, data.mean, config.test_shift)
 
-    def compute(block: np.ndarray, bar: tqdm) -> tables.Table:
-        result = train(block, keys, data.train_images, data.train_labels, test_images, test_labels)
-        bar.update(len(block))
-        columns = {"test_accuracy": result.accuracy.astype(np.float32), "test_loss": result.loss.astype(np.float32)}
-        return tables.make_table(space, block, columns, units=units, provenance={})
+    kept = runs.block_paths(workdir / "blocks", len(archs), size=config.archs_per_save, prefix="")
+    left = [not kept[row // config.archs_per_save].exists() for row in range(len(archs))]
+    images = (data.train_images, data.train_labels, test_images, test_labels)
 
-    columns, seconds = runs.in_blocks(
-        compute,
-        archs,
-        workdir / "blocks",
-        space,
-        size=config.archs_per_save,
-        origin={"run": identity},
-        prefix="",
-        label="train alone",
-        progress=problem.progress,
-    )
+    def compute(block: np.ndarray, bar: tqdm) -> tables.Table:
+        accuracy, loss, took = [], [], []
+        for result in itertools.islice(of_each, len(block)):
+            accuracy.append(result.accuracy)
+            loss.append(result.loss)
+            took.append(result.seconds)
+            bar.update()
+        values = (np.concatenate(column).astype(np.float32) for column in (accuracy, loss, took))
+        return tables.make_table(space, block, dict(zip(units, values, strict=True)), units=units, provenance={})
+
+    with contextlib.closing(train.each(archs[left], keys, *images)) as of_each:  # what is left is given up on an error
+        columns, seconds = runs.in_blocks(
+            compute,
+            archs,
+            workdir / "blocks",
+            space,
+            size=config.archs_per_save,
+            origin={"run": identity},
+            prefix="",
+            label="train alone",
+            progress=problem.progress,
+        )
     compared = [f"{field.name}={value}" for field, value in runs.fields(config) if field.compare]
     provenance = {
         "source": f"python -m {__package__}.build_table",
@@ -155,6 +162,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "lowest_accuracy": float(accuracy.mean(axis=1).min()),
         "highest_accuracy": float(accuracy.mean(axis=1).max()),
         "seconds_per_network": seconds / accuracy.size,
+        "median_train_seconds": float(np.median(columns["train_seconds"])),
+        "highest_train_seconds": float(columns["train_seconds"].max()),
         "table": path.name,
         "table_bytes": path.stat().st_size,
         **text_figures(data, columns),

@@ -119,7 +119,9 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     budgets = [number for number in config.budgets if number <= len(archs) // 2]
     compile_seconds = runs.compile_clock()
     supernet = build(config.network, space)
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress, per_image=True)
+    score = make_score(
+        config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress, per_image=True
+    )
     setup = make_setup(config.training, supernet, data, config.sampling)
     rows, of_all, first = [], [], config.problem.seed
     proxies = make_proxy_scores(config, setup)(

@@ -191,7 +191,14 @@ def train_all(
     """Train and score what is to be trained: (super-nets of each kind, seconds of the warm-ups that they share)."""
     data, space = problem.data, problem.space
     supernet = build(config.network, space)
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress, per_image=True)
+    score = make_score(
+        config.scoring,
+        supernet,
+        data,
+        mesh=config.training.mesh,
+        progress=config.problem.progress,
+        per_image=True,
+    )
     setups = make_setups(config, config.regulariser, supernet, data, chosen)
     supernets: dict[str, list[Scored]] = {name: [] for name in TRAINED}
     warmup_seconds, warmup_steps = 0.0, num_warmup_steps(config.regulariser, config.training)
@@ -200,7 +207,7 @@ def train_all(
         if warmup_steps:
             start, setup = folder / "warmup", setups["baseline"]
             warmup_seconds += train(config, setup, score, start, seed=seed, origin=warmup, until=warmup_steps).seconds
-        of_landmarks = ranking_batches(config.regulariser, config.scoring, data, seed)
+        of_landmarks = ranking_batches(config.regulariser, config, data, seed)
         for name, kind in supernets.items():
             more_at = None if name == "baseline" else of_landmarks
             origin = origin_of(identity, seed, name)

@@ -230,7 +230,7 @@ def make_algorithm(config: Config, name: str, problem: Problem, landmarks: np.nd
     }
     alone = make_search_setup(whole, mixing_softly(policy, config.tilt), held_out, timetable, {}) if is_soft else None
     setups["alone"] = alone or setups["baseline"]
-    return Algorithm(policy, setups, num_alone, whole, make_score(scoring, supernet, data, progress=False))
+    return Algorithm(policy, setups, num_alone, whole, make_score(scoring, supernet, data, mesh=None, progress=False))
 
 
 def both_sides(

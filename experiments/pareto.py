@@ -89,7 +89,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     data = load_images(config.problem, published)
     space = resize(config.problem, published, data)
     supernet, seed = build(config.network, space), config.problem.seed
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
+    score = make_score(config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress)
     setup = make_setup(config.training, supernet, data, config.sampling)
     folder, origin = workdir / f"seed{seed}", {"run": identity, "seed": seed}
     trained = train(config, setup, score, folder, seed=seed, origin=origin)

@@ -34,6 +34,7 @@ from jaxnas.spaces import get_space
 from jaxnas.supernets import Params, Supernet
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
+from .shared.curve import read_curve
 from .shared.pictures import draw_curve, draw_scatter, draw_so_far, draw_training
 from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
 from .shared.rankers import COSTS, RANKERS, beside, print_table
@@ -44,7 +45,6 @@ from .shared.supernet import (
     build,
     make_score,
     make_setup,
-    read_curve,
     score_all,
     train_up_to,
 )
@@ -105,7 +105,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 
     compile_seconds = runs.compile_clock()
     supernet = build(config.network, space)
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
+    score = make_score(config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress)
     setup = make_setup(config.training, supernet, data, config.sampling)
     seeds = range(config.problem.seed, config.problem.seed + config.num_seeds)
     origins = {seed: {"run": identity, "seed": seed} for seed in seeds}

@@ -75,7 +75,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     alone = tables.lookup(truth, archs, "test_loss").astype(np.float64).reshape(len(archs), -1)
     order = published_order(config)
     supernet = build(config.network, space)
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
+    score = make_score(config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress)
     setup = make_setup(config.training, supernet, data, config.sampling)
     seeds = range(config.problem.seed, config.problem.seed + config.num_seeds)
     shared = np.stack([losses_of(config, setup, score, archs, workdir, seed, identity) for seed in seeds])

@@ -36,6 +36,7 @@ from tqdm import tqdm
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.checks import Count, Pair, Positive, Whole
 from jaxnas.datasets import Dataset
+from jaxnas.evaluation import replicated
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.samplers import replay, replayed
@@ -45,7 +46,7 @@ from jaxnas.training import Recipe, batches, init_train_state, make_standalone
 
 from .shared.config import SupernetConfig, settle
 from .shared.problem import arch_rows, load_images, resize
-from .shared.supernet import TrainingSetup, build, make_score, make_setup, score_all
+from .shared.supernet import TrainingSetup, build, make_score, make_setup, score_all, sharing_of
 from .shared.telling import difference, hashes
 
 PUBLISHED_TAU = {4: 0.441, 5: 0.314, 6: 0.214, 7: 0.195}  # by number of vertices
@@ -189,7 +190,7 @@ def one_size(
     row_of = {tuple(code): row for row, code in enumerate(scored.tolist())}
     sampler = replayed(space, num_archs=1, num_steps=int(config.training.num_steps or 0))
     setup = make_setup(config.training, supernet, data, sampler)
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
+    score = make_score(config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress)
     columns = []
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
         of_seed, place = {**origin, "seed": seed}, folder / f"seed{seed}"
@@ -246,10 +247,11 @@ def trained_together(
     init_key, batch_key = jax.random.split(jax.random.key(seed))
     drawn = np.random.Generator(np.random.Philox((seed, 1))).integers(0, len(cells), training.num_steps)
     state = init_train_state(setup.supernet, setup.sampler, setup.tx, init_key)
+    mesh = sharing_of(training).mesh
     return runs.resumable(
         setup.step,
-        state._replace(sampler_state=replay(cells[drawn], num_archs=1)),
-        batches(batch_key, data.train_images, data.train_labels, training.batch_size),
+        replicated(mesh, state._replace(sampler_state=replay(cells[drawn], num_archs=1))),
+        batches(batch_key, data.train_images, data.train_labels, training.batch_size, mesh=mesh),
         training.num_steps,
         folder,
         fingerprint=space.fingerprint,

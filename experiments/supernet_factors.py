@@ -213,7 +213,7 @@ def prepare(variant: Variant, problem: Problem) -> tuple[TrainingSetup, Score]:
             raise ValueError(f"batch_size is {batch_size}, but there are {num_train} training images.")
         supernet = build(config.network, resize(config.problem, problem.published, data))
         setup = make_setup(config.training, supernet, data, config.sampling)
-        return setup, make_score(config.scoring, supernet, data, progress=False)
+        return setup, make_score(config.scoring, supernet, data, mesh=config.training.mesh, progress=False)
 
 
 @contextlib.contextmanager

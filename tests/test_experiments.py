@@ -102,7 +102,7 @@ def rerun(ranked, truth, tmp_path, capsys) -> Callable[[], str | None]:
 def test_presets_are_sound(name, preset):
     presets = EXPERIMENTS[name].PRESETS
     parsed = command.parse(f"python -m experiments.{name}", None, presets, [preset, "--workdir", "runs"])
-    assert parsed == (preset, presets[preset], Path("runs"), None)
+    assert parsed == (preset, presets[preset], Path("runs"), None, None)
     assert {"tiny", "quick"} <= set(presets)
     values = runs.flat(presets[preset])
     space = get_space(values["space"])

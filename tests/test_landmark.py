@@ -103,7 +103,7 @@ def test_a_fork_is_what_an_uninterrupted_run_would_be(ran, truth, tmp_path, name
     setup = regulariser.make_setups(config, config.regulariser, network, data, chosen)[name]
     options = {"seed": 0, "origin": landmark.origin_of(result_of(ran)["run"], 0, name)}
     if name == "landmark":
-        options["more_at"] = regulariser.ranking_batches(config.regulariser, config.scoring, data, 0)
+        options["more_at"] = regulariser.ranking_batches(config.regulariser, config, data, 0)
     score = supernet.make_score(config.scoring, network, data, progress=False)
     trained = supernet.train(config, setup, score, tmp_path, **options)
     forked = supernet.train(config, setup, score, ran / "seed0" / name, **options)

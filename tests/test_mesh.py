@@ -8,16 +8,30 @@ from pathlib import Path
 import pytest
 
 
+def with_eight_devices(script: str) -> list[str]:
+    """What a script prints in a process with eight simulated devices, which has to end well."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.split()
+
+
 @pytest.mark.slow("a process with eight devices scores on meshes of them")
 def test_scores_do_not_depend_on_the_mesh():
     """Numbers of architectures, batches and devices that don't divide one another; nodes side by side as on
     accelerators too."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
-    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["3x2", "2x4", "1x8", "2x2", "2x2", "1x4"]
+    assert with_eight_devices(__file__) == ["3x2", "2x4", "1x8", "2x2", "2x2", "1x4"]
+
+
+@pytest.mark.slow("a process with eight devices trains on meshes of them")
+def test_training_does_not_depend_on_the_mesh():
+    """Networks alone on two devices as on one. Super-nets with landmarks, crops and tracked statistics as on one;
+    with statistics of each device's own images, in parts and with layers computed twice, as gradients by hand; and
+    meshes that divide nothing end in one line."""
+    script = str(Path(__file__).with_name("mesh_training.py"))
+    assert with_eight_devices(script) == ["alone", "2x2", "4x1", "local", "refused"]
 
 
 @pytest.mark.parametrize("axes", [("data", "archs"), ("archs",)])

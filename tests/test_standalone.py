@@ -1,5 +1,8 @@
 """Stand-alone training: all ways to compile it agree with each other and with a plain loop, seed by seed."""
 
+import contextlib
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 import scipy.special
 
 from jaxnas import datasets, export
+from jaxnas.evaluation import ordered_map
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import chain_space
 from jaxnas.supernets import make_supernet, only
@@ -32,26 +36,53 @@ def data():
 
 
 @pytest.fixture(scope="module")
+def arrays(data):
+    return data.train_images, data.train_labels, data.test_images, data.test_labels
+
+
+@pytest.fixture(scope="module")
 def supernet():
     return make_supernet(SPACE)
 
 
 @pytest.fixture(scope="module")
 def trainers(supernet, data):
-    """compiled -> train(archs, keys) on the digits."""
+    """By how they are compiled."""
 
     def build(compiled):
-        train = make_standalone(supernet, RECIPE, mean=data.mean, std=data.std, compiled=compiled)
-        arrays = data.train_images, data.train_labels, data.test_images, data.test_labels
-        return lambda archs, keys: train(archs, keys, *arrays)
+        return make_standalone(supernet, RECIPE, mean=data.mean, std=data.std, compiled=compiled)
 
     return {compiled: build(compiled) for compiled in ("once", "each", "step")}
 
 
 @pytest.fixture(scope="module")
-def once(trainers):
+def once(trainers, arrays):
     """Every architecture from the first two keys, in one program."""
-    return trainers["once"](ARCHS, KEYS[:2])
+    return trainers["once"](ARCHS, KEYS[:2], *arrays)
+
+
+def test_networks_come_one_by_one_in_order(once, trainers, arrays):
+    """The same numbers, each as soon as it is known, and what each took."""
+    with contextlib.closing(trainers["once"].each(ARCHS, KEYS[:2], *arrays)) as stream:
+        parts = list(stream)
+    np.testing.assert_array_equal(np.concatenate([part.loss for part in parts]), once.loss)
+    assert [part.seconds.shape for part in parts] == [(1,), (1,)]
+    assert once.seconds.shape == (2,) and (once.seconds > 0).all()
+
+
+def test_what_has_not_begun_is_given_up():
+    """An iterator that is closed ends what runs, and begins nothing more."""
+    begun = []
+
+    def item(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.01)
+        return number
+
+    some = ordered_map(item, range(1000), 2)
+    assert [next(some), next(some)] == [0, 1]
+    some.close()
+    assert len(begun) < 100
 
 
 def plain_loop(supernet, data, arch: tuple[int, ...], key) -> tuple[float, float, list[float]]:
@@ -100,17 +131,17 @@ def test_agrees_with_a_plain_loop(once, supernet, data):
 @pytest.mark.parametrize(
     "compiled", ["each", pytest.param("step", marks=pytest.mark.slow("one more way to compile a training"))]
 )
-def test_all_ways_to_compile_agree(once, trainers, data, compiled):
-    other = trainers[compiled](ARCHS[:1], KEYS[:2])
+def test_all_ways_to_compile_agree(once, trainers, data, arrays, compiled):
+    other = trainers[compiled](ARCHS[:1], KEYS[:2], *arrays)
     np.testing.assert_allclose(other.loss, once.loss[:1], rtol=1e-4)
     np.testing.assert_allclose(other.accuracy, once.accuracy[:1], atol=3 / len(data.test_labels))
     assert once.loss.shape == once.accuracy.shape == (2, 2)
     assert len(np.unique(once.loss)) == 4
 
 
-def test_a_network_is_alone(once, trainers):
+def test_a_network_is_alone(once, trainers, arrays):
     """What trains beside it, and in which order, makes no difference."""
-    other = trainers["once"](ARCHS[::-1], KEYS[jnp.array([2, 1])])
+    other = trainers["once"](ARCHS[::-1], KEYS[jnp.array([2, 1])], *arrays)
     np.testing.assert_array_equal(other.loss[::-1, 1], once.loss[:, 1])
     np.testing.assert_array_equal(other.accuracy[::-1, 1], once.accuracy[:, 1])
     assert (other.loss[::-1, 0] != once.loss[:, 0]).all()

@@ -111,6 +111,11 @@ class TrainingConfig:
     stats_momentum: Share | None = None  # of tracked statistics; needed for bn_mode tracked
     checkpoint_every: Count = 200  # steps
     report_every: Count = 20  # steps
+    mesh: Annotated[str, Text("archs=ROWS,data=COLUMNS")] | None = None  # devices that train and score; None: one
+    # of a step on a mesh: normalised by all of its images, or by those of each device
+    mesh_statistics: Literal["global", "local"] = "global"
+    batch_parts: Count = 1  # of a step, one after the other, each normalised by itself: less memory
+    rematerialise: bool = False  # compute within layers once more for the gradient: less memory, more time
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,10 +19,10 @@ from jaxnas.samplers import uniform
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Supernet, soft_weights
 from jaxnas.tables import Judge
-from jaxnas.training import BatchAt, LossFn, TrainState, batches, merge_batches
+from jaxnas.training import BatchAt, LossFn, Sharing, TrainState, batches, merge_batches
 
 from .config import NetworkConfig, SupernetConfig
-from .supernet import Score, build, make_objective, make_score
+from .supernet import Score, build, make_objective, make_score, sharing_of
 from .telling import write_weights
 
 PARTIAL_CHANNELS = {"pc_darts": 4}  # of the super-net that a policy is published with
@@ -99,6 +99,11 @@ def make_search_setup(
     terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
 ) -> SearchSetup:
     """The step of a settled config, of policy and weights; `terms` as for `make_objective`."""
+    if sharing_of(config.training) != Sharing():
+        raise ValueError(
+            f"{policy.name}: mesh, mesh_statistics, batch_parts and rematerialise are for super-nets that train without"
+            " a policy; leave them out."
+        )
     tx, loss_fn, preprocess = make_objective(config.training, policy.supernet, data, terms)
     valid_at: list[BatchAt] = []
     search = make_search_training(
@@ -206,7 +211,7 @@ def search_with_weights(
     num_updates = timetable.done(num_steps)
     policy = make_policy(config, name, space, max(1, num_updates), **settings)
     setup = make_search_setup(config, policy, data, timetable)
-    score = make_score(config.scoring, policy.supernet, data, progress=False)
+    score = make_score(config.scoring, policy.supernet, data, mesh=None, progress=False)
     seconds, archs, curves, more = 0.0, [], [], []
     for seed in range(config.problem.seed, config.problem.seed + num_seeds):
         trained = train_search(

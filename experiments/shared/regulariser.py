@@ -19,7 +19,7 @@ from jaxnas.training.schedules import SCHEDULES
 
 from .config import ProblemConfig, RankedConfig, ScoringConfig, TrainingConfig
 from .problem import Problem
-from .supernet import TrainingSetup, make_setup, preprocess_of
+from .supernet import TrainingSetup, make_setup, preprocess_of, sharing_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +171,9 @@ def num_warmup_steps(config: RegulariserConfig, training: TrainingConfig) -> int
     return round(config.warmup_share * training.num_steps)
 
 
-def ranking_batches(
-    config: RegulariserConfig, scoring: ScoringConfig, data: Dataset, seed: int
-) -> Callable[[int], dict]:
+def ranking_batches(config: RegulariserConfig, ranked: RankedConfig, data: Dataset, seed: int) -> Callable[[int], dict]:
     """step -> the batch of the regulariser, of the held-out images on which nothing is scored."""
     key = jax.random.split(jax.random.key(seed), 3)[2]  # `train` splits the same key in two
-    images, labels = (part[scoring.num_eval_images :] for part in (data.valid_images, data.valid_labels))
-    return batches(key, images, labels, config.landmark_batch_size, split="valid")
+    images, labels = (part[ranked.scoring.num_eval_images :] for part in (data.valid_images, data.valid_labels))
+    mesh = sharing_of(ranked.training).mesh
+    return batches(key, images, labels, config.landmark_batch_size, split="valid", mesh=mesh)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from jaxnas import plotting, ranking, runs
 from jaxnas.checks import Count, Seeds, Text
 from jaxnas.costs import latency_files, limits
+from jaxnas.evaluation import replicated
 from jaxnas.runs import sealed
 from jaxnas.samplers import replay, replayed
 from jaxnas.search import Pcnas, PcnasState, pcnas
@@ -29,7 +30,7 @@ from jaxnas.training import TrainState, batches, init_train_state
 
 from .config import REHEARSAL, SupernetConfig
 from .problem import load_images, resize
-from .supernet import Score, TrainingSetup, build, make_score, make_setup
+from .supernet import Score, TrainingSetup, build, make_score, make_setup, sharing_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ def prepare(config: SearchConfig) -> Task:
     supernet = build(config.network, space)
     sampler = replayed(space, num_archs=config.num_archs, num_steps=populations)
     setup = make_setup(config.training, supernet, data, sampler)
-    score = make_score(config.scoring, supernet, data, progress=config.problem.progress)
+    score = make_score(config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress)
     return Task(published, space, search, setup, score, ends, populations)
 
 
@@ -184,6 +185,7 @@ def warm_up(config: SearchConfig, task: Task, folder: Path, origin: sealed.Origi
     """Train on all that is feasible, for both; the second to ask finds it done."""
     keys, setup = _keys(config), task.setup
     state = init_train_state(setup.supernet, setup.sampler, setup.tx, keys[0])
+    state = replicated(sharing_of(config.training).mesh, state)
     of_warm_up = {**origin, "training": "warm_up"}
     return train(config, task, folder / "warm_up", state, task.search.init(keys[2]), 0, of_warm_up)
 
@@ -202,11 +204,11 @@ def train(
     Returns the state and the seconds of training, those of a process killed before included.
     """
     codes = task.search.draw(search, task.populations * config.num_archs, number)
-    data = task.setup.data
+    data, mesh = task.setup.data, sharing_of(config.training).mesh
     trained = runs.resumable(
         task.setup.step,
-        state._replace(sampler_state=replay(codes, num_archs=config.num_archs)),
-        batches(_keys(config)[1], data.train_images, data.train_labels, config.training.batch_size),
+        state._replace(sampler_state=replicated(mesh, replay(codes, num_archs=config.num_archs))),
+        batches(_keys(config)[1], data.train_images, data.train_labels, config.training.batch_size, mesh=mesh),
         task.ends[number],
         folder,
         fingerprint=task.space.fingerprint,

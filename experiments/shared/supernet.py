@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from jaxnas import plotting, runs, tables
 from jaxnas.datasets import Dataset
-from jaxnas.evaluation import Scores, make_evaluator
+from jaxnas.evaluation import Scores, make_evaluator, make_mesh, replicated
 from jaxnas.runs import sealed
 from jaxnas.samplers import SAMPLERS, Sampler
 from jaxnas.space import SearchSpace
@@ -21,6 +21,7 @@ from jaxnas.training import (
     BatchAt,
     LossFn,
     Preprocess,
+    Sharing,
     TrainState,
     TrainStep,
     add_losses,
@@ -35,6 +36,7 @@ from jaxnas.training import (
 )
 
 from .config import NetworkConfig, RankedConfig, SamplingConfig, ScoringConfig, SupernetConfig, TrainingConfig
+from .curve import curve_archs, curve_file, curve_images, curve_steps
 
 Score = Callable[..., Scores]
 Tell = Callable[[int, np.ndarray, Scores], None]  # steps done, archs [num_archs, num_choices], their scores
@@ -67,7 +69,13 @@ def build(config: NetworkConfig, space: SearchSpace, *, partial_channels: int = 
 
 
 def make_score(
-    config: ScoringConfig, supernet: Supernet, data: Dataset, *, progress: bool, per_image: bool = False
+    config: ScoringConfig,
+    supernet: Supernet,
+    data: Dataset,
+    *,
+    mesh: str | None = None,
+    progress: bool,
+    per_image: bool = False,
 ) -> Score:
     """`score(state, archs, *, first=None, bar=None) -> Scores` on the validation images under the config's rule."""
     evaluator = make_evaluator(
@@ -77,6 +85,7 @@ def make_score(
         archs_per_call=config.archs_per_call,
         images_per_call=config.images_per_call,
         memory_budget=config.memory_budget,
+        mesh=None if mesh is None else make_mesh(mesh),
         per_image=per_image,
     )
     held_out, num_train = len(data.valid_images), len(data.train_images)
@@ -132,8 +141,15 @@ def make_setup(
         sampler = SAMPLERS[sampling.sampler](supernet.space, **options)
     assert isinstance(sampler, Sampler)
     tx, loss_fn, _ = make_objective(config, supernet, data, terms)
-    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, stats_momentum=config.stats_momentum)
+    given: dict[str, Any] = {"stats_momentum": config.stats_momentum, "sharing": sharing_of(config)}
+    step = make_train_step(supernet, loss_fn, sampler, tx, idle=config.idle, **given)
     return TrainingSetup(supernet, data, sampler, tx, step)
+
+
+def sharing_of(config: TrainingConfig) -> Sharing:
+    """Who computes a step, and how much of it at once."""
+    mesh = None if config.mesh is None else make_mesh(config.mesh)
+    return Sharing(mesh, config.mesh_statistics, config.batch_parts, config.rematerialise)
 
 
 def make_objective(
@@ -195,7 +211,8 @@ def train(
     space, num_steps = supernet.space, config.training.num_steps
     assert num_steps is not None
     _, batch_key = jax.random.split(jax.random.key(seed))
-    train_at = batches(batch_key, data.train_images, data.train_labels, config.training.batch_size)
+    mesh = sharing_of(config.training).mesh
+    train_at = batches(batch_key, data.train_images, data.train_labels, config.training.batch_size, mesh=mesh)
     points = [] if archs is None else curve_steps(config)
 
     def score_point(steps: int, metrics: dict[str, float], state: TrainState) -> None:
@@ -204,13 +221,13 @@ def train(
             few = curve_archs(config, archs)
             scores = score(state, few, first=curve_images(config, len(data.valid_images)))
             table, of_point = runs.scores_table(space, scores), {**origin, "step": steps}
-            sealed.write_table(_curve_file(folder, steps), "curve", table, of_point)
+            sealed.write_table(curve_file(folder, steps), "curve", table, of_point)
             if tell is not None:
                 tell(steps, few, scores)
 
     return runs.resumable(
         step,
-        fresh_state(config, setup, seed),
+        replicated(mesh, fresh_state(config, setup, seed)),
         train_at if more_at is None else merge_batches(train_at, more_at),
         num_steps if until is None else until,
         folder,
@@ -252,48 +269,6 @@ def train_up_to(
         print(f"{place}: the weights of step {step} are gone, training up to there once more")
         return train(config, setup, score, place, seed=seed, origin={**origin, "step": step}, until=step)
     return train(config, setup, score, folder, seed=seed, origin=origin, archs=archs, until=step, tell=tell)
-
-
-def curve_steps(config: RankedConfig) -> list[int]:
-    """The steps after which the curve's architectures are scored; the end of the training has scores of its own."""
-    num_steps = config.training.num_steps
-    assert num_steps is not None
-    number = min(config.curve.num_curve_points, num_steps)
-    steps = {round(num_steps * (point + 1) / number) for point in range(number)}
-    return sorted(steps - {num_steps})
-
-
-def curve_images(config: RankedConfig, held_out: int) -> int:
-    """How many images the curve's architectures are scored on: those of one call, and as many more as fill the last
-    call of the final scores, so that what is compiled for the curve serves these too."""
-    scoring = config.scoring
-    num_images = held_out if scoring.num_eval_images is None else min(scoring.num_eval_images, held_out)
-    return min(num_images, scoring.images_per_call + num_images % scoring.images_per_call)
-
-
-def curve_archs(config: RankedConfig, archs: np.ndarray) -> np.ndarray:
-    """Those of `archs` that are scored along the training."""
-    return archs[:: -(-len(archs) // config.curve.num_curve_archs)]
-
-
-def read_curve(
-    config: RankedConfig, folder: Path, space: SearchSpace, archs: np.ndarray, origin: sealed.Origin
-) -> list[tuple[int, tables.Table]]:
-    """(step, scores) along the training; one that was damaged and had to be deleted is missed in a picture only."""
-    few, found = curve_archs(config, archs), []
-    for steps in curve_steps(config):
-        path = _curve_file(folder, steps)
-        if path.exists():
-            remedy = "delete it, and the picture of tau over training goes without this point; all else stays"
-            table = sealed.read_table(path, "curve", space, few, {**origin, "step": steps}, remedy=remedy)
-            found.append((steps, table))
-        else:
-            print(f"the picture of tau over training goes without step {steps}: {path} is gone")
-    return found
-
-
-def _curve_file(folder: Path, steps: int) -> Path:
-    return folder / f"curve_{steps}.npz"
 
 
 def score_all(

@@ -1,6 +1,7 @@
 """Scoring many sub-networks of one super-net on the same images."""
 
 from jaxnas.evaluation.evaluator import BNMode, Evaluator, Strategy, make_evaluator
+from jaxnas.evaluation.meshes import make_mesh, replicated
 from jaxnas.evaluation.per_image import cross_entropy, is_correct
 from jaxnas.evaluation.planning import Plan
 from jaxnas.evaluation.population import Population, host_calls, work
@@ -18,7 +19,9 @@ __all__ = [
     "host_calls",
     "is_correct",
     "make_evaluator",
+    "make_mesh",
     "merits",
     "ordered_map",
+    "replicated",
     "work",
 ]

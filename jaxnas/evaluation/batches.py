@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.evaluation.meshes import DeviceRow, ToDevices
 from jaxnas.evaluation.per_image import cross_entropy, is_correct
 from jaxnas.evaluation.planning import Plan
 from jaxnas.supernets import Params
-
-ToDevices = Callable[[Any], chex.Array]  # a host array -> the same on devices
 
 
 class ImageBatch(NamedTuple):
@@ -24,13 +23,6 @@ class ImageBatch(NamedTuple):
     images: chex.Array  # float [num_batches, num_images, height, width, channels]; int [num_batches, num_rows, length]
     labels: chex.Array  # int [num_batches, num_images]; [num_batches, num_rows, length]
     mask: chex.Array | None  # bool [num_batches, num_images]: False for padding; None: nothing is padded anywhere
-
-
-class DeviceRow(NamedTuple):
-    """Devices that score architectures together, each on batches of its own."""
-
-    place_whole: ToDevices  # on each of them
-    place_split: ToDevices  # split among them by its first axis
 
 
 class LoadedRow(NamedTuple):
@@ -55,21 +47,6 @@ def score_images(logits: chex.Array, batch: ImageBatch) -> tuple[chex.Array, che
         return losses, correct
     mask = jnp.expand_dims(batch.mask, tuple(range(losses.ndim - 1)))
     return losses * mask.astype(losses.dtype), correct * mask.astype(correct.dtype)
-
-
-def rows_of(mesh: jax.sharding.Mesh | None) -> list[DeviceRow]:
-    """The rows of devices of a mesh with axes ("archs", "data"); None: the default device alone."""
-    if mesh is None:
-        return [DeviceRow(jnp.asarray, jnp.asarray)]
-    if mesh.axis_names != ("archs", "data"):
-        raise ValueError(f"the mesh has axes {mesh.axis_names}, expected ('archs', 'data').")
-    rows = []
-    for devices in mesh.devices:
-        row = jax.sharding.Mesh(devices, ("data",))
-        specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
-        shardings = (jax.sharding.NamedSharding(row, spec) for spec in specs)
-        rows.append(DeviceRow(*(functools.partial(jax.device_put, device=sharding) for sharding in shardings)))
-    return rows
 
 
 def load_row(

@@ -12,10 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnas import checks, codes
-from jaxnas.evaluation.batches import DeviceRow, load_row, rows_of
+from jaxnas.evaluation.batches import load_row
 from jaxnas.evaluation.border import check_given, check_images, check_labels, check_stats, out_of_memory_told
 from jaxnas.evaluation.calls import make_calls
 from jaxnas.evaluation.graph import make_graph_route, why_untraceable
+from jaxnas.evaluation.meshes import DeviceRow, on_one, rows_of, rows_of_devices
 from jaxnas.evaluation.planning import Planner, make_planner, target_of
 from jaxnas.evaluation.population import PlannedUnits, Population
 from jaxnas.evaluation.route import Route
@@ -126,7 +127,8 @@ def make_evaluator(
         take turns at calling, so that one calls while the other plans or fetches; else one a row.
       mesh: devices to share the work, with axes ("archs", "data"): each row of devices scores architectures of its
         own, and within a row each device takes whole batches of images, so that scores don't depend on the mesh.
-        Numbers that don't divide are padded. None: the default device.
+        Numbers that don't divide are padded. Of several processes (`jax.distributed`) each scores its share, and all
+        learn everything. None: the default device.
       per_image: keep `image_loss` and `image_correct`, 5 bytes for each architecture and image (156 MB for all of
         NAS-Bench-201 on 2,000); not of text.
       progress: a bar with architectures done, image·arch per second and time left; a caller that scores in several
@@ -153,7 +155,7 @@ def make_evaluator(
         per_image=per_image,
         target=target_of(mesh),
         rows=len(rows),
-        devices=1 if mesh is None else mesh.devices.shape[1],
+        devices=1 if mesh is None else rows_of_devices(mesh).shape[1],
     )
     engine = _Engine(
         supernet=supernet,
@@ -162,6 +164,7 @@ def make_evaluator(
         groups=groups,
         images_per_call=images_per_call,
         rows=rows,
+        mesh=mesh,
         calls=make_calls(supernet),
         graph=make_graph_route(supernet),
         by_candidate=jax.jit(functools.partial(_by_candidate, supernet)),
@@ -198,7 +201,8 @@ class _Engine(NamedTuple):
     bn_mode: BNMode
     groups: int | Literal["auto", "balanced"]
     images_per_call: int
-    rows: list[DeviceRow]
+    rows: list[DeviceRow | None]
+    mesh: jax.sharding.Mesh | None
     calls: Route
     graph: Route
     by_candidate: Callable[[Params, Stats | None], tuple[Params, Any]]
@@ -251,13 +255,16 @@ def _evaluate(
         raise ValueError("the population was prepared by an evaluator of other settings; prepare it with this one.")
     if stats is not None:
         check_stats(engine.supernet, stats, population.archs)
+    params, stats = on_one((params, stats))
     if plan.strategy == "graph":
         params, stats = engine.by_candidate(params, stats)
     given = params, images, labels, stats, calibration_images, engine.images_per_call
     shown = tqdm(total=len(population.archs), unit="arch", disable=not engine.progress) if bar is None else bar
     with out_of_memory_told(engine.supernet), shown if bar is None else contextlib.nullcontext():
-        loaded = [load_row(row, plan, *given) for row in engine.rows]
-        loss, accuracy, image_loss, image_correct = run_units(population, loaded, shown, per_image=engine.per_image)
+        loaded = [row and load_row(row, plan, *given) for row in engine.rows]
+        loss, accuracy, image_loss, image_correct = run_units(
+            population, loaded, shown, mesh=engine.mesh, per_image=engine.per_image
+        )
     return Scores(
         archs=population.archs,
         loss=loss,

@@ -150,8 +150,9 @@ def _call_size(route: str, num_archs: int, most: int, least: int, groups: Any) -
 
 
 def target_of(mesh: jax.sharding.Mesh | None) -> Target:
-    """A mesh's devices, or the one where new arrays are put."""
-    device = next(iter(jnp.zeros(()).devices())) if mesh is None else mesh.devices.flat[0]
+    """A mesh's devices, of which this process's own say what they have, or the one where new arrays are put."""
+    devices = jnp.zeros(()).devices() if mesh is None else mesh.local_devices
+    device = next(iter(devices))
     return Target(device.platform, (device.memory_stats() or {}).get("bytes_limit"))
 
 

@@ -3,10 +3,12 @@
 import time
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxnas.evaluation.batches import LoadedRow
+from jaxnas.evaluation.meshes import sum_over_processes
 from jaxnas.evaluation.population import Population
 from jaxnas.evaluation.route import Unit, ordered_map
 from jaxnas.space import SearchSpace
@@ -34,9 +36,15 @@ def merits(space: SearchSpace, scores: Scores) -> np.ndarray:
 
 
 def run_units(
-    population: Population, loaded: list[LoadedRow], bar: tqdm, *, per_image: bool
+    population: Population,
+    loaded: list[LoadedRow | None],
+    bar: tqdm,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    per_image: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Run a population's units on the rows in turn, a thread each as planned, and put together what they found.
+    """Run a population's units on the rows in turn, a thread each as planned, and put together what they found, other
+    processes of the mesh included, whose rows are None.
 
     Returns:
       loss and accuracy, float64 [num_archs]; loss float32 and correctness bool of each image, [num_archs, num_images],
@@ -49,7 +57,10 @@ def run_units(
 
     def run(numbered: tuple[int, Unit]) -> int:
         number, unit = numbered
-        positions, *columns = unit.run(loaded[number % len(loaded)])
+        row = loaded[number % len(loaded)]
+        if row is None:
+            return 0
+        positions, *columns = unit.run(row)
         losses, hits = (column.reshape(len(column), -1)[:, :num_images] for column in columns)
         loss[positions] = losses.sum(axis=1, dtype=np.float64)
         correct[positions] = hits.sum(axis=1, dtype=np.float64)
@@ -62,4 +73,7 @@ def run_units(
         done += count
         bar.update(count)
         bar.set_postfix_str(f"{done * num_images / (time.perf_counter() - begin):,.0f} image·arch/s")
+    found: list[np.ndarray] = [loss, correct, image_loss, image_correct]
+    loss, correct, image_loss, image_correct = sum_over_processes(found, mesh)
+    bar.update(num_archs - done)
     return loss / num_images, correct / num_images, image_loss, image_correct

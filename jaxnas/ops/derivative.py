@@ -55,7 +55,7 @@ def vary_alike(arrays: Any) -> Any:
     """The arrays of a tree, each marked as varying over all axes of the mesh that one of them varies over: inside
     `jax.shard_map` branches, carries and cotangents must agree in that. Elsewhere the tree itself."""
     leaves, treedef = jax.tree.flatten(arrays)
-    axes = [_axes_of(leaf) for leaf in leaves]
+    axes = [axes_of(leaf) for leaf in leaves]
     everywhere = frozenset().union(*axes)
     if not everywhere:
         return arrays
@@ -63,7 +63,8 @@ def vary_alike(arrays: Any) -> Any:
     return jax.tree.unflatten(treedef, varied)
 
 
-def _axes_of(array: Any) -> frozenset[Any]:
+def axes_of(array: Any) -> frozenset[Any]:
+    """The axes of the mesh that an array varies over, inside `jax.shard_map`; elsewhere none."""
     kind = jax.typeof(array)
     if hasattr(kind, "manual_axis_type"):
         return kind.manual_axis_type.varying

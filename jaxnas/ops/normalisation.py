@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxnas.ops.derivative import derivative_by
+from jaxnas.ops.derivative import axes_of, derivative_by
+from jaxnas.ops.mesh import DATA, pooled
 from jaxnas.ops.platform import by_platform
 from jaxnas.ops.reduction import sum_over_images
 
@@ -67,9 +68,13 @@ class Tape:
         self._last: tuple[Any, ...] = (None,)  # what was normalised last, of what, by which statistics, scale, bias
 
     def normalise(self, x: chex.Array) -> chex.Array:
-        """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used."""
+        """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used. Where
+        devices share the images (`ops.mesh`), each as many, by the moments of all of them."""
         channels = x.shape[-1]
-        if self.stats is None:
+        if self.stats is None and DATA in axes_of(x):
+            stats = pooled(moments(x.astype(self.dtype), self.mask), DATA)
+            y, _ = _standardise(x, stats)
+        elif self.stats is None:
             y, stats = batch_normalise(x, self.mask, self.dtype)
         else:
             stats = self.stats[:, self.size : self.size + channels]

@@ -29,4 +29,10 @@ def by_platform(*operands: Any, cpu: Callable[..., Any], others: Callable[..., A
     operands = tuple(vary_alike(list(operands)))
     if _portable.get():
         return others(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=cpu, default=others)
+    cpu_form, other_form = (_varying(form) for form in (cpu, others))
+    return jax.lax.platform_dependent(*operands, cpu=cpu_form, default=other_form)
+
+
+def _varying(form: Callable[..., Any]) -> Callable[..., Any]:
+    """The form, whose results vary over the same axes of a mesh as its operands, as those of the other do."""
+    return lambda *operands: vary_alike((form(*operands), operands))[0]

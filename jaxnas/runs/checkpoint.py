@@ -3,7 +3,7 @@
 A checkpoint is a folder `step_00000100` with the arrays as Orbax writes them (`tree/`) and a sealed manifest
 (`runs.sealed`): what it belongs to, step, fingerprint of the search space, shape and dtype of each leaf, notes, and
 SHA-256 of each file, since Orbax alone restores a flipped byte without a word. A folder appears under its name only
-when it is whole. One process writes.
+when it is whole. One process writes; of several that run as one, each in a folder of its own (`runs.processes`).
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from jaxnas.runs import sealed
 
 _STEP = "step_"
 _KIND = "checkpoint"
+OTHERS = "leaves"
 
 
 class CheckpointError(ValueError):
@@ -76,8 +77,8 @@ def save(
             shutil.rmtree(leftover)
         _check_space(directory, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         temp.mkdir()
-        with _reachable(temp) as folder, _checkpointer() as checkpointer:
-            checkpointer.save(folder / "tree", args=ocp.args.StandardSave(tree))
+        with _reachable(temp) as folder:
+            _write(folder / "tree", tree)
         content = {
             "step": step,
             "fingerprint": fingerprint,
@@ -140,15 +141,40 @@ def restore_latest(
     _check_leaves(folder, manifest["leaves"], _describe(expected))
     _check_files(folder, manifest["files"], remedy)
     try:
-        with _reachable(folder) as reachable, _checkpointer() as checkpointer:
-            tree = checkpointer.restore(reachable / "tree", args=ocp.args.StandardRestore(expected))
+        with _reachable(folder) as reachable:
+            tree = _read(reachable / "tree", expected)
     except Exception as error:
         raise CheckpointError(f"{folder}: Orbax cannot read it ({_one_line(error)}); {remedy}.") from error
     return manifest["step"], jax.tree.map(_as_template, template, tree)
 
 
+def _write(folder: Path, tree: chex.ArrayTree) -> None:
+    if jax.process_index():  # Orbax writes NumPy arrays in the first process alone; others keep them for themselves
+        folder.mkdir()
+        (folder / OTHERS).write_bytes(b"".join(leaf.tobytes() for leaf in jax.tree.leaves(tree)))
+        return
+    with _checkpointer() as checkpointer:
+        checkpointer.save(folder, args=ocp.args.StandardSave(tree))
+
+
+def _read(folder: Path, expected: chex.ArrayTree) -> chex.ArrayTree:
+    """The arrays, of shapes and dtypes as expected."""
+    if (folder / OTHERS).exists():
+        with (folder / OTHERS).open("rb") as file:
+            one = lambda leaf: np.frombuffer(file.read(leaf.nbytes), leaf.dtype).reshape(leaf.shape).copy()  # noqa: E731
+            return jax.tree.map(one, expected)
+    with _checkpointer() as checkpointer:
+        return checkpointer.restore(folder, args=ocp.args.StandardRestore(expected))
+
+
 def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    here = jax.process_index()  # of several processes none waits for the others
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    return ocp.Checkpointer(
+        ocp.StandardCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
+    )
 
 
 @contextlib.contextmanager
@@ -189,17 +215,20 @@ def _is_typed_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _storable(leaf: Any) -> Any:
-    """A jax or NumPy array; a typed key as its bits, which any version of Orbax can store."""
-    if _is_typed_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+def _storable(leaf: Any) -> np.ndarray:
+    """A leaf on the host, where Orbax asks nothing of meshes and of other processes; a typed key as its bits."""
+    return np.asarray(jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf)
 
 
-def _as_template(leaf: Any, restored: Any) -> Any:
-    if isinstance(leaf, jax.Array) and not leaf.committed:  # what is bound to a device has JAX compile a step again
-        restored = jnp.asarray(np.asarray(restored))
-    return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(leaf)) if _is_typed_key(leaf) else restored
+def _as_template(leaf: Any, restored: np.ndarray) -> Any:
+    if not isinstance(leaf, jax.Array):
+        return restored
+    of_key = _is_typed_key(leaf)
+    if leaf.committed:
+        placed = jax.device_put(restored, (jax.random.key_data(leaf) if of_key else leaf).sharding)
+    else:
+        placed = jnp.asarray(restored)  # what is bound to a device has JAX compile a step again
+    return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf)) if of_key else placed
 
 
 def _check_space(directory: Path, num_bytes: int) -> None:

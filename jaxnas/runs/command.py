@@ -22,7 +22,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
@@ -31,11 +31,27 @@ from jaxnas.runs.compiling import keep_compilations
 from jaxnas.runs.config import check, flat, kind_of, kinds, read_fields, replace, with_fields
 from jaxnas.runs.logs import lines_in_files
 from jaxnas.runs.page import NAME, found_in, write_report
+from jaxnas.runs.processes import Member, joined, left_at_once, own_folder, read_member
 from jaxnas.runs.trackers import TRACKERS
 from jaxnas.runs.tracking import open_tracker, tracked
-from jaxnas.runs.workdir import claim, figures_of, locked, show, write_result
+from jaxnas.runs.workdir import claim, figures_of, identity, locked, show, write_result
 
+OF_PROCESSES = ("--coordinator", "--num-processes", "--process")
+PROCESSES_HELP = (
+    "--coordinator HOST:PORT --num-processes N --process P: this is process P of N that run as one, with --mesh; the"
+    " first, 0, listens at HOST:PORT."
+)
 CONFIG_HELP = "--config FILE: fields from a YAML or JSON file or from a workdir's config.json; flags beside it win."
+
+
+class Arguments(NamedTuple):
+    """What a command line says."""
+
+    preset: str  # its name
+    config: Any
+    workdir: Path
+    tracker: str | None
+    member: Member | None  # of several processes
 
 
 def main(
@@ -62,49 +78,73 @@ def main(
     """
     name = module.rpartition(".")[2]
     command = f"jaxnas {name}" if module.startswith("jaxnas.") else f"python -m {module}"
-    try:
-        with lines_in_files(), one_line_errors(command):
-            given_argv = sys.argv[1:] if argv is None else argv
-            preset, config, workdir, tracker = parse(command, description, presets, given_argv)
-            keep_compilations()
-            result = workdir / "result.json"
-            with contextlib.nullcontext() if result.exists() else locked(workdir):  # to be shown, on any disk
-                identity = claim(workdir, name, preset, config)
-                if result.exists():
-                    print(f"{name}: finished before; delete {result} to have it finished again.")
-                else:
-                    sent_to = None if tracker is None else open_tracker(tracker, workdir, name, config=flat(config))
-                    if sent_to is not None:
-                        print(f"tracker {tracker}: {sent_to.backend.look}")
-                    start = time.perf_counter()
-                    with tracked(sent_to, workdir):
-                        figures = run(config, workdir, identity)
-                    seconds = time.perf_counter() - start
-                    given, base = flat(config), flat(presets[preset])
-                    changed = {field: value for field, value in base.items() if value != given[field]}
-                    again = " ".join([command, preset, *(_flag(field, given[field]) for field in changed)])
-                    write_result(
-                        workdir, name, preset, config, figures, seconds=seconds, command=again, changed=changed
-                    )
-                    print(f"{name}: finished in {seconds:.1f} s.")
-                    write_report(workdir)
-                    if sent_to is not None:
-                        sent_to.finish(figures_of(result))
-                show(workdir, identity)
-                if not (workdir / NAME).exists():  # of a run that was killed before, or that deleted it
-                    with contextlib.suppress(OSError):  # a disk that can be read only
-                        write_report(workdir)
-                print("\n".join(map(str, found_in(workdir))))
-    except KeyboardInterrupt:
-        print(f"\n{command}: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        raise SystemExit(130) from None
+    with left_at_once():
+        try:
+            with lines_in_files(), one_line_errors(command):
+                given = parse(command, description, presets, sys.argv[1:] if argv is None else argv)
+                with joined(given.member):
+                    keep_compilations()
+                    if given.member is not None and given.member.process:  # the first one tells how far all are
+                        given = given._replace(config=_quiet(given.config), tracker=None)
+                    with own_folder(given.workdir, given.member, _claimed(given, name)) as folder:
+                        _run(name, command, run, presets, given._replace(workdir=folder))
+        except KeyboardInterrupt:
+            print(f"\n{command}: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+            raise SystemExit(130) from None
 
 
-def parse(
-    command: str, description: str | None, presets: Mapping[str, Any], argv: Sequence[str]
-) -> tuple[str, Any, Path, str | None]:
-    """Return (preset's name, config, workdir, tracker); a ValueError that says what is wrong with the arguments."""
+@contextlib.contextmanager
+def _claimed(given: Arguments, name: str) -> Iterator[None]:
+    """The workdir is this run's, and no other process's meanwhile; a finished one is shown, on any disk."""
+    with contextlib.nullcontext() if (given.workdir / "result.json").exists() else locked(given.workdir):
+        claim(given.workdir, name, given.preset, given.config)
+        yield
+
+
+def _run(
+    name: str,
+    command: str,
+    run: Callable[[Any, Path, str], Mapping[str, Any]],
+    presets: Mapping[str, Any],
+    given: Arguments,
+) -> None:
+    """Run what isn't finished, and show what came out."""
+    preset, config, workdir, tracker, _ = given
+    result = workdir / "result.json"
+    run_of = identity(name, config)
+    if result.exists():
+        print(f"{name}: finished before; delete {result} to have it finished again.")
+    else:
+        sent_to = None if tracker is None else open_tracker(tracker, workdir, name, config=flat(config))
+        if sent_to is not None:
+            print(f"tracker {tracker}: {sent_to.backend.look}")
+        start = time.perf_counter()
+        with tracked(sent_to, workdir):
+            figures = run(config, workdir, run_of)
+        seconds = time.perf_counter() - start
+        values, base = flat(config), flat(presets[preset])
+        changed = {field: value for field, value in base.items() if value != values[field]}
+        again = " ".join([command, preset, *(_flag(field, values[field]) for field in changed)])
+        write_result(workdir, name, preset, config, figures, seconds=seconds, command=again, changed=changed)
+        print(f"{name}: finished in {seconds:.1f} s.")
+        write_report(workdir)
+        if sent_to is not None:
+            sent_to.finish(figures_of(result))
+    show(workdir, run_of)
+    if not (workdir / NAME).exists():  # of a run that was killed before, or that deleted it
+        with contextlib.suppress(OSError):  # a disk that can be read only
+            write_report(workdir)
+    print("\n".join(map(str, found_in(workdir))))
+
+
+def _quiet(config: Any) -> Any:
+    return replace(config, progress=False) if "progress" in flat(config) else config
+
+
+def parse(command: str, description: str | None, presets: Mapping[str, Any], argv: Sequence[str]) -> Arguments:
+    """What the arguments say, or a ValueError that says what is wrong with them."""
     argv, given, name = list(argv), dict[str, Any](), re.split("[. ]", command)[-1]
+    member = read_member(*(take_option(option, argv) for option in OF_PROCESSES))
     preset = argv.pop(0) if argv and not argv[0].startswith("-") else None
     if (path := take_option("--config", argv)) is not None:
         of_file, given = read_fields(Path(path), name)
@@ -125,13 +165,15 @@ def parse(
         arguments_type(base, tyro.MISSING, None),
         argv,
         prog=f"{command} [PRESET]",
-        description="\n".join([(description or "").strip(), "", *_describe(presets), "", CONFIG_HELP]),
+        description="\n".join([(description or "").strip(), "", *_describe(presets), "", CONFIG_HELP, PROCESSES_HELP]),
     )
     if not arguments.workdir.strip():
         raise ValueError("--workdir is empty, expected a folder for the results; --workdir . is the current one.")
     if arguments.tracker is not None:
         choice("tracker", arguments.tracker, TRACKERS)
-    return preset, check(arguments.config), Path(arguments.workdir), arguments.tracker
+    if member is not None and flat(arguments.config).get("mesh") is None:
+        raise ValueError("--coordinator joins the devices of a mesh; add --mesh, where the experiment has it, of all.")
+    return Arguments(preset, check(arguments.config), Path(arguments.workdir), arguments.tracker, member)
 
 
 def take_option(name: str, argv: list[str]) -> str | None:

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxnas.ops.derivative import vary_alike
 from jaxnas.supernets.choice import Groups, is_batched
 from jaxnas.supernets.layer import Layer, Params, Stats
+
+LAYER = "layer"  # what layers return is called, for `jax.checkpoint` to keep it
 
 
 class Edge(NamedTuple):
@@ -45,7 +48,7 @@ class Running:
         y, self.used[name] = self.layers[name](
             self.params, self.arch, x, self.stats, self.mask, self.groups, self.keep.get(name)
         )
-        return y
+        return checkpoint_name(y, LAYER)
 
     @property
     def compiles_all(self) -> bool:
@@ -78,6 +81,7 @@ class Running:
             arch = jax.tree.map(lambda part: part[None], arch)
             stats = None if stats is None else {layer.name: stats}
             y, used = layer({layer.name: params}, arch, x, stats, self.mask, self.groups, keep)
+            y = checkpoint_name(y, LAYER)
             return sums.at[target].add(y), used
 
         sums, sources, given = vary_alike((sums, sources, (ends, arch, params, stats, keep)))

@@ -3,6 +3,7 @@
 from jaxnas.training import landmarks, schedules, standalone
 from jaxnas.training._batches import BatchAt, batches, merge_batches
 from jaxnas.training._fit import Callback, fit
+from jaxnas.training._sharing import Sharing
 from jaxnas.training.losses import Aux, Batch, LossFn, add_losses, make_cross_entropy_loss, ranking_loss
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
 from jaxnas.training.recipe import RECIPES, Recipe, Weights
@@ -20,6 +21,7 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Retraining",
+    "Sharing",
     "Standalone",
     "TrainState",
     "TrainStep",

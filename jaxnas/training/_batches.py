@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.checks import array, choice, shown, whole
+from jaxnas.evaluation import replicated
 from jaxnas.training.losses import Batch
 
 BatchAt = Callable[[int], Batch]  # step number -> batch
@@ -115,6 +116,7 @@ def batches(
     *,
     split: Literal["train", "valid"] = "train",
     share: tuple[int, int] = (0, 1),
+    mesh: jax.sharding.Mesh | None = None,
 ) -> BatchAt:
     """Make step -> {split: batch}, a pure function, `Batches` where it is of images that stay on the device: each epoch
     is a permutation that `fold_in(key, epoch)` draws; the last few images of an epoch that fill no batch are left out
@@ -133,6 +135,7 @@ def batches(
       split: "train", or "valid" for a loss on held-out images.
       share: (process, number of processes), each of which has its part of every batch: of images, the images at
         process, process + number and so on.
+      mesh: devices that share a step (`Sharing`): each holds all images, so that they are cut where they are needed.
 
     Raises:
       ValueError: fewer images than a batch, labels that are none.
@@ -153,11 +156,13 @@ def batches(
     if batch_size % num_processes or (is_text and num_processes > 1):
         what = "text is not shared" if is_text else f"a batch of {batch_size} cannot be shared evenly"
         raise ValueError(f"{num_processes} processes: {what}; choose another batch_size or fewer processes.")
-    permute = functools.partial(_order, key, num_images=len(images))
+    permuted = functools.partial(_order, key, num_images=len(images))
+    permute = lambda epoch: replicated(mesh, permuted(epoch))  # noqa: E731
     if hasattr(images, "read"):
         seed = int(jax.random.bits(jax.random.fold_in(key, AUGMENTING), dtype=jnp.uint32))
-        return _read_ahead(images, np.asarray(labels), batch_size, permute, seed, split, share)
-    on_device = jnp.asarray(images), jnp.asarray(labels)
+        read_at = _read_ahead(images, np.asarray(labels), batch_size, permuted, seed, split, share)
+        return read_at if mesh is None else lambda step: replicated(mesh, read_at(step))
+    on_device = replicated(mesh, (jnp.asarray(images), jnp.asarray(labels)))
     if is_text:
         places = per_epoch * jnp.arange(batch_size)
         read = jax.jit(lambda words, labels, number: (words[places + number], labels[places + number]))

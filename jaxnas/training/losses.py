@@ -11,6 +11,17 @@ import optax
 
 from jaxnas.checks import number, shown, whole
 from jaxnas.evaluation import cross_entropy, is_correct
+from jaxnas.ops.mesh import (
+    ARCHS,
+    DATA,
+    DATA_ALONE,
+    mean_over_archs,
+    mean_over_data,
+    number_along,
+    own_key,
+    share_of,
+    sum_over_archs,
+)
 from jaxnas.supernets import Params, Stats, Supernet, check_kept
 from jaxnas.supernets.choice import Groups
 from jaxnas.training.preprocess import Preprocess
@@ -123,7 +134,7 @@ def make_cross_entropy_loss(
         if supernet.dropout is None:
             keys, drops = None, {}
         else:
-            keys = jax.random.split(jax.random.fold_in(key, DROPOUT), num_archs)
+            keys = dropout_keys(jax.random.fold_in(key, DROPOUT), jax.tree.leaves(archs)[0], images)
             drops = {"ramp": 1.0 if dropout_steps is None else jnp.minimum(1.0, (step + 1) / dropout_steps)}
 
         recurrence, memory = supernet.recurrence, None
@@ -147,14 +158,21 @@ def make_cross_entropy_loss(
         losses = cross_entropy(logits, labels, label_smoothing=label_smoothing)
         arch_loss = mean_of_each(losses)
         accuracy = mean_of_each(is_correct(logits, labels))
-        return arch_loss.sum(), Aux(arch_loss, accuracy, stats, memory=memory)
+        return sum_over_archs(arch_loss.sum()), Aux(arch_loss, accuracy, stats, memory=memory)
 
     return loss_fn
 
 
 def mean_of_each(values: chex.Array) -> chex.Array:
-    """values [num_archs, ...] -> [num_archs], over images or over rows and words."""
-    return values.mean(axis=tuple(range(1, values.ndim)))
+    """values [num_archs, ...] -> [num_archs], over images or over rows and words, those of other devices included."""
+    return mean_over_data(values.mean(axis=tuple(range(1, values.ndim))))
+
+
+def dropout_keys(key: chex.PRNGKey, archs: chex.Array, images: chex.Array) -> chex.PRNGKey:
+    """One for each architecture; where devices share the images, each draws for its own."""
+    key = own_key(key, images, DATA, DATA_ALONE)
+    keys = jax.random.split(key, len(archs) * number_along(archs, ARCHS))
+    return share_of(keys, archs, ARCHS)
 
 
 def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> LossFn:
@@ -184,6 +202,8 @@ def add_losses(terms: Mapping[str, tuple[float | optax.Schedule, LossFn]]) -> Lo
         for place, (name, (weight, term)) in enumerate(terms.items()):
             outcome = term(params, archs, batch, jax.random.fold_in(key, place), step, groups)
             loss, aux = check_outcome(f"the term {name!r}", outcome)
+            if aux.arch_loss is None:  # of other architectures, the same for whichever share of the population
+                loss = mean_over_archs(loss)
             scale = weight(step) if callable(weight) else weight
             values[name] = scale * loss
             values |= {f"{name}/{inner}": scale * value for inner, value in (aux.terms or {}).items()}

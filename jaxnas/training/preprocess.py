@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.checks import array, whole
+from jaxnas.ops.mesh import DATA, DATA_ALONE, number_along, share_of
 
 Preprocess = Callable[[chex.PRNGKey, chex.Array], chex.Array]
 
@@ -32,14 +33,17 @@ def make_preprocess(mean: chex.Array, std: chex.Array, *, crop: int = 0, flip: b
         images = standardise(images, mean, std)
         crop_key, flip_key = jax.random.split(key)
         num_images, height, width, channels = images.shape
+        in_all = num_images * number_along(images, DATA, DATA_ALONE)  # of a batch that devices share
         if crop:
             padded = jnp.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
-            corners = jax.random.randint(crop_key, (num_images, 2), 0, 2 * crop + 1)
+            drawn = jax.random.randint(crop_key, (in_all, 2), 0, 2 * crop + 1)
+            corners = share_of(drawn, images, DATA, DATA_ALONE)
             images = jax.vmap(
                 lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (height, width, channels))
             )(padded, corners)
         if flip:
-            mirror = jax.random.bernoulli(flip_key, 0.5, (num_images, 1, 1, 1))
+            drawn = jax.random.bernoulli(flip_key, 0.5, (in_all, 1, 1, 1))
+            mirror = share_of(drawn, images, DATA, DATA_ALONE)
             images = jnp.where(mirror, images[:, :, ::-1], images)
         return images
 

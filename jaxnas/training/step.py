@@ -12,7 +12,8 @@ import optax
 from jaxnas.checks import choice, number, whole
 from jaxnas.samplers import Sampler
 from jaxnas.supernets import Params, Stats, Supernet, check_kept
-from jaxnas.training.losses import MEMORY, Aux, Batch, LossFn, check_outcome
+from jaxnas.training._sharing import ALONE, Sharing, make_gradient
+from jaxnas.training.losses import MEMORY, Batch, LossFn
 
 
 class TrainState(NamedTuple):
@@ -128,6 +129,7 @@ def make_train_step(
     *,
     idle: Literal["move", "rest"] = "move",
     stats_momentum: float | None = None,
+    sharing: Sharing = ALONE,
 ) -> TrainStep:
     """Build the jitted step: draw a population, sum its gradients, update once.
 
@@ -139,10 +141,11 @@ def make_train_step(
         "rest" freezes its weights and its optimiser state for the step (as PyTorch, which skips it).
       stats_momentum: share of the old value in the tracked batch-norm statistics of the candidates used, in [0, 1);
         None: don't track.
+      sharing: the devices that share a step, and in how many parts each takes it; see `Sharing`.
 
     Raises:
-      ValueError: a setting out of range, or a sampler that does not keep what its `groups` promise; and from the step,
-        a loss that reports too little.
+      ValueError: a setting out of range, a mesh that does not divide the population, or a sampler that does not keep
+        what its `groups` promise; and from the step, a batch that is not divided, or a loss that reports too little.
 
     Returns:
       step(state, batch) -> (state, metrics); the given state is consumed (its buffers are donated). metrics: scalars
@@ -153,6 +156,7 @@ def make_train_step(
     if stats_momentum is not None:
         number("stats_momentum", stats_momentum, 0, below=1)
     _check_promise(supernet, sampler)
+    gradient = make_gradient(supernet, loss_fn, sampler, sharing)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
         sample_key, loss_key = jax.random.split(jax.random.fold_in(typed_key(state.key), state.step))
@@ -160,19 +164,8 @@ def make_train_step(
         if not isinstance(state.memory, tuple):
             batch = {**batch, MEMORY: {"rows": state.memory}}
 
-        def reported(params: Params) -> tuple[chex.Array, Aux]:
-            loss, aux = check_outcome("loss_fn", loss_fn(params, archs, batch, loss_key, state.step, sampler.groups))
-            shape = None if aux.arch_loss is None else jnp.shape(aux.arch_loss)
-            population = jax.tree.leaves(archs)[0].shape[:1]
-            if shape != population:
-                came = "nothing" if shape is None else f"arch_loss of shape {shape}"
-                raise ValueError(
-                    f"loss_fn reports {came} of the population, expected Aux(arch_loss=...) of shape"
-                    f" {population}; take the loss of each architecture, or add one that has it, with add_losses."
-                )
-            return loss, aux
-
-        (_, aux), grads = jax.value_and_grad(reported, has_aux=True)(state.params)
+        (_, aux), grads = gradient(state.params, archs, batch, loss_key, state.step)
+        assert aux.arch_loss is not None
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules divide whole numbers
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
         if idle == "rest":
