@@ -13,7 +13,8 @@ shakespeare or on any other (`jaxnas.datasets.load_text`), are trained by
 
 and `lowest_accuracy` and `highest_accuracy` are then one over a perplexity. Several networks are in flight, so that
 some compile while others train. Every `archs_per_save` architectures are saved, and a killed run goes on from there.
-The table's column train_seconds says what each architecture took, beside those in flight with it.
+networks.csv says what each architecture costs: MACs, parameters, and the seconds that its seeds took, compiling
+included, beside those in flight with it.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ from jaxnas.supernets import make_supernet
 from jaxnas.training import Recipe, make_standalone
 
 from .shared.config import ProblemConfig
-from .shared.problem import load_images, resize
+from .shared.problem import arch_rows, load_images, resize
 from .shared.telling import hashes
 
 
@@ -140,13 +141,16 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "device": jax.devices()[0].device_kind,
     } | ({"corpus": data.source} if data.is_text else {})
+    took = columns.pop("train_seconds")  # not the table's: its bytes are the same wherever it is made again
+    del units["train_seconds"]
+    macs, params = costs.arch_costs(space, archs)[:2]
+    of_networks = {"macs": macs, "params": params, "train_seconds": took.astype(np.float64)}
+    runs.write_rows(workdir / "networks.csv", arch_rows(space, archs, of_networks))
     path = workdir / f"{space.name}_{problem.dataset.replace('/', '-')}.npz"
     tables.write_table(path, tables.make_table(space, archs, columns, units=units, provenance=provenance))
     # Networks on text are compared by perplexity: by one over it, so that more is better.
     accuracy = np.exp(-columns["test_loss"].astype(np.float64)) if data.is_text else columns["test_accuracy"]
     accuracy = accuracy.astype(np.float64)
-    several = config.num_seeds > 1
-    macs = costs.arch_costs(space, archs).macs
     trained, seeds = plotting.counted(len(archs), "network"), plotting.counted(config.num_seeds, "seed")
     return {
         "verdict": f"{trained} trained alone with {seeds}, to accuracies of {accuracy.mean(axis=1).min():.3f} to"
@@ -156,14 +160,14 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "dataset": problem.dataset,
         "num_archs": len(archs),
         "num_seeds": config.num_seeds,
-        "kendall_tau_between_truth_seeds": ranking.seed_kendall_tau(accuracy) if several else math.nan,
-        "reliability_of_mean": ranking.reliability(accuracy) if several else math.nan,
+        "kendall_tau_between_truth_seeds": ranking.seed_kendall_tau(accuracy) if config.num_seeds > 1 else math.nan,
+        "reliability_of_mean": ranking.reliability(accuracy) if config.num_seeds > 1 else math.nan,
         "macs_kendall_tau": ranking.kendall_tau(macs, accuracy.mean(axis=1)),  # not a number where all cost the same
         "lowest_accuracy": float(accuracy.mean(axis=1).min()),
         "highest_accuracy": float(accuracy.mean(axis=1).max()),
         "seconds_per_network": seconds / accuracy.size,
-        "median_train_seconds": float(np.median(columns["train_seconds"])),
-        "highest_train_seconds": float(columns["train_seconds"].max()),
+        "median_train_seconds": float(np.median(took)),
+        "highest_train_seconds": float(took.max()),
         "table": path.name,
         "table_bytes": path.stat().st_size,
         **text_figures(data, columns),

@@ -42,7 +42,7 @@ from jaxnas import export, runs, tables
 from jaxnas.codes import to_text
 from jaxnas.costs import arch_costs
 from jaxnas.files import open_arrays
-from jaxnas.runs import command
+from jaxnas.runs import command, read_rows
 from jaxnas.samplers import SAMPLERS
 from jaxnas.spaces import SPACES, get_space
 from jaxnas.supernets import make_supernet
@@ -395,6 +395,11 @@ class TestBuildTable:
         assert result["kendall_tau_between_truth_seeds"] == pytest.approx(tau, nan_ok=True)
         assert result["table_bytes"] == (built / "small_digits.npz").stat().st_size
         assert result["seconds_per_network"] > 0
+        rows = read_rows(built / "networks.csv")
+        assert [row["arch"] for row in rows] == ["0-0-0-0", "0-0-0-1", "0-0-1-0", "0-0-1-1"]
+        assert int(rows[1]["macs"]) - int(rows[0]["macs"]) == 8 * 8 * 2 * 2  # a 1x1 convolution of 8 channels on 2x2
+        took = [float(row["train_seconds"]) for row in rows]
+        assert min(took) > 0 and max(took) == pytest.approx(result["highest_train_seconds"])
 
     def test_interrupted_run_gives_the_same_bytes(self, built, tmp_path, capsys):
         argv = ["build_table", *TABLED, "--workdir", tmp_path, "--data-dir"]
