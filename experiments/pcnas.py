@@ -149,8 +149,8 @@ def find_judge(config: Config, task: Task) -> Judge | None:
         if config.retrain != "table":
             return None
         raise tables.MissingTable(
-            f"{error}; or without a table: --retrain train trains the last pool's networks, --retrain none takes the best"
-            " by shared weights."
+            f"{error}; or without a table: --retrain train trains the last pool's networks, --retrain none takes the"
+            " best by shared weights."
         ) from None
     region = task.search.region
     return tables.make_judge(truth, region.contains, limit=region.limit)
