@@ -136,10 +136,19 @@ def from_index(space: SearchSpace, indices: Sequence[int] | np.ndarray) -> np.nd
 
 
 def to_text(space: SearchSpace, arch: chex.ArrayNumpy | Sequence[int]) -> str:
-    """One code as text, '0-0-0-1', which a spreadsheet keeps as it is: 0001 would become a number. So would 1-2-3 a
-    date, hence '1_2_3' of up to three choices."""
+    """One code as text, '0-0-0-1', or '0_0_1' of up to three choices: see `joined`."""
     code = array("arch", arch, (space.num_choices,), "integer", least=0, most=max(space.num_ops) - 1)
-    return ("-" if space.num_choices > 3 else "_").join(map(str, code.tolist()))
+    return joined(code.tolist())
+
+
+def joined(entries: Sequence[object]) -> str:
+    """What stands at each choice as one text, 0-0-0-1, which a spreadsheet keeps as it is: 0001 would become a number.
+    So would 1-2-3 a date, hence 1_2_3 of up to three choices.
+
+    >>> joined([1, 0, "?", "?"]), joined([1, 0, 2])
+    ('1-0-?-?', '1_0_2')
+    """
+    return ("-" if len(entries) > 3 else "_").join(map(str, entries))
 
 
 def from_text(space: SearchSpace, texts: Iterable[str]) -> np.ndarray:

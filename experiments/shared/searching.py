@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from jaxnas import plotting, ranking, runs
 from jaxnas.checks import Count, Seeds, Text
+from jaxnas.codes import joined
 from jaxnas.costs import latency_files, limits
 from jaxnas.evaluation import replicated
 from jaxnas.runs import sealed
@@ -252,7 +253,7 @@ def extend(
 
 def report(task: Task, search: PcnasState, step: Step) -> None:
     """Print the pool, its potentials and the share of the space that is left."""
-    texts = ["-".join("?" if op < 0 else str(op) for op in prefix) for prefix in search.pool.tolist()]
+    texts = [joined(["?" if op < 0 else op for op in prefix]) for prefix in search.pool.tolist()]
     pool = ", ".join(f"{text} {value:.3f}" for text, value in zip(texts, search.potentials, strict=True))
     candidates = plotting.counted(len(step.candidates), "candidate")
     tqdm.write(f"{len(texts)} of {candidates} kept: {pool}; {plotting.percent(step.share_left)} of the space left")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxnas.codes import joined
 from jaxnas.files import decode_json, read_file, replace_file
 from jaxnas.runs.workdir import PROVENANCE, read_result
 
@@ -179,7 +180,7 @@ def shown(value: float) -> str:
 def _read_found(path: Path) -> list[Found]:
     try:
         content = decode_json(read_file(path))
-        code, words = "-".join(map(str, content["arch"])), content["figures"]["words"]
+        code, words = joined(content["arch"]), content["figures"]["words"]
         return [Found(path.stem.removeprefix("found").strip("_").replace("_", " "), code, words.splitlines())]
     except (ValueError, KeyError, TypeError, AttributeError):
         return []  # a user's own file
