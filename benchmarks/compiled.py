@@ -5,9 +5,10 @@
     python -m benchmarks.compiled --routes mixture darts --json --out FILE
 
 The routes are those of `benchmarks.train_step`. Nothing is computed: the programs that a step calls are told apart and
-compiled for the card. `fixed` is the mean over paths of one candidate everywhere, and of a conditional the mean over
-its branches counts, so that both are of a random path; a loop's body counts as often as it runs. Bytes are those that
-the kernels read and write, operand by operand, as if nothing stayed in a cache.
+compiled for the card. `fixed` is the mean over paths of one candidate everywhere, or over `num_paths` random ones where
+no code takes the same candidate at every choice; of a conditional the mean over its branches counts, so that both are
+of a random path; a loop's body counts as often as it runs. Bytes are those that the kernels read and write, operand by
+operand, as if nothing stayed in a cache.
 
 It says nothing of time, of the host, or of cuDNN's choice of algorithms (which is made on the card). Small operations
 that the host calls one by one, such as the keys of a step, are left out.
@@ -17,6 +18,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import re
 import sys
@@ -236,15 +238,18 @@ def run(config: Config) -> list[dict[str, Any]]:
     records = []
     for name in config.spaces:
         with recorded() as calls:
-            supernet, _, batch = make_problem(config, name)
-            code = np.zeros(supernet.space.num_choices, np.int32)  # as whatever is drawn
+            supernet, random, batch = make_problem(config, name)
+            zeros = np.zeros((1, supernet.space.num_choices), np.int32)  # as whatever is drawn
+            alike = len(set(supernet.space.num_ops)) == 1 and not supernet.is_decoded
             made: dict[OwnRoute, tuple[np.ndarray, int]] = {}  # work of each part, and the programs called
             for route in config.routes:
                 print(f"{name}: {route} ...", file=sys.stderr, flush=True)
-                start, kind = time.perf_counter(), ("operations" if route == "fixed" else route)
+                start, kind = time.perf_counter(), ("operations" if route == "fixed" and alike else route)
                 if kind not in made:
                     of_parts, num_programs = list[np.ndarray](), 0
-                    for step, num_steps in make_steps(supernet, kind, code, batch, config.compute_dtype):
+                    paths = random if kind == "fixed" else zeros
+                    steps = [make_steps(supernet, kind, code, batch, config.compute_dtype) for code in paths]
+                    for step, num_steps in itertools.chain(*steps):
                         calls.clear()
                         step()
                         programs = list(calls)

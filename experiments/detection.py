@@ -61,25 +61,26 @@ class Config(DetectionConfig):
 
 
 QUICK = runs.replace(
-    Config(), width=8, image_size=16,
+    Config(), width=8, image_size=16, num_seeds=3,
 )  # fmt: skip
 PRESETS = {
     "tiny": runs.replace(
-        QUICK, width=4, num_train=100, num_valid=50, num_epochs=1, num_steps=4, num_warm_up_steps=1, batch_size=4,
-        image_size=8, scene_size=16, least_side=6, most_side=8, num_scenes=16, num_test_scenes=8, head_width=4,
-        mobilenet_v2=False, num_calibration_images=8, images_per_call=8, checkpoint_every=2, report_every=2,
+        QUICK, width=4, num_train=100, num_valid=50, num_seeds=1, num_epochs=1, num_steps=4, num_warm_up_steps=1,
+        batch_size=4, image_size=8, scene_size=16, least_side=6, most_side=8, num_scenes=16, num_test_scenes=8,
+        head_width=4, mobilenet_v2=False, num_calibration_images=8, images_per_call=8, checkpoint_every=2,
+        report_every=2,
     ),
     "quick": QUICK,
     "cpu": runs.replace(
         QUICK, space="nasbench_macro", dataset="cifar10", width=8, image_size=32, num_train=5000,
-        num_valid=5000, num_epochs=10, num_seeds=3, num_scenes=2000, num_test_scenes=500, num_steps=600, mirror=True,
+        num_valid=5000, num_epochs=5, num_scenes=1000, num_test_scenes=300, num_steps=300, mirror=True,
     ),
     # On an accelerator, not run: sizes of FCOS's own training of 12 epochs, the recipe is this experiment's.
     "paper": runs.replace(
         QUICK, space="mobile_small", dataset="imagenet2012", num_best=0, num_train=None, num_valid=10_000,
         image_size=None, augment="crop", reading_workers=16, recipe="imagenet", num_epochs=None, scene_size=800,
         strides=(8, 16, 32), head_width=256, head_depth=4, mirror=True, num_steps=90_000, num_warm_up_steps=500,
-        learning_rate=1e-4, backbone_rate=1.0, num_seeds=3, checkpoint_every=2000, report_every=200,
+        learning_rate=1e-4, backbone_rate=1.0, checkpoint_every=2000, report_every=200,
     ),
 }  # fmt: skip
 

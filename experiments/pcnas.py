@@ -1,8 +1,9 @@
 """PC-NAS under a hard limit: narrow a super-net's space choice by choice, retrain what is left, judge it by the table.
 
-The pool of partial architectures, its potentials and the share of the space that is left are shown on the way. Beside
-the search a super-net of as many steps is trained uniformly, from the same warm-up and on the same batches, and both
-rank the same architectures: the completions of the pool after half of the choices (later ones are too few to rank).
+The pool of partial architectures, its potentials and the share of the space that is left are shown on the way. Where
+there is a table a super-net of as many steps is trained uniformly beside the search, from the same warm-up and on the
+same batches, and both rank the same architectures: the completions of the pool after half of the choices (later ones
+are too few to rank).
 `kendall_tau_in_pool` and `kendall_tau_uniform_same_cost` are taken with the final weights of both, `..._midway` with
 those at the end of that pool's own interval. `imagenet-rehearsal` goes the way of ImageNet in small: pictures in a
 folder, of CIFAR-10 if it is there and else of digits, enlarged; streamed; and `experiments.retrain` trains what it
@@ -14,6 +15,7 @@ network at its published size.
     jaxnas pcnas cpu --limit macs:50e6 --data-dir DIR --workdir runs/pcnas-macro
     jaxnas pcnas imagenet-rehearsal --data-dir DIR --workdir runs/rehearsal
     jaxnas retrain quick --arch runs/rehearsal/found.json --width small --image-size small --workdir runs/retrained
+    jaxnas pcnas paper --latency-table runs/latency/latency.npz --workdir runs/pcnas-imagenet
 
 Minutes and figures are on the page Experiments of the documentation.
 """
@@ -44,6 +46,7 @@ from .shared.config import settle
 from .shared.problem import rehearse
 from .shared.searching import (
     DIGITS,
+    IMAGENET,
     MACRO,
     REHEARSED,
     TINY,
@@ -77,6 +80,8 @@ PRESETS = {
     "quick": runs.replace(Config(), **DIGITS),
     "cpu": runs.replace(Config(), **MACRO),
     "imagenet-rehearsal": runs.replace(Config(), **REHEARSED),
+    # On an accelerator, not run; the table is that of `measure_latency paper --space mobile_small`, or of mobile_large.
+    "paper": runs.replace(Config(), **IMAGENET),
 }
 
 # Of each seed; None where there is no table, or nothing is retrained.
@@ -99,7 +104,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         of_seed, folder = runs.replace(config, seed=seed), workdir / f"seed{seed}"
         origin = {"run": identity, "seed": seed}
         found = narrowed(of_seed, task, folder, origin)
-        compared = uniform(of_seed, task, folder, np.array(found.steps[midway(task) - 1].pool), origin)
+        pool = np.array(found.steps[midway(task) - 1].pool)
+        compared = None if judge is None else uniform(of_seed, task, folder, pool, origin)
         searches.append(found)
         rows.append({"seed": seed, **figures_of(of_seed, task, judge, found, compared, folder, origin)})
     runs.write_rows(workdir / "seeds.csv", [{name: row[name] for name in row if name != "codes"} for row in rows])
@@ -157,7 +163,13 @@ def find_judge(config: Config, task: Task) -> Judge | None:
 
 
 def figures_of(
-    config: Config, task: Task, judge: Judge | None, found: Run, compared: Run, folder: Path, origin: sealed.Origin
+    config: Config,
+    task: Task,
+    judge: Judge | None,
+    found: Run,
+    compared: Run | None,
+    folder: Path,
+    origin: sealed.Origin,
 ) -> dict:
     """What one seed gave: a row of seeds.csv."""
     archs = np.array(found.steps[-1].best, np.int32)
@@ -178,6 +190,7 @@ def figures_of(
         pool = np.array(found.steps[midway(task) - 1].pool)
         in_pool = midway_archs(config, task, pool)
         truth = judge.accuracy(in_pool)
+        assert compared is not None
         for name, training, trained in (("in_pool", "narrowed", found), ("uniform_same_cost", "uniform", compared)):
             path, of_training = folder / training / "final.npz", {**origin, "training": training}
             final = scores_in_pool(config, task, path, trained.state, pool, of_training)

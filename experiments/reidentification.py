@@ -68,23 +68,24 @@ class Config(TransferConfig):
 
 
 QUICK = runs.replace(
-    Config(), width=8, image_size=16, backbone_rate=1.0, num_steps=300,
+    Config(), width=8, image_size=16, backbone_rate=1.0, num_steps=300, num_seeds=3,
 )  # fmt: skip
 PRESETS = {
     "tiny": runs.replace(
-        QUICK, width=4, num_train=200, num_epochs=1, num_steps=4, num_warm_up_steps=1, num_identities=2, num_each=2,
-        image_size=8, height=8, mobilenet_v2=False, num_calibration_images=32, checkpoint_every=2, report_every=2,
+        QUICK, width=4, num_train=200, num_seeds=1, num_epochs=1, num_steps=4, num_warm_up_steps=1, num_identities=2,
+        num_each=2, image_size=8, height=8, mobilenet_v2=False, num_calibration_images=32, checkpoint_every=2,
+        report_every=2,
     ),
     "quick": QUICK,
     "cpu": runs.replace(
-        QUICK, num_seeds=3, num_best=5, num_random=5,
+        QUICK, num_best=5, num_random=5,
     ),
     # On an accelerator, not run: sizes of Luo et al. (CVPR workshops 2019), the recipe is this experiment's.
     "paper": runs.replace(
         QUICK, space="mobile_small", dataset="imagenet2012", num_best=0, num_random=1, num_train=None,
         num_valid=10_000, image_size=None, augment="crop", reading_workers=16, recipe="imagenet", num_epochs=None,
         height=256, width_px=128, stride=32, num_identities=16, num_each=4, mirror=True, num_steps=24_000,
-        num_warm_up_steps=2000, learning_rate=3.5e-4, backbone_rate=1.0, weight_decay=5e-4, num_seeds=3,
+        num_warm_up_steps=2000, learning_rate=3.5e-4, backbone_rate=1.0, weight_decay=5e-4,
         checkpoint_every=2000, report_every=200,
     ),
 }  # fmt: skip

@@ -164,9 +164,10 @@ def as_png(image):
 
 def write_tfds(
     folder, name="tiny", *, channels=3, height=6, width=6, splits=("train", "test"), labels=None, encode=as_png,
-    num_classes=NUM_CLASSES, **info,
+    num_classes=NUM_CLASSES, given=None, **info,
 ):  # fmt: skip
-    """Write a TFDS set as array_record files without TensorFlow; return {split: (images, labels)}."""
+    """Write a TFDS set as array_record files without TensorFlow, of images drawn by lot or those given; return {split:
+    (images, labels)}."""
     import tensorflow_datasets as tfds
     from array_record.python import array_record_module
 
@@ -182,7 +183,8 @@ def write_tfds(
     for num_images, split in zip((30, 12), splits):
         images = rng.integers(0, 256, (num_images, height or 6, width or 6, channels), np.uint8)
         part_labels = np.arange(num_images) % NUM_CLASSES if labels is None else np.resize(labels, num_images)
-        parts[split] = images, part_labels
+        images, part_labels = parts[split] = (images, part_labels) if given is None else given[split]
+        num_images = len(images)
         writer = array_record_module.ArrayRecordWriter(
             str(root / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1"
         )

@@ -2,7 +2,6 @@
 the workdir, that a run killed in any phase ends as one that was not, and that what cannot be done is said in a line."""
 
 import csv
-import io
 import itertools
 import json
 import shutil
@@ -347,27 +346,3 @@ class TestSearchCompare:
     def test_too_many_to_list(self, truth, tmp_path, capsys):
         argv = [*ARGV, "--max-listed", "11", "--data-dir", truth, "--workdir", tmp_path]
         assert "12 architectures are feasible, max_listed is 11" in refusal(capsys, "search_compare", *argv)
-
-
-@pytest.mark.slow("a search and a retraining on pictures in a folder")
-def test_the_way_of_imagenet_in_small(tmp_path, capsys):
-    """Pictures are written, a search on what is streamed is interrupted and goes on, and what it finds is retrained."""
-    search = ["pcnas", "imagenet-rehearsal", "--space", "small", "--limit", "macs:5696", "--image-size", "8"]
-    search += ["--width", "4", "--num-steps", "12", "--num-warm-up-steps", "4", "--checkpoint-every", "2"]
-    search += ["--report-every", "2", "--batch-size", "16", "--num-valid", "40", "--num-eval-images", "20"]
-    search += ["--num-completions", "2", "--pool-size", "2", "--no-progress", "--workdir"]
-    start(*search, tmp_path / "whole")
-    with struck("narrowed/02/pool.json", interrupt), pytest.raises(SystemExit):
-        start(*search, tmp_path / "run")
-    start(*search, tmp_path / "run")
-    result, whole = (result_of(tmp_path / name) for name in ("run", "whole"))
-    assert result["arch"] == whole["arch"] and result["found_potential"] == whole["found_potential"]
-    assert "the potential (accuracy) of what it finds is" in result["verdict"]
-    pictures = tmp_path / "run" / "pictures"
-    assert len(list(pictures.glob("train/*/*.jpg"))) == 800 and len(list(pictures.glob("val/*/*.jpg"))) == 300
-    sizes = {Image.open(io.BytesIO(path.read_bytes())).size for path in pictures.glob("val/000/*.jpg")}
-    assert sizes == {(9, 9), (12, 9)}
-    retrain = ["retrain", "tiny", "--arch", tmp_path / "run" / "found.json", "--dataset", f"folder:{pictures}"]
-    start(*retrain, "--most-resident", "1", "--image-size", "8", "--no-progress", "--workdir", tmp_path / "retrained")
-    retrained = result_of(tmp_path / "retrained")
-    assert retrained["arch"] == result["arch"] and retrained["export_difference"] < 1e-4

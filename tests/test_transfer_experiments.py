@@ -36,7 +36,7 @@ def arguments(name, found):
     return [name, "tiny", "--arch", found, "--limit", "macs:1e6", *more, "--no-progress", "--workdir"]
 
 
-@pytest.mark.slow("both experiments on backbones, on a small space, one of them killed")
+@pytest.mark.slow("both experiments on backbones, on a small space, killed in each phase")
 @pytest.mark.parametrize("name", FIGURE)
 def test_backbones_are_compared(name, found, tmp_path, capsys):
     if name == "detection":
@@ -53,7 +53,9 @@ def test_backbones_are_compared(name, found, tmp_path, capsys):
     assert result["headline"] == figure and f"{result[figure]:.3f}" in result["verdict"]
     picture = "detections.png" if name == "detection" else "retrieved.png"
     assert all((tmp_path / "whole" / each).stat().st_size > 5000 for each in (picture, "transfer.png", "report.html"))
-    killed("random/seed0/outcome.json", *arguments(name, found), tmp_path / "killed")
+    doing = "detecting" if name == "detection" else "embedding"
+    for place in ("found/seed0/classifying/training.csv", f"{doing}/training.csv", "random/seed0/outcome.json"):
+        killed(place, *arguments(name, found), tmp_path / "killed")
     start(*arguments(name, found), tmp_path / "killed")
     ignored = {"config", "changed", "command", "run"}
     results = [

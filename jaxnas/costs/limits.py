@@ -175,7 +175,7 @@ def _parse_one(text: str, space: SearchSpace, others: Others) -> Limit:
     name, colon, value = text.partition(":")
     known = ", ".join(dict.fromkeys(["macs", "params", *others]))
     if not colon or name not in {"macs", "params", *others}:
-        hint = "; a latency needs a measured table" if name.startswith("latency") else ""
+        hint = "; a latency needs a measured table (measure_latency makes one)" if name.startswith("latency") else ""
         raise ValueError(f"limit {text!r}: expected QUANTITY:VALUE as in 'macs:50e6', with one of {known}{hint}.")
     try:
         number_of_value = float(value)
