@@ -5,14 +5,15 @@ recipe. Judged is COCO's average precision, by pycocotools (`pip install 'jaxnas
 that were found (or, without `--arch`, the best of the space's table), networks drawn at random within the same limit,
 MobileNetV2's block everywhere, and the first of them without having learnt to classify.
 
-    python -m experiments.detection quick --workdir runs/detection
-    python -m experiments.detection cpu --data-dir DIR --arch found.json random.json --workdir runs/detection-cifar
-    python -m experiments.detection paper --coco COCO --arch retrained.npz --workdir runs/detection-coco
+    jaxnas detection quick --workdir runs/detection
+    jaxnas detection cpu --data-dir DIR --arch found.json random.json --workdir runs/detection-cifar
+    jaxnas detection paper --coco COCO --arch retrained.npz --workdir runs/detection-coco
 
 Without `--coco` or `--voc` it is a proxy: images of the set that is classified, pasted on canvases, with exact boxes;
 those of test scenes are no images that anything was trained on. Its figures say which backbone is better, and stand
 beside no published one. `chance_ap` is what exact boxes have whose classes are drawn. WORKDIR/backbones.csv has a row
-for each backbone and seed, detections.png scenes with what was found. Minutes and figures are in experiments/README.md.
+for each backbone and seed, detections.png scenes with what was found. Minutes and figures are on the page Experiments
+of the documentation.
 """
 
 import dataclasses

@@ -6,13 +6,14 @@ and rank-1 by Market-1501's rule. Compared are networks that were found (or, wit
 table), networks drawn at random within the same limit, MobileNetV2's block everywhere, and the first of them without
 having learnt to classify; beside them pixels and random weights, with which nothing was learnt at all.
 
-    python -m experiments.reidentification quick --workdir runs/reid
-    python -m experiments.reidentification paper --market MARKET --arch retrained.npz --workdir runs/reid-market
+    jaxnas reidentification quick --workdir runs/reid
+    jaxnas reidentification paper --market MARKET --arch retrained.npz --workdir runs/reid-market
 
 Without `--market` it is a proxy: classes of an image set are identities, `--held-out` are those that are searched,
 which neither classification nor embedding ever sees, and four fixed changes of contrast, brightness, turn and shift are
 the cameras. Its figures say which backbone is better, and stand beside no published one. WORKDIR/backbones.csv has a
-row for each backbone and seed, retrieved.png what some queries find. Minutes and figures are in experiments/README.md.
+row for each backbone and seed, retrieved.png what some queries find. Minutes and figures are on the page Experiments of
+the documentation.
 """
 
 import dataclasses

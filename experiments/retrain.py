@@ -138,12 +138,11 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 def find_arch(config: Config) -> tuple[SearchSpace, np.ndarray]:
     """The space, of the size that its file says, and the architecture, int32 [num_choices], of a config; a ValueError
     where they contradict each other or aren't there."""
-    given, default = config.space, ProblemConfig().space
     if config.arch is None:
-        space = get_space(given)
+        space = get_space(config.space)
         drawn = np.asarray(codes.sample(jax.random.key(config.seed), space, MOST_DRAWN))
         return of_images(space), drawn[np.asarray(space.is_valid(drawn))][0]
-    space, arch = read_arch(config.arch, None if given == default else given)
+    space, arch = read_arch(config.arch, config.space)
     return export.space_in(config.arch, {space.name: space}), arch
 
 

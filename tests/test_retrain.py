@@ -11,8 +11,9 @@ import pytest
 from experiment_runs import SMALL, fail, refusal, result_of, start, struck, untimed
 from PIL import Image
 
-from experiments import retrain
-from jaxnas import datasets, export
+from experiments import detection, retrain
+from experiments.shared.backbones import find_candidates
+from jaxnas import datasets, export, runs
 from jaxnas.runs import checkpoint
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space, digits_chain
@@ -133,22 +134,31 @@ def test_it_is_trained_at_the_size_that_its_file_says(found, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, argv, words",
+    "text, words",
     [
-        ("no JSON", [], "no architecture in JSON"),
-        ("[1]", [], "no architecture in JSON"),
-        (export.to_json(digits_chain, [0] * 5), ["--space", "nasbench201"], "of digits_chain, but --space is nasben"),
-        (export.to_json(digits_chain, [0] * 5).replace("identity", "mb2_k3"), [], "whose ops, .* contradict its arch"),
-        (export.to_json(own, [0, 1]), [], "an architecture of mine, a space of your own; where is it. --space"),
-        (export.to_json(SPACES["rnn32"], [0] * SPACES["rnn32"].num_choices), [], "networks on text are not retrained"),
+        ("no JSON", "no architecture in JSON"),
+        ("[1]", "no architecture in JSON"),
+        (export.to_json(digits_chain, [0] * 5).replace("identity", "mb2_k3"), "whose ops, .* contradict its arch"),
+        (export.to_json(own, [0, 1]), "an architecture of mine, a space of your own; where is it. --space"),
+        (export.to_json(SPACES["rnn32"], [0] * SPACES["rnn32"].num_choices), "networks on text are not retrained"),
     ],
 )
-def test_architectures_that_are_none(text, argv, words, tmp_path, capsys):
+def test_architectures_that_are_none(text, words, tmp_path, capsys):
     path = tmp_path / "found.json"
     path.write_text(text)
-    line = refusal(capsys, "retrain", "tiny", "--arch", path, *argv, "--workdir", tmp_path / "run")
+    line = refusal(capsys, "retrain", "tiny", "--arch", path, "--workdir", tmp_path / "run")
     assert str(path) in line
     assert re.search(words, line)
+
+
+def test_the_file_names_the_space_whatever_that_of_the_preset_is(tmp_path):
+    path = tmp_path / "found.json"
+    path.write_text(export.to_json(digits_chain, [0] * 5))
+    assert retrain.PRESETS["cpu"].space == "nasbench_macro"
+    space, arch = retrain.find_arch(runs.replace(retrain.PRESETS["cpu"], arch=str(path)))
+    assert space.name == "digits_chain" and arch.tolist() == [0] * 5
+    config = runs.replace(detection.PRESETS["cpu"], arch=(str(path),), num_random=0, mobilenet_v2=False)
+    assert {each.published.name for each in find_candidates(config)} == {"digits_chain"}
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, monkeypatch):

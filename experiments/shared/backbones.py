@@ -72,7 +72,7 @@ def _given(path: str, problem: ProblemConfig) -> Candidate:
         space = export.space_in(path, SPACES)
         arch = export.load(path, make_supernet(space)).arch
         return Candidate(group, group, SPACES[space.name], arch, path)
-    space, arch = read_arch(path, None if problem.space == ProblemConfig().space else problem.space)
+    space, arch = read_arch(path, problem.space)
     return Candidate(group, group, space, arch)
 
 

@@ -69,20 +69,19 @@ def load_truth(config: ProblemConfig, published: SearchSpace) -> tables.Table:
     return truth._replace(columns={**truth.columns, "test_accuracy": np.exp(-truth.columns["test_loss"])})
 
 
-def read_arch(path: str, given: str | None) -> tuple[SearchSpace, np.ndarray]:
-    """The space, at its published size, and the architecture int32 [num_choices] of a JSON of `jaxnas.export`.
+def read_arch(path: str, given: str) -> tuple[SearchSpace, np.ndarray]:
+    """The space, at its published size, and the architecture int32 [num_choices] of a JSON of `jaxnas.export`, which
+    names the space.
 
     Args:
-      given: the space that was asked for, needed for one that isn't known by name; None: none was.
+      given: the config's space, which is asked where the file names none that is known by name.
     """
     try:
         text = read_file(path, MOST_JSON).decode()
         named = export.named_space(text)
-        if named in SPACES and given not in (named, None):
-            raise ValueError(f"an architecture of {named}, but --space is {given}; leave --space away.")
-        if named not in SPACES and given is None:
+        if named not in SPACES and given in SPACES:
             raise ValueError(f"an architecture of {named}, a space of your own; where is it? --space FILE.py:OBJECT.")
-        space = get_space(named if named in SPACES or given is None else given)
+        space = get_space(named if named in SPACES else given)
         return of_images(space), export.from_json(text, space)
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
