@@ -19,7 +19,7 @@ from experiments.shared import searching
 from experiments.shared.config import settle
 from jaxnas import costs, export, runs, tables
 from jaxnas.codes import enumerate_archs, to_text
-from jaxnas.costs import arch_costs, op_costs, parse
+from jaxnas.costs import arch_costs, cost_table, op_costs, parse
 from jaxnas.costs.latency import Setting, operations_table
 from jaxnas.runs import command
 from jaxnas.search import pcnas as narrow
@@ -71,7 +71,9 @@ def test_presets_leave_something_to_search(name, preset):
     config = EXPERIMENTS[name].PRESETS[preset]
     values = runs.flat(config)
     space = SPACES[values["space"]]
-    region = Region(space, parse(config.limit, space))
+    per_op, fixed = op_costs(space)
+    clock = cost_table(space, per_op.macs * 11 / 250e6, float(fixed.macs) * 11 / 250e6)  # 250 million MACs take 11 ms
+    region = Region(space, parse(config.limit, space, {"latency_ms": clock}))
     assert config.pool_size <= region.count() < space.size
     assert config.num_retrained <= config.pool_size + 2
     assert (values["num_eval_images"] or values["num_valid"]) <= values["num_valid"]
