@@ -27,7 +27,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jaxnas import costs, ranking, runs, tables
-from jaxnas.checks import Count, OneOf, Seeds, Whole
+from jaxnas.checks import Count, OneOf, Seeds, Whole, whole
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
@@ -58,7 +58,7 @@ class Config(RankedConfig):
     num_seeds: Seeds = 1  # super-nets trained, from seeds seed, seed + 1, ...
     # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
     num_snapshots: Annotated[int, Whole(1, 1000)] | None = 1
-    top_k: Count = 10  # of precision and regret
+    top_k: Count = 10  # of precision and regret; at most as many as are ranked
     rankers: tuple[Annotated[str, OneOf(RANKERS)], ...] = COSTS  # beside the super-net in rankers.csv
 
 
@@ -245,7 +245,7 @@ def ranking_report(config: Config, scores, accuracies, truth, archs: np.ndarray,
         macs=macs,
         truth_seeds=seeds,
         choose_by=choose_by,
-        top_k=config.top_k,
+        top_k=whole("top_k", config.top_k, 1, len(archs)),
     )
 
 

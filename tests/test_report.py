@@ -101,6 +101,13 @@ def test_figures_are_flat_and_the_text_leaves_out_what_is_unknown():
     assert not any(line.startswith("kendall_tau_between_truth_seeds") for line in lines)
 
 
+def test_of_ten_architectures_no_decile_is_told():
+    few = report(SCORES[:, :10], SEEDS[:10], accuracies=None, macs=MACS[:10])
+    assert few.num_archs == 10 and few.top_decile_kendall_tau is few.top_decile_macs_kendall_tau is None
+    eleven = report(SCORES[:, :11], SEEDS[:11], accuracies=None, macs=MACS[:11])
+    assert abs(eleven.top_decile_kendall_tau) <= 1  # of two
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -113,7 +120,6 @@ def test_figures_are_flat_and_the_text_leaves_out_what_is_unknown():
         (lambda: report(SCORES, TRUTH, truth_seeds=SEEDS[1:]), r"truth_seeds: shape \(39, 3\)"),
         (lambda: report(SCORES, TRUTH, choose_by=TRUTH[1:]), r"\(39,\) and \(40,\)"),
         (lambda: report(top_k=2.5), "k is 2.5"),
-        (lambda: report(SCORES[:, :10], SEEDS[:10]), "give at least 11"),
         (lambda: report(top_k=41), "k is 41"),
         (lambda: report(truth=100 * SEEDS), "divide percentages by 100"),
         (lambda: report(macs=MACS[:9]), r"macs: shape \(9,\), expected \(40\)"),

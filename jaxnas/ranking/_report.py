@@ -27,7 +27,9 @@ class Report(NamedTuple):
     macs_kendall_tau: Estimate | None  # what counting multiply-accumulates gives
     kendall_tau_between_truth_seeds: float | None  # of one training seed of the truth with another
     truth_reliability: float | None  # of its mean over seeds
-    top_decile_kendall_tau: float | None  # chosen by other measurements than those compared
+    top_decile_kendall_tau: (
+        float | None
+    )  # chosen by other measurements than those compared; of 11 or more
     top_decile_macs_kendall_tau: float | None
     precision_at_k: float
     best_rank_at_k: float
@@ -84,8 +86,8 @@ def report(
       choose_by: [num_archs], what chooses the top decile where `truth` has no seeds, such as validation accuracy.
       top_k: k of the figures `..._at_k` and `top_k_...`.
 
-    Raises a ValueError as the single metrics do: shapes that don't match, fewer than 11 architectures where there is a
-    top decile, a value that is not finite, a k beyond the number of architectures.
+    Raises a ValueError as the single metrics do: shapes that don't match, a value that is not finite, a k beyond the
+    number of architectures.
 
     >>> found = report([3, 1, 2, 0], [0.94, 0.91, 0.92, 0.93], macs=[4, 1, 2, 3], top_k=2)
     >>> [round(figure, 3) for figure in (found.kendall_tau.value, found.macs_kendall_tau.value, found.spearman)]
@@ -114,7 +116,7 @@ def report(
         return float(np.mean([statistic(row, mean_truth, **options) for row in of]))
 
     def top_decile(of: np.ndarray) -> float | None:
-        if truth.ndim == 1 and choose_by is None:
+        if num_archs < 11 or (truth.ndim == 1 and choose_by is None):  # a tenth of one has no order
             return None
         return float(np.mean([metrics.top_decile_kendall_tau(row, truth, choose_by=choose_by) for row in of]))
 
