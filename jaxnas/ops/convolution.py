@@ -41,7 +41,12 @@ class Conv(nn.Module):
 
 
 def _project_backward(relu_first, kept, cotangent):
-    return jax.vjp(lambda x, weights: (relu(x) if relu_first else x) @ weights, *kept)[1](cotangent)
+    x, weights = kept
+    given = relu(x) if relu_first else x
+    x_cotangent = cotangent @ weights.T
+    if relu_first:
+        x_cotangent = jnp.where(x <= 0, jnp.zeros_like(x), x_cotangent)
+    return x_cotangent, given.reshape(-1, x.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
 
 
 @derivative_by(_project_backward, num_linear=2, static=(2,))
@@ -61,31 +66,36 @@ def _convolve_backward(stride, relu_first, kept, cotangent):
 def _convolve_backward_on_cpu(stride, relu_first, x, weights, cotangent):
     turned = weights[::-1, ::-1].swapaxes(2, 3)
 
-    def products(x, cotangent):
-        """Sums over the images [num_images, ...]: [kernel * kernel * in_channels, channels]."""
-        patches = shifted(relu(x) if relu_first else x, len(weights), stride)
-        nothing = jnp.zeros((*cotangent.shape[:-1], x.shape[-1]), x.dtype)
-        kernel = range(len(weights))
-        columns = jnp.concatenate([patches.get((i, j), nothing) for i in kernel for j in kernel], axis=-1)
-        return columns.reshape(-1, columns.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
+    kernel, (height, width) = len(weights), x.shape[1:3]
 
-    if is_large(x):  # the patches of one image stay in the cache
+    if is_large(x):
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def of_image(x, cotangent):
-            return products(x[None], cotangent[None])
+            """[kernel, channels, kernel * in_channels]: a product for each row of the kernel, of what its columns meet,
+            which stays in the cache and is laid out once for all rows."""
+            padded = jnp.pad(relu(x) if relu_first else x, ((kernel // 2,) * 2,) * 2 + ((0, 0),))
+            columns = jnp.concatenate([padded[:, j : j + width : stride] for j in range(kernel)], axis=-1)
+            pixels = cotangent.reshape(-1, cotangent.shape[-1])
+            rows = (columns[i : i + height : stride].reshape(len(pixels), -1) for i in range(kernel))
+            return jnp.stack([pixels.T @ row for row in rows])
 
         def add_image(total, image):
             return total + of_image(*image), None
 
-        zeros = jnp.zeros((weights.size // weights.shape[-1], weights.shape[-1]), x.dtype)
+        zeros = jnp.zeros((kernel, weights.shape[3], kernel * weights.shape[2]), x.dtype)
         total, _ = jax.lax.scan(add_image, vary_alike((zeros, x, cotangent))[0], (x, cotangent))
+        total = total.reshape(kernel, weights.shape[3], kernel, weights.shape[2]).transpose(0, 2, 3, 1)
     else:
-        total = products(x, cotangent)
+        patches = shifted(relu(x) if relu_first else x, kernel, stride)
+        nothing = jnp.zeros((*cotangent.shape[:-1], x.shape[-1]), x.dtype)
+        columns = jnp.concatenate([patches.get((i, j), nothing) for i in range(kernel) for j in range(kernel)], axis=-1)
+        total = columns.reshape(-1, columns.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
+        total = total.reshape(weights.shape)
     x_cotangent = _convolve(_spread(cotangent, x.shape, stride), turned, 1, False)
     if relu_first:
         x_cotangent = jnp.where(x <= 0, jnp.zeros_like(x), x_cotangent)
-    return x_cotangent, total.reshape(weights.shape)
+    return x_cotangent, total
 
 
 @derivative_by(_convolve_backward, num_linear=2, static=(2, 3))
