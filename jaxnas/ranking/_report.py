@@ -27,9 +27,7 @@ class Report(NamedTuple):
     macs_kendall_tau: Estimate | None  # what counting multiply-accumulates gives
     kendall_tau_between_truth_seeds: float | None  # of one training seed of the truth with another
     truth_reliability: float | None  # of its mean over seeds
-    top_decile_kendall_tau: (
-        float | None
-    )  # chosen by other measurements than those compared; of 11 or more
+    top_decile_kendall_tau: float | None  # chosen by other measurements than those compared; of 11 or more
     top_decile_macs_kendall_tau: float | None
     precision_at_k: float
     best_rank_at_k: float
