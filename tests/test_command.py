@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import rank_correlation
@@ -35,6 +36,32 @@ def test_help_shows_what_a_field_admits(capsys):
     assert "--momentum {at least 0 and below 1} (default: 0.9)" in text
     assert "--sampler {uniform, fair, distinct, sandwich or None} None: fair, or uniform where" in text
     assert "--width {1 to 4096 or small or None} channels of the stem, which" in text
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ("INTERNAL: an uncorrectable\nECC error", "the device failed (INTERNAL: an uncorrectable ECC error); where it"),
+        (
+            "RESOURCE_EXHAUSTED: Out of memory",
+            "ran out of memory, or another process holds it (RESOURCE_EXHAUSTED: Out",
+        ),
+    ],
+)
+def test_a_device_that_fails_ends_in_one_line_and_the_same_command_goes_on(tmp_path, capsys, said, words):
+    def lost(config, workdir, identity):
+        if not (workdir / "half").exists():
+            (workdir / "half").touch()
+            raise jax.errors.JaxRuntimeError(said)
+        return {"verdict": "went on", "headline": "half", "half": 1.0}
+
+    argv = ["tiny", "--workdir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main("experiments.rank_correlation", "", lost, rank_correlation.PRESETS, argv)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and words in error and error.count("\n") == 1
+    main("experiments.rank_correlation", "", lost, rank_correlation.PRESETS, argv)
+    assert "went on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

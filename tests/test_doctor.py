@@ -54,6 +54,17 @@ def test_an_idle_card_is_a_problem(monkeypatch):
     assert doctor.device().problem is None and doctor.device().found.startswith("2 x H (gpu)")
 
 
+def test_no_device_is_a_problem(monkeypatch):
+    def none():
+        raise AssertionError  # as of JAX 0.10 where JAX_PLATFORMS=cuda and no plug-in is installed
+
+    monkeypatch.setattr(jax, "devices", none)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    found = doctor.device()
+    assert found.found == "none" and "JAX_PLATFORMS being 'cuda'" in found.problem and "\n" not in found.problem
+    assert "jax[cuda12]" in found.problem and doctor.memory().what == "memory"
+
+
 def test_little_memory_is_a_problem(monkeypatch):
     monkeypatch.setattr(doctor, "MIN_MEMORY", 2**60)
     assert "close other programs" in doctor.memory().problem

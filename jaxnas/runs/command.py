@@ -24,11 +24,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import tyro
 
 from jaxnas.checks import OneOf, choice
 from jaxnas.runs.compiling import keep_compilations
 from jaxnas.runs.config import check, flat, kind_of, kinds, read_fields, replace, with_fields
+from jaxnas.runs.devices import devices, failure
 from jaxnas.runs.logs import lines_in_files
 from jaxnas.runs.page import NAME, found_in, write_report
 from jaxnas.runs.processes import Member, joined, left_at_once, own_folder, read_member
@@ -83,6 +85,7 @@ def main(
             with lines_in_files(), one_line_errors(command):
                 given = parse(command, description, presets, sys.argv[1:] if argv is None else argv)
                 with joined(given.member):
+                    devices()
                     keep_compilations()
                     if given.member is not None and given.member.process:  # the first one tells how far all are
                         given = given._replace(config=_quiet(given.config), tracker=None)
@@ -251,10 +254,11 @@ def one_line_errors(command: str, *more: type[Exception]) -> Iterator[None]:
     kinds: tuple[type[Exception], ...] = (ValueError, OSError, FloatingPointError, *more)
     try:
         yield
-    except kinds as error:
+    except (*kinds, jax.errors.JaxRuntimeError) as error:
         if os.environ.get("JAXNAS_TRACEBACK"):
             traceback.print_exc()
-        print(f"{command}: {_one_line(error)}", file=sys.stderr)
+        said = failure(error) if isinstance(error, jax.errors.JaxRuntimeError) else _one_line(error)
+        print(f"{command}: {said}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

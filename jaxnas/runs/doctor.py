@@ -1,5 +1,6 @@
 """`jaxnas doctor`: what device, memory, versions, caches and data there are, and what is wrong with them."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -9,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from jaxnas.datasets import ARCHIVES, find_archive
 from jaxnas.evaluation.planning import num_cores
 from jaxnas.runs.compiling import compile_folder
+from jaxnas.runs.devices import devices
 from jaxnas.runs.workdir import versions
 from jaxnas.tables.format import is_table
 from jaxnas.tables.published import NASBENCH101_CELLS, PUBLISHED, read_as_published
@@ -43,11 +43,14 @@ def examine(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:
 
 
 def device() -> Finding:
-    """What JAX computes on; a problem where a card lies idle."""
-    devices = jax.devices()
-    kinds = ", ".join(sorted({device.device_kind for device in devices}))
-    found = f"{len(devices)} x {kinds} ({devices[0].platform}), {num_cores()} cores"
-    idle = devices[0].platform == "cpu" and bool(shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists())
+    """What JAX computes on; a problem where it has nothing, or where a card lies idle."""
+    try:
+        known = devices()
+    except ValueError as error:
+        return Finding("device", "none", str(error))
+    kinds = ", ".join(sorted({device.device_kind for device in known}))
+    found = f"{len(known)} x {kinds} ({known[0].platform}), {num_cores()} cores"
+    idle = known[0].platform == "cpu" and bool(shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists())
     chosen = os.environ.get("JAX_PLATFORMS", "")
     if idle and "cpu" in chosen:
         return Finding("device", found, f"an NVIDIA card is not used since JAX_PLATFORMS is {chosen}; unset it.")
@@ -57,7 +60,9 @@ def device() -> Finding:
 
 def memory() -> Finding:
     """Of the host, what is free and what there is, and of a card what JAX may use."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    statistics: dict[str, int] = {}
+    with contextlib.suppress(ValueError):  # no device, as `device` says
+        statistics = devices()[0].memory_stats() or {}
     card = f", {gib(statistics['bytes_limit'])} on the device" if "bytes_limit" in statistics else ""
     try:
         told = dict(
