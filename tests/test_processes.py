@@ -85,7 +85,7 @@ def test_two_processes_are_one(tmp_path):
     for target, killed in (
         ("seed0/warm_up/checkpoints/step_*", 1),
         ("seed0/narrowed/02/checkpoints", 0),
-        ("seed0/uniform/02/midway.npz", 1),
+        ("seed0/narrowed/02/midway.npz", 1),
     ):
         members = both(workdir)
         while not any(workdir.glob(target)):
