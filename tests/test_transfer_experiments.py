@@ -54,7 +54,12 @@ def test_backbones_are_compared(name, found, tmp_path, capsys):
     picture = "detections.png" if name == "detection" else "retrieved.png"
     assert all((tmp_path / "whole" / each).stat().st_size > 5000 for each in (picture, "transfer.png", "report.html"))
     doing = "detecting" if name == "detection" else "embedding"
-    for place in ("found/seed0/classifying/training.csv", f"{doing}/training.csv", "random/seed0/outcome.json"):
+    (last,) = (tmp_path / "whole/backbones/found/seed0/classifying/checkpoints").iterdir()
+    for place in (
+        f"classifying/checkpoints/.new_{last.name}/manifest.json",
+        f"{doing}/checkpoints/.new_step_00000002/manifest.json",
+        "random/seed0/outcome.json",
+    ):
         killed(place, *arguments(name, found), tmp_path / "killed")
     start(*arguments(name, found), tmp_path / "killed")
     ignored = {"config", "changed", "command", "run"}
