@@ -237,4 +237,4 @@ plotting.retrieved(
 
 # %% [markdown]
 # Which backbone is best, and whether classification accuracy says so, is what
-# `python -m experiments.detection quick --workdir runs/detection` and `experiments.reidentification` compare.
+# `jaxnas detection quick --workdir runs/detection` and `jaxnas reidentification` compare.
