@@ -272,6 +272,7 @@ class TestRankCorrelation:
         rows = [[untimed(row) for row in rows_of(folder / "seed0/training.csv")] for folder in (tmp_path, ranked)]
         assert rows[0] == rows[1]
 
+    @pytest.mark.slow("rank_correlation is killed while it trains and while it scores")
     def test_killed_in_training_and_in_evaluation(self, ranked, truth, tmp_path):
         argv = ["rank_correlation", *RANKED, "--data-dir", truth, "--workdir", tmp_path]
         killed("checkpoints/.new_step_00000004/manifest.json", *argv)

@@ -171,8 +171,17 @@ def all_is_large(monkeypatch):
         each.cache_clear()
 
 
-@pytest.mark.parametrize("form", ["alone", "side_by_side", "unwritten"])
-@pytest.mark.parametrize("bn_mode", ["batch", "calibrated", "tracked"])
+@pytest.mark.parametrize(
+    "bn_mode, form",
+    [
+        *itertools.product(["batch", "tracked"], ["alone", "side_by_side", "unwritten"]),
+        ("calibrated", "alone"),
+        *(
+            pytest.param("calibrated", form, marks=pytest.mark.slow("calibrated scores of nodes side by side"))
+            for form in ("side_by_side", "unwritten")
+        ),
+    ],
+)
 def test_scores_of_cells_equal_serial_ones(deep, bn_mode, form, monkeypatch, request):
     """Random cells, dead ones and sums of many skips among them, in every mode, node by node as on CPU and side by side
     as on accelerators, batches too, small activations and large ones; the last batch is ragged."""

@@ -79,6 +79,7 @@ def test_figures_follow_from_scores(ran, truth):
     assert result["best_landmark_accuracy"] == pytest.approx(test[:6][np.argmax(valid[:6])], abs=1e-6)
 
 
+@pytest.mark.slow("trains a super-net under three policies, with landmarks and without")
 def test_what_is_found_is_judged_by_the_table(ran, truth):
     result, rows = result_of(ran), rows_of(ran / "found.csv")
     seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"]
@@ -96,6 +97,7 @@ def test_what_is_found_is_judged_by_the_table(ran, truth):
         assert [result[f"delta_accuracy_gdas_{end}"] for end in ("low", "high")] == pytest.approx([low, high])
 
 
+@pytest.mark.slow("trains a super-net under three policies, with landmarks and without")
 def test_sides_share_the_first_phase_batches_and_draws(ran):
     baseline, landmark = curve(ran, "baseline"), curve(ran, "landmark")
     assert {name: [int(row["step"]) for row in curve(ran, name)] for name in STEPS} == STEPS
@@ -106,6 +108,7 @@ def test_sides_share_the_first_phase_batches_and_draws(ran):
     assert landmark[-1]["loss"] != baseline[-1]["loss"]
 
 
+@pytest.mark.slow("trains a super-net under three policies, with landmarks and without")
 def test_architecture_parameters_learn_in_the_third_phase(ran):
     for side in ("baseline", "landmark"):
         rows = curve(ran, side)

@@ -104,7 +104,7 @@ def assert_same(got, expected):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), got, expected)
 
 
-SLOW = pytest.mark.slow("routes of chains, of whole super-nets and their gradients")
+SLOW = pytest.mark.slow("routes of chains and of whole super-nets, and their gradients")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ SLOW = pytest.mark.slow("routes of chains, of whole super-nets and their gradien
     [
         pytest.param("digits_chain", True, ["mask", 3], marks=SLOW),
         pytest.param("nasbench_macro", False, ["mask", "balanced"], marks=SLOW),
-        ("nasbench201", True, ["mask", 3]),
+        pytest.param("nasbench201", True, ["mask", 3], marks=SLOW),
         ("tiny", True, ["mask", 3, 100]),
         ("tiny", False, [1, "balanced"]),
     ],
@@ -170,7 +170,7 @@ SHORT: dict[str, tuple[int, dict]] = {  # the first choices or stage of each spa
     "name, routes",
     [
         pytest.param("digits_chain", [3], marks=SLOW),
-        ("nasbench_macro", ["balanced"]),
+        pytest.param("nasbench_macro", ["balanced"], marks=SLOW),
         ("nasbench201", ["balanced"]),
         ("tiny", [3, "balanced"]),
     ],
@@ -216,6 +216,7 @@ def test_gradients_of_dispatch_equal_a_loop_over_paths(small_space, name, routes
         jax.tree.map(compare, unbatched, gradients[1])
 
 
+@SLOW
 def test_gradient_of_an_unbatched_call(small_supernet):
     """One architecture's gradient at the default groups is that of a plain switch."""
     supernet, params = small_supernet("tiny")

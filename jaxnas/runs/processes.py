@@ -83,7 +83,10 @@ def joined(member: Member | None) -> Iterator[None]:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update("jax_enable_preemption_service", False)  # which would keep SIGTERM from ending a process
         jax.distributed.initialize(*member, initialization_timeout=PATIENCE, heartbeat_timeout_seconds=PATIENCE)
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if member.process else sys.stdout):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere if member.process else sys.stdout),
+        ):
             yield
             wait("the end")
     except (ValueError, RuntimeError) as error:
