@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.ops.derivative import derivative_by, vary_alike
-from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu, through_relu
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
 from jaxnas.ops.platform import by_platform
 from jaxnas.ops.reduction import is_large, sum_over_images
@@ -45,7 +45,7 @@ def _project_backward(relu_first, kept, cotangent):
     given = relu(x) if relu_first else x
     x_cotangent = cotangent @ weights.T
     if relu_first:
-        x_cotangent = jnp.where(x <= 0, jnp.zeros_like(x), x_cotangent)
+        x_cotangent = through_relu(x, x_cotangent)
     return x_cotangent, given.reshape(-1, x.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
 
 
@@ -65,7 +65,6 @@ def _convolve_backward(stride, relu_first, kept, cotangent):
 
 def _convolve_backward_on_cpu(stride, relu_first, x, weights, cotangent):
     turned = weights[::-1, ::-1].swapaxes(2, 3)
-
     kernel, (height, width) = len(weights), x.shape[1:3]
 
     if is_large(x):
@@ -94,7 +93,7 @@ def _convolve_backward_on_cpu(stride, relu_first, x, weights, cotangent):
         total = total.reshape(weights.shape)
     x_cotangent = _convolve(_spread(cotangent, x.shape, stride), turned, 1, False)
     if relu_first:
-        x_cotangent = jnp.where(x <= 0, jnp.zeros_like(x), x_cotangent)
+        x_cotangent = through_relu(x, x_cotangent)
     return x_cotangent, total
 
 

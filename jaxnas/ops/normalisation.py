@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxnas.ops.collectives import DATA, pooled
 from jaxnas.ops.derivative import axes_of, derivative_by
-from jaxnas.ops.mesh import DATA, pooled
 from jaxnas.ops.platform import by_platform
 from jaxnas.ops.reduction import sum_over_images
 
@@ -38,7 +38,7 @@ class Unwritten(NamedTuple):
     @property
     def value(self) -> chex.Array:
         """Written out, in shape and number type of x."""
-        return self.x if self.by is None else _scaled(self.x, self.by)
+        return self.x if self.by is None else _scaled(self.x, self.by[..., 0, :], self.by[..., 1, :])
 
 
 class Tape:
@@ -69,7 +69,7 @@ class Tape:
 
     def normalise(self, x: chex.Array) -> chex.Array:
         """Normalise x [num_images, height, width, channels] over all but the channels, and note what was used. Where
-        devices share the images (`ops.mesh`), each as many, by the moments of all of them."""
+        devices share the images (`ops.collectives`), each as many, by the moments of all of them."""
         channels = x.shape[-1]
         if self.stats is None and DATA in axes_of(x):
             stats = pooled(moments(x.astype(self.dtype), self.mask), DATA)
@@ -153,8 +153,8 @@ def moments(x: chex.Array, mask: chex.Array | None) -> chex.Array:
 
 
 def along_channels(vector: chex.Array) -> chex.Array:
-    """A number for each channel, [channels], as [1, 1, 1, channels]."""
-    return jnp.expand_dims(vector, (0, 1, 2))
+    """A number for each channel, [..., channels], as [..., 1, 1, 1, channels]."""
+    return jnp.expand_dims(vector, (-4, -3, -2))
 
 
 def scale_and_shift(x: chex.Array, scale: chex.Array, bias: chex.Array) -> chex.Array:
@@ -170,16 +170,16 @@ def _scale_and_shift_of(stats):
     return scale, -stats[0] * scale
 
 
-def _scaled(x, by):
-    scale, shift = (by[..., row, None, None, None, :] for row in range(2))
-    return (x.astype(by.dtype) * scale + shift).astype(x.dtype)
+def _scaled(x, scale, shift):
+    """x [..., num_images, height, width, channels] by scale and plus shift, each [..., channels], computed in their
+    number type."""
+    return (x.astype(scale.dtype) * along_channels(scale) + along_channels(shift)).astype(x.dtype)
 
 
 def _standardise(x, stats):
     """x less its mean over its deviation, and one over the deviation, [channels]."""
     scale, shift = _scale_and_shift_of(stats)
-    y = x.astype(stats.dtype) * along_channels(scale) + along_channels(shift)
-    return y.astype(x.dtype), scale
+    return _scaled(x, scale, shift), scale
 
 
 def _normalise_backward(dtype, kept, cotangents):
@@ -215,7 +215,12 @@ def batch_normalise(x: chex.Array, mask: chex.Array | None, dtype: str) -> Any:
     return (y, stats), (y, mask, scale)
 
 
-@derivative_by(lambda x, cotangent: (jnp.where(x <= 0, jnp.zeros_like(x), cotangent),), num_linear=1)
+def through_relu(x: chex.Array, cotangent: chex.Array) -> chex.Array:
+    """What of the cotangent of relu(x) reaches x."""
+    return jnp.where(x <= 0, jnp.zeros_like(x), cotangent)
+
+
+@derivative_by(lambda x, cotangent: (through_relu(x, cotangent),), num_linear=1)
 def relu(x: chex.Array) -> Any:
     """max(x, 0) that keeps NaN: XLA's maximum on CPU turns NaN into 0 and so hides a diverged network. For the gradient
     x is kept, which is kept anyway, and no mask."""

@@ -9,8 +9,17 @@ import jax.numpy as jnp
 
 from jaxnas.checks import choice, whole
 from jaxnas.evaluation.meshes import check_axes
+from jaxnas.ops.collectives import (
+    ARCHS,
+    DATA,
+    DATA_ALONE,
+    mean_over_all,
+    mean_over_data,
+    pooled,
+    sum_over_all,
+    sum_over_archs,
+)
 from jaxnas.ops.derivative import vary_alike
-from jaxnas.ops.mesh import ARCHS, DATA, DATA_ALONE, mean_over_all, mean_over_data, pooled, sum_over_all, sum_over_archs
 from jaxnas.samplers import Sampler, tile_of
 from jaxnas.supernets import Params, Supernet
 from jaxnas.supernets.choice import Groups

@@ -11,7 +11,7 @@ import optax
 
 from jaxnas.checks import number, shown, whole
 from jaxnas.evaluation import cross_entropy, is_correct
-from jaxnas.ops.mesh import (
+from jaxnas.ops.collectives import (
     ARCHS,
     DATA,
     DATA_ALONE,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.checks import array, whole
-from jaxnas.ops.mesh import DATA, DATA_ALONE, number_along, share_of
+from jaxnas.ops.collectives import DATA, DATA_ALONE, number_along, share_of
 
 Preprocess = Callable[[chex.PRNGKey, chex.Array], chex.Array]
 
