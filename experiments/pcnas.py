@@ -14,7 +14,7 @@ network at its published size.
     jaxnas pcnas quick --workdir runs/pcnas
     jaxnas pcnas cpu --limit macs:50e6 --data-dir DIR --workdir runs/pcnas-macro
     jaxnas pcnas imagenet-rehearsal --data-dir DIR --workdir runs/rehearsal
-    jaxnas retrain quick --arch runs/rehearsal/found.json --width small --image-size small --workdir runs/retrained
+    jaxnas retrain quick --arch runs/rehearsal/found.json --workdir runs/retrained
     jaxnas pcnas paper --latency-table runs/latency/latency.npz --workdir runs/pcnas-imagenet
 
 Minutes and figures are on the page Experiments of the documentation.
