@@ -114,6 +114,29 @@ def test_a_factor_that_is_not_to_be_trusted_says_why(losses, doubt):
     assert not factor.trusted and any(doubt in said for said in factor.doubts)
 
 
+@pytest.mark.parametrize("transform", ["log", "none"])
+def test_loadings_are_correlations_and_find_the_wrong_label(transform, monkeypatch):
+    """By numpy's, over two matrices; on the last image the order is turned round."""
+    losses = planted(20)
+    losses[:, 19] = 1 / losses[:, 19]
+    other = planted(7, seed=3)
+    matrices = [np.log(part.astype(np.float64)) if transform == "log" else part for part in (losses, other)]
+    monkeypatch.setattr(_decomposition, "CHUNK", 60)
+    found = ranking.loadings([losses, other], QUALITY, transform=transform)
+    expected = [-np.corrcoef(column, QUALITY)[0, 1] for matrix in matrices for column in matrix.T]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.argmin() == 19
+
+
+def test_an_image_that_all_do_alike_loads_nothing():
+    losses = planted(4)
+    losses[:, 2] = 0.1
+    assert ranking.loadings(losses, QUALITY)[2] == 0 and ranking.loadings(losses, QUALITY)[[0, 1, 3]].min() > 0.5
+    for scores, message in ((QUALITY[:9], r"scores: shape \(9,\)"), (np.ones(60), "all scores are 1, which orders")):
+        with pytest.raises(ValueError, match=message):
+            ranking.loadings(losses, scores)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_named_and_taken_as_the_worst(wrong):
     losses = planted(second=1.0).astype(np.float64)

@@ -456,3 +456,23 @@ def test_no_two_labels_of_a_dense_cell_overlap():
     assert not [(one, other) for i, one in enumerate(boxes) for other in boxes[:i] if one.overlaps(other)]
     frame = figure.bbox
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def test_correlations_are_numbers_in_cells():
+    taus = {"one": [[0.5, -0.75], [np.nan, 0]], "other": np.eye(2)}
+    figure = plotting.correlations(taus, ["accuracy", "MACs"], ["1", "2"], title="what components are")
+    one, other = figure.axes
+    assert [text.get_text() for text in one.texts] == ["0.50", "-0.75", "0.00"] and len(other.texts) == 4
+    assert one.get_title() == "one" and [label.get_text() for label in one.get_yticklabels()] == ["accuracy", "MACs"]
+    with pytest.raises(ValueError, match=r"one: shape \(1, 2\), expected \(2, 2\), rows and columns"):
+        plotting.correlations({"one": [[0.5, 0.5]]}, ["accuracy", "MACs"], ["1", "2"], title="")
+
+
+def test_pictures_stand_in_rows_under_their_captions():
+    grey, coloured = np.full((8, 8, 1), 7, np.uint8), np.zeros((4, 4, 3), np.uint8)
+    groups = {"high": [grey, coloured], "low": [coloured]}
+    figure = plotting.pictures(groups, {"high": ["a 3", "a 5"], "low": ["a 1"]}, title="images")
+    high, low = figure.subfigs
+    assert [axes.get_title() for axes in high.axes + low.axes] == ["a 3", "a 5", "a 1"]
+    assert [part.get_suptitle() for part in figure.subfigs] == ["high", "low"]
+    assert (high.axes[0].images[0].get_array() == 7).all() and high.axes[1].images[0].get_array().shape == (4, 4, 3)

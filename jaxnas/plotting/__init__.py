@@ -7,6 +7,7 @@ and the viridis map, which colour-blind readers can tell apart. Titles longer th
 from jaxnas.plotting._networks import networks
 from jaxnas.plotting.curves import Panel, cost_growth, growth, panels_over_size, training_curve
 from jaxnas.plotting.figure import counted, save_figure
+from jaxnas.plotting.fingerprints import correlations, pictures
 from jaxnas.plotting.pareto import compared_fronts, front_over_costs
 from jaxnas.plotting.policies import collapse, outcomes, paired_sides
 from jaxnas.plotting.rankings import forest, paired_taus, rank_scatter, tau_over_training
@@ -18,6 +19,7 @@ __all__ = [
     "Panel",
     "collapse",
     "compared_fronts",
+    "correlations",
     "cost_growth",
     "counted",
     "detections",
@@ -32,6 +34,7 @@ __all__ = [
     "paired_taus",
     "panels_over_size",
     "percent",
+    "pictures",
     "rank_scatter",
     "regret_over_cost",
     "retrieved",

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,6 +34,22 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 def new_figure(height: float) -> Figure:
     """An empty figure of the width that all have, and `height` inches."""
     return Figure(figsize=(WIDTH, height), dpi=160, layout="constrained")
+
+
+def grid_figure(rows: int, columns: int, title: str) -> Figure:
+    """An empty figure for square pictures in rows and columns, under a title."""
+    lines = wrapped(title)
+    figure = new_figure(WIDTH * rows / columns + 0.2 * len(lines) + 0.2)
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def draw_picture(axes: Axes, image: np.ndarray) -> Axes:
+    """Draw uint8 [height, width, channels] of 1 or 3 channels."""
+    grey = image.shape[-1] == 1
+    axes.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255)
+    axes.set_axis_off()
+    return axes
 
 
 def axes_of(axes: Axes, x_label: str, y_label: str) -> Axes:

@@ -16,10 +16,11 @@ from jaxnas.plotting.figure import (
     VERMILION,
     WIDTH,
     axes_of,
+    draw_picture,
+    grid_figure,
     new_figure,
     set_legend,
     set_title,
-    wrapped,
 )
 
 
@@ -44,9 +45,9 @@ def detections(
     found: green with its score where a box of the same word overlaps it by half, else vermilion. Of boxes found at one
     place, which overlap by half, the surest is drawn."""
     rows = -(-len(images) // columns)
-    figure = _grid_figure(rows, columns, title)
+    figure = grid_figure(rows, columns, title)
     for number, (image, there, seen) in enumerate(zip(images, truth, found, strict=True), 1):
-        axes = _picture(figure.add_subplot(rows, columns, number), image)
+        axes = draw_picture(figure.add_subplot(rows, columns, number), image)
         for box in there.boxes:
             _frame(axes, box, "white", dashes=True)
         assert seen.scores is not None
@@ -77,12 +78,12 @@ def retrieved(
     """A row for each query: the query, and the gallery's pictures that it gives, nearest first, framed green where they
     are right and vermilion where not. Pictures are uint8 [height, width, channels] of 1 or 3 channels."""
     columns = 1 + max(map(len, results))
-    figure = _grid_figure(len(queries), columns, title)
+    figure = grid_figure(len(queries), columns, title)
     for row, (query, given, right) in enumerate(zip(queries, results, is_right, strict=True)):
-        axes = _picture(figure.add_subplot(len(queries), columns, row * columns + 1), query)
+        axes = draw_picture(figure.add_subplot(len(queries), columns, row * columns + 1), query)
         axes.set_title("query" if row == 0 else "", fontsize=7)
         for place, (image, good) in enumerate(zip(given, right, strict=True), 1):
-            axes = _picture(figure.add_subplot(len(queries), columns, row * columns + place + 1), image)
+            axes = draw_picture(figure.add_subplot(len(queries), columns, row * columns + place + 1), image)
             axes.set_title(str(place) if row == 0 else "", fontsize=7)
             height, width = image.shape[:2]
             _frame(axes, np.array([0, 0, width, height]), GREEN if good else VERMILION, linewidth=3.5)
@@ -129,20 +130,6 @@ def transfer_scatter(
     set_title(axes, title)
     set_legend(figure)
     return figure
-
-
-def _grid_figure(rows: int, columns: int, title: str) -> Figure:
-    lines = wrapped(title)
-    figure = new_figure(WIDTH * rows / columns + 0.2 * len(lines) + 0.2)
-    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
-    return figure
-
-
-def _picture(axes: Axes, image: np.ndarray) -> Axes:
-    grey = image.shape[-1] == 1
-    axes.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=255)
-    axes.set_axis_off()
-    return axes
 
 
 def _frame(axes: Axes, box: np.ndarray, colour: str, *, dashes: bool = False, linewidth: float = 1.4) -> None:

@@ -4,7 +4,7 @@
 """
 
 from jaxnas.ranking._as_scores import as_scores
-from jaxnas.ranking._fingerprints import Factor, Fingerprints, fingerprints, one_factor
+from jaxnas.ranking._fingerprints import Factor, Fingerprints, fingerprints, loadings, one_factor
 from jaxnas.ranking._report import Report, report
 from jaxnas.ranking.intervals import Estimate, estimate, estimate_difference, estimate_mean
 from jaxnas.ranking.metrics import (
@@ -41,6 +41,7 @@ __all__ = [
     "estimate_mean",
     "fingerprints",
     "kendall_tau",
+    "loadings",
     "mean_truth",
     "one_factor",
     "precision_at_k",

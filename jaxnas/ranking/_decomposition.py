@@ -114,6 +114,15 @@ class Matrix:
         turn, sizes, _ = np.linalg.svd(self._transposed_times(basis).T, full_matrices=False)
         return basis @ turn[:, :rank], sizes[:rank]
 
+    def correlations(self, vector: np.ndarray) -> np.ndarray:
+        """Of each column with a vector [num_archs]: [num_columns], 0 for a column without variance."""
+        centred = (vector - vector.mean())[:, None]
+        sizes = np.concatenate(
+            [np.sqrt(sum((part**2).sum(axis=0) for _, part in self._rows(index))) for index in range(len(self.blocks))]
+        )
+        products = self._transposed_times(centred)[:, 0] / max(float(np.linalg.norm(centred)), 1e-300)
+        return np.divide(products, sizes, out=np.zeros_like(products), where=sizes > 1e-7 * sizes.max())
+
     def _times(self, right: np.ndarray) -> np.ndarray:
         product, begin = np.zeros((self.num_archs, right.shape[1])), 0
         for index, mean in enumerate(self.means):

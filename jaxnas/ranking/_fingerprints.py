@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnas.checks import choice, whole
+from jaxnas.checks import array, choice, whole
 from jaxnas.ranking._decomposition import TRANSFORMS, Block, Matrix, read_blocks
 from jaxnas.ranking.metrics import kendall_tau
 
@@ -117,6 +117,31 @@ def one_factor(values: ArrayLike | Sequence[ArrayLike], *, transform: Transform 
             doubts.append(f"its {name} is {value:.2f}, below {least}")
     scores = left[:, 0] * np.sqrt(matrix.num_archs) * (-1.0 if tau < 0 else 1.0)
     return Factor(scores, share, split_half, agreement, tuple(doubts))
+
+
+def loadings(
+    values: ArrayLike | Sequence[ArrayLike], scores: ArrayLike, *, transform: Transform = "sqrt"
+) -> np.ndarray:
+    """How far each image orders architectures as some scores do: which images carry a factor, a component or the truth.
+
+    It is what psychometrics calls an item's discrimination, as a correlation: 1 where the network of the higher score
+    always does better on the image, negative where it does worse, as on an image with a wrong label.
+
+    Args:
+      scores: [num_archs], higher is better: `Factor.scores`, a column of `Fingerprints.features`, accuracies.
+      values, transform: as for `one_factor`; lower is better.
+
+    Returns:
+      float64 [num_images], in [-1, 1], of several matrices one after the other: Pearson's correlation of minus the
+      transformed values on the image with the scores; 0 where all architectures do alike.
+
+    Raises a ValueError as `fingerprints` does, and for scores of another shape, not finite or all equal.
+    """
+    matrix, _ = _read(values, transform)
+    scores = array("scores", scores, (matrix.num_archs,)).astype(np.float64)
+    if np.ptp(scores) == 0:
+        raise ValueError(f"all scores are {scores[0]:g}, which orders nothing.")
+    return -matrix.correlations(scores)
 
 
 def _read(values: ArrayLike | Sequence[ArrayLike], transform: str) -> tuple[Matrix, list[Block]]:
