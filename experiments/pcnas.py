@@ -42,7 +42,7 @@ from jaxnas.supernets import make_supernet
 from jaxnas.tables import Judge
 from jaxnas.training import Recipe, make_standalone
 
-from .shared.config import settle
+from .shared.config import SearchConfig, settle
 from .shared.problem import rehearse
 from .shared.searching import (
     DIGITS,
@@ -51,7 +51,6 @@ from .shared.searching import (
     REHEARSED,
     TINY,
     Run,
-    SearchConfig,
     Step,
     Task,
     midway,
@@ -84,6 +83,7 @@ PRESETS = {
     "paper": runs.replace(Config(), **IMAGENET),
 }
 
+LABELS = {"accuracy": "accuracy", "loss": "minus loss, nats", "factor": "factor"}
 # Of each seed; None where there is no table, or nothing is retrained.
 OF_A_SEED = (
     *("retrained_accuracy", "table_accuracy", "table_rank", "regret", "num_archs_in_pool"),
@@ -306,7 +306,7 @@ def draw(config: Config, task: Task, workdir: Path, steps: list[Step], verdict: 
         [len(step.pool) for step in steps],
         [step.share_left for step in steps],
         title=f"PC-NAS on {task.space.name}, {config.problem.dataset}{which}\n{number}{of_limit}\n{verdict}",
-        potential_label="potential (accuracy)" if config.potential == "accuracy" else "potential (minus loss, nats)",
+        potential_label=f"potential ({LABELS[config.potential]})",
     )
     plotting.save_figure(figure, workdir / "pool.png")
 

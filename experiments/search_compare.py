@@ -7,8 +7,10 @@ which is trained once a seed for all of them. PC-NAS goes first; the others may 
 fewer where the whole region is fewer. Sharing of prefixes makes scoring cheaper for all; it is not counted.
 
 Each search hands its `num_retrained` best by score to the table, of which the most accurate is taken: the table's
-validation accuracy chooses, or that of one training seed, and the others judge. The same is asked of networks drawn at
-random and of the feasible networks with most MACs, which cost no super-net at all.
+validation accuracy chooses, or that of one training seed, and the others judge. `predictor` hands them over one by one:
+of as many networks drawn at random, each next one is the best by `ranking.predict` on the super-net's scores, MACs and
+the accuracies known so far. The same is asked of networks drawn at random and of the feasible networks with most MACs,
+which cost no super-net at all.
 
     jaxnas search_compare quick --workdir runs/compare
     jaxnas search_compare cpu --data-dir DIR --workdir runs/compare-macro
@@ -31,13 +33,13 @@ from jaxnas.search import SEARCHES, Search
 from jaxnas.supernets import Params
 from jaxnas.tables import Judge
 
-from .shared.config import settle
+from .shared.config import SearchConfig, settle
 from .shared.searching import (
     DIGITS,
+    FEWEST,
     MACRO,
     TINY,
     Run,
-    SearchConfig,
     Task,
     image_archs,
     midway,
@@ -99,6 +101,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         for name, search in searches.items():
             path = folder / f"{name}.csv"
             of_seed[name] = search_curve(seeded, task, judge, search, archs, scores, budget, path)
+        of_seed["predictor"] = predictor_curve(seeded, task, judge, archs, columns, budget)
         curves.append(of_seed)
         weights = weights or [found.state.params, shared.state.params]
         totals.append(of_seed["pcnas"][-1][0])
@@ -188,6 +191,29 @@ def search_curve(
         curve.append((cost, judge.regret(code), code))
         write({"step": len(state.archs), "best_score": state.scores.max(), "regret": curve[-1][1]})
     return curve
+
+
+def predictor_curve(
+    config: Config, task: Task, judge: Judge, archs: np.ndarray, columns: Mapping[str, np.ndarray], budget: int
+) -> Curve:
+    """Of as many networks as the others may score, drawn at random, those that are handed to the table one by one."""
+    rng = np.random.Generator(np.random.Philox((config.problem.seed, 2)))
+    rows = rng.permutation(len(archs))[:budget]
+    drawn, scored = archs[rows], {name: column[rows] for name, column in columns.items()}
+    scores, macs, prints = values(config, scored), costs.arch_costs(task.published, drawn).macs, None
+    if "image_loss" in scored and len(drawn) >= FEWEST:
+        prints = ranking.fingerprints(scored["image_loss"]).features
+    known, accuracies = list[int](), (judge.choose_by or judge.accuracy)(drawn)
+    while len(known) < min(config.num_retrained, len(drawn)):
+        labels = known if np.unique(accuracies[known]).size > 1 else []
+        of_labels = np.array(labels, np.int64), accuracies[labels]
+        ranks = ranking.predict(drawn, *of_labels, scores=scores, macs=macs, fingerprints=prints).ranks
+        ranks[known] = -np.inf
+        known.append(int(np.argmax(ranks)))
+    code = judge.outcome(drawn[known])
+    assert config.training.num_steps is not None
+    cost = image_archs(config, config.training.num_steps, len(drawn), num_images(config, task))
+    return [(cost, judge.regret(code), code)]
 
 
 def drawn_regret(config: Config, judge: Judge, archs: np.ndarray, num_draws: int = 1000) -> float:

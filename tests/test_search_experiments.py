@@ -17,7 +17,7 @@ from PIL import Image
 from experiments import pcnas, search_compare
 from experiments.shared import searching
 from experiments.shared.config import settle
-from jaxnas import costs, export, runs, tables
+from jaxnas import costs, export, ranking, runs, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs, cost_table, op_costs, parse
 from jaxnas.costs.latency import Setting, operations_table
@@ -296,7 +296,28 @@ class TestPcnas:
         assert not list(tmp_path.rglob("pool.json"))
 
 
+def test_a_factor_is_the_first_component_of_the_roots_of_losses():
+    losses = np.random.default_rng(0).gamma(2.0, size=(12, 1)) * np.random.default_rng(1).gamma(2.0, size=(12, 30))
+    columns = {"loss": losses.mean(axis=1), "accuracy": np.zeros(12), "image_loss": losses.astype(np.float32)}
+    config = runs.replace(pcnas.PRESETS["tiny"], potential="factor")
+    centred = np.sqrt(losses) - np.sqrt(losses).mean(axis=0)
+    first = np.linalg.svd(centred)[0][:, 0]
+    first *= -np.sign(scipy.stats.kendalltau(first, losses.mean(axis=1)).statistic)
+    np.testing.assert_allclose(searching.values(config, columns), first * np.sqrt(12), rtol=1e-4, atol=1e-5)
+    few = {name: column[:9] for name, column in columns.items()}
+    np.testing.assert_allclose(searching.values(config, few), -losses[:9].mean(axis=1), rtol=1e-6)
+
+
 class TestSearchCompare:
+    def test_potentials_by_factors(self, truth, tmp_path):
+        """Potentials are means of what was scored, not of accuracies; the searches go by factors too."""
+        start("search_compare", *ARGV, "--potential", "factor", "--data-dir", truth, "--workdir", tmp_path)
+        result, steps = result_of(tmp_path), steps_of(tmp_path)
+        assert all(0 <= result[f"{name}_regret"] <= 1 for name in ("pcnas", "spos", "predictor"))
+        assert min(step.potentials[-1] for step in steps) < 0  # no accuracy is
+        table = tables.read_table(next((tmp_path / "seed0" / "uniform").glob("scores_*.npz")), SMALL)
+        assert table.columns["image_loss"].shape == (12, 100)
+
     def test_result_and_cost(self, compared):
         result = result_of(compared)
         names = ("pcnas", "spos", "evolution", "random")
@@ -312,6 +333,21 @@ class TestSearchCompare:
         low, high = scipy.stats.t.interval(0.95, 1, np.mean(gaps), max(scipy.stats.sem(gaps), 1e-300))
         assert result["pcnas_minus_spos_low"] == pytest.approx(low, abs=1e-6)
         assert result["pcnas_minus_spos_high"] == pytest.approx(high, abs=1e-6)
+
+    def test_the_predictor_begins_with_the_mean_rank_of_scores_and_macs(self, compared, truth):
+        """Two are retrained, and one label orders nothing yet: they are the first two of all twelve by mean rank."""
+        seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"].astype(np.float64)
+        feasible, judged = np.flatnonzero(MACS <= LIMIT), seeds[:, 1:].mean(axis=1)
+        for row in rows_of(compared / "seeds.csv"):
+            paths = sorted((compared / f"seed{row['seed']}" / "uniform").glob("scores_*.npz"))
+            columns = [tables.read_table(path, SMALL).columns for path in paths]
+            loss, accuracy = (np.concatenate([one[name] for one in columns]) for name in ("loss", "accuracy"))
+            ranks = [scipy.stats.rankdata(values) for values in (ranking.as_scores(loss, accuracy), MACS[feasible])]
+            mean_rank = sum((rank - rank.mean()) / rank.std() for rank in ranks)
+            second = np.sort(mean_rank)[-2]
+            both = feasible[mean_rank >= second - 1e-9]  # and whoever is as good
+            regrets = {float(judged[feasible].max() - judged[place]) for place in both}
+            assert any(float(row["predictor"]) == pytest.approx(regret, abs=1e-7) for regret in regrets)
 
     def test_searches_that_score_everything_agree(self, compared, truth):
         """The budget covers the twelve feasible networks: all three find the best of the uniform super-net's scores."""

@@ -178,6 +178,26 @@ class RankedConfig(SupernetConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class SearchConfig(SupernetConfig):
+    """A super-net that is narrowed while it is trained: `num_steps` are those of the whole training."""
+
+    num_archs: Count = 1  # architectures per training step; one in the paper
+    # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
+    limit: Annotated[str, Text("a limit such as macs:50e6")] | None = None
+    # file of operations for latency_ms; or of whole networks for its columns, as nasbench201_latency.npz; or a CSV file
+    # of one's own with operation,latency_ms or code,latency_ms
+    latency_table: Annotated[str, Text("a file")] | None = None
+    pool_size: Count = 5  # prefixes kept, P in the paper
+    num_completions: Count = 20  # scored for each candidate, S in the paper
+    num_warm_up_steps: Count = 500  # before the first choice is decided; the others go to the intervals in equal shares
+    order: Literal["front_to_back", "back_to_front"] = "front_to_back"  # in which choices are decided
+    # what is averaged, of validation images; factor: what differs most between architectures, image by image
+    potential: Literal["accuracy", "loss", "factor"] = "accuracy"
+    num_retrained: Count = 5  # complete models of which the most accurate, trained alone, is the outcome
+    num_seeds: Seeds = 1  # whole searches, from seeds seed, seed + 1, ...
+
+
+@dataclasses.dataclass(frozen=True)
 class BackbonesConfig:
     """Which networks are compared, and how they learn to classify."""
 

@@ -6,11 +6,10 @@ as it began. Weights, batches and schedule are the same, so that the pool is all
 folder of its own with its pool, its checkpoint and its CSV; a killed run walks through the finished ones and goes on.
 """
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -18,7 +17,6 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxnas import plotting, ranking, runs
-from jaxnas.checks import Count, Seeds, Text
 from jaxnas.codes import joined
 from jaxnas.costs import latency_files, limits
 from jaxnas.evaluation import replicated
@@ -29,29 +27,9 @@ from jaxnas.space import SearchSpace
 from jaxnas.spaces import get_space
 from jaxnas.training import TrainState, batches, init_train_state
 
-from .config import REHEARSAL, SupernetConfig
+from .config import REHEARSAL, SearchConfig
 from .problem import load_images, resize
 from .supernet import Score, TrainingSetup, build, make_score, make_setup, sharing_of
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchConfig(SupernetConfig):
-    """A super-net that is narrowed while it is trained: `num_steps` are those of the whole training."""
-
-    num_archs: Count = 1  # architectures per training step; one in the paper
-    # QUANTITY:VALUE as in macs:50e6, of the network at its published size; None: no limit
-    limit: Annotated[str, Text("a limit such as macs:50e6")] | None = None
-    # file of operations for latency_ms; or of whole networks for its columns, as nasbench201_latency.npz; or a CSV file
-    # of one's own with operation,latency_ms or code,latency_ms
-    latency_table: Annotated[str, Text("a file")] | None = None
-    pool_size: Count = 5  # prefixes kept, P in the paper
-    num_completions: Count = 20  # scored for each candidate, S in the paper
-    num_warm_up_steps: Count = 500  # before the first choice is decided; the others go to the intervals in equal shares
-    order: Literal["front_to_back", "back_to_front"] = "front_to_back"  # in which choices are decided
-    potential: Literal["accuracy", "loss"] = "accuracy"  # what is averaged, of validation images
-    num_retrained: Count = 5  # complete models of which the most accurate, trained alone, is the outcome
-    num_seeds: Seeds = 1  # whole searches, from seeds seed, seed + 1, ...
-
 
 DIGITS = {
     "limit": "macs:50e3", "num_completions": 10, "num_steps": 1500, "num_warm_up_steps": 500, "num_eval_archs": 1000
@@ -81,6 +59,9 @@ IMAGENET = {
     "learning_rate": 0.5, "weight_decay": 4e-5, "label_smoothing": 0.1, "num_eval_archs": 1000,
     "num_eval_images": 5000, "images_per_call": 250, "checkpoint_every": 2000, "report_every": 200,
 }  # fmt: skip
+
+
+FEWEST = 10  # architectures with a factor to speak of
 
 
 class Task(NamedTuple):
@@ -142,7 +123,14 @@ def prepare(config: SearchConfig) -> Task:
     supernet = build(config.network, space)
     sampler = replayed(space, num_archs=config.num_archs, num_steps=populations)
     setup = make_setup(config.training, supernet, data, sampler)
-    score = make_score(config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress)
+    score = make_score(
+        config.scoring,
+        supernet,
+        data,
+        mesh=config.training.mesh,
+        progress=config.problem.progress,
+        per_image=config.potential == "factor",
+    )
     return Task(published, space, search, setup, score, ends, populations)
 
 
@@ -296,7 +284,12 @@ def scores_in_pool(
 
 
 def values(config: SearchConfig, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Of columns `loss` and `accuracy`, the score that the search goes by, float64 [num_archs], higher is better."""
+    """Of columns `loss` and `accuracy`, or of `image_loss`, what the search goes by: float64 [num_archs], higher is
+    better. Too few architectures have no factor, and go by their loss."""
+    if config.potential == "factor":
+        losses = scores["image_loss"]
+        few = len(losses) < FEWEST or not np.ptp(losses, axis=0).any()
+        return -losses.mean(axis=1, dtype=np.float64) if few else ranking.one_factor(losses).scores
     return ranking.as_scores(scores["loss"], scores["accuracy"] if config.potential == "accuracy" else None)
 
 
