@@ -189,8 +189,8 @@ def test_the_kept_scores_have_the_intervals_that_are_reported(monkeypatch, capsy
     (example,) = re.findall(r"```python\n(.*?)```", Path("results/README.md").read_text(), re.DOTALL)
     exec(example, {})
     value, low, high = re.findall(r"=([\d.]+)", capsys.readouterr().out)
-    row = f"**{float(value):.3f}** [{float(low):.3f}, {float(high):.3f}]"
-    assert row == "**0.595** [0.539, 0.651]" and row in Path("experiments/README.md").read_text()
+    row = f"**{float(value):.3f} [{float(low):.3f}, {float(high):.3f}]**"
+    assert row == "**0.595 [0.539, 0.651]**" and row in Path("experiments/README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Tables of the READMEs, out of what runs left here.
+
+A README has the template of a table in a comment, and below it what `python -m results` makes of it:
+
+    <!-- [[[cog
+    from results.rows import table
+    table('''
+    | ranking | 0 labels | 5 | 30 |
+    |---|---|---|---|
+    | MACs | **{label_budget_digits.tau_macs_0}** | | |
+    | codes and MACs | | {label_budget_digits.tau_code_process_(5 30)} |
+    ''')
+    ]]] -->
+
+`{FILE.FIGURE}` is a figure of results/FILE.json, with the interval of its `_low` and `_high` where there are some, to
+three digits; `:2` gives two, `:2%` two of a hundred times as much, `:2f` and `:2f%` the figure alone, `:,` a whole
+number. `{..._(5 30)}` are several cells. What a file does not have, or has as null, leaves its cell empty.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cog
+
+from jaxnas.ranking import Estimate
+from results.changes import changed_since
+
+HERE = Path(__file__).parent
+FIGURE = re.compile(r"\{(\w+)\.(\w+?)(?:\(([^)]+)\)(\w*))?(?::([^}]+))?\}")
+EARLIER = "*Measured before result files were kept.*"  # what stands under a table that no file is behind
+
+
+def table(template: str) -> None:
+    """Write a table, and below it where its figures are from."""
+    cog.outl(rendered(template))
+
+
+def rendered(template: str) -> str:
+    """The table's lines and, a paragraph for each file, what made the figures and what has changed since.
+
+    Raises:
+      ValueError: a file that is not there, or a row without a figure where its template has some.
+    """
+    used: dict[str, Mapping[str, Any]] = {}
+    lines = []
+    for line in template.strip().splitlines():
+        parts = FIGURE.findall(line)
+        for name in (part[0] for part in parts):
+            used[name] = used.get(name) or read(name)
+        row = FIGURE.sub(lambda found: _cells(used[found[1]], *found.groups()[1:]), line)
+        row = re.sub(r"\*\*\*\*", "", row)  # of an empty cell that would have been bold
+        if parts and row == FIGURE.sub("", line):
+            raise ValueError(f"no file has any figure of the row {line.strip()!r}.")
+        lines.append(row.strip())
+    return "\n".join([*lines, "", *(told(name, used[name]) for name in used)])
+
+
+def read(name: str) -> Mapping[str, Any]:
+    """The figures of results/NAME.json, flat, and what made them."""
+    path = HERE / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"no {path.name} in results: {', '.join(sorted(file.stem for file in HERE.glob('*.json')))}.")
+    record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def told(name: str, record: Mapping[str, Any]) -> str:
+    """Where figures are from: file, commit, and the rooms whose code is no longer that of the run."""
+    commit = record["commit"].removesuffix("-dirty")
+    changed = changed_since(commit, f"experiments.{record['name']}")
+    what = f"code changed since: {', '.join(changed)}" if changed else "the code that it runs is the same since"
+    return f"*[{name}.json](../results/{name}.json), as of {commit[:7]}; {what}.*"
+
+
+def _cells(record: Mapping[str, Any], begin: str, several: str | None, end: str | None, form: str | None) -> str:
+    names = [begin] if several is None else [f"{begin}{each}{end}" for each in several.split()]
+    return " | ".join(_cell(record, name, form or "3") for name in names)
+
+
+def _cell(record: Mapping[str, Any], name: str, form: str) -> str:
+    """
+    >>> _cell({"tau": 0.5, "tau_low": 0.4, "tau_high": 0.61}, "tau", "2"), _cell({"tau": 0.5}, "tau", "1f%")
+    ('0.50 [0.40, 0.61]', '50.0')
+    """
+    value = record.get(name)
+    if value is None or isinstance(value, str):
+        return value or ""
+    if form == ",":
+        return f"{value:,.0f}"
+    digits, alone, percent = re.fullmatch(r"(\d+)(f?)(%?)", form).groups()  # type: ignore[union-attr]
+    ends = [math.nan if alone or (bound := record.get(name + end)) is None else bound for end in ("_low", "_high")]
+    if ends == [value, value]:
+        ends = [math.nan, math.nan]  # of what does not vary
+    return Estimate(*(number * (100 if percent else 1) for number in (value, *ends))).text(digits=int(digits))
