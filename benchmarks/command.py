@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ def main(
     *,
     draw: Callable[[Any, Records], None] = lambda config, records: None,
 ) -> None:
-    """Run benchmark `name` by its command line: a table on stdout, or with --json its flat records; --out keeps these.
+    """Run benchmark `name` by its command line: a table on stdout, or with --json its flat records, each with command
+    and commit; --out keeps these.
 
     Args:
       config_class: a dataclass with the fields quick, json and out; `quick` is its instance behind --quick.
@@ -46,7 +48,8 @@ def main(
     with one_line_errors(prog, RuntimeError):
         default = quick if "--quick" in argv else config_class()
         config = runs.check(parse_fields(default, argv, prog=prog, description=description))
-        records = run(config)
+        made = {"command": shlex.join([*prog.split(), *argv]), "commit": workdir.commit()}
+        records = [record | made for record in run(config)]
         text = json.dumps(records, indent=1)
         if config.out:
             replace_file(config.out, f"{text}\n".encode())

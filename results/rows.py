@@ -12,9 +12,11 @@ A README has the template of a table in a comment, and below it what `python -m 
     ''')
     ]]] -->
 
-`{FILE.FIGURE}` is a figure of results/FILE.json, with the interval of its `_low` and `_high` where there are some, to
-three digits; `:2` gives two, `:2%` two of a hundred times as much, `:2f` and `:2f%` the figure alone, `:,` a whole
-number. `{..._(5 30)}` are several cells. What a file does not have, or has as null, leaves its cell empty.
+`{FILE.FIGURE}` is a figure of results/FILE.json, an experiment's `result.json`, or of a benchmark's records (`--out`),
+where the texts of its record stand before it: `{train_step.nasbench201_fixed_ms}`. It comes with the interval of its `_low`
+and `_high` where there are some, to three digits; `:2` gives two, `:2%` two of a hundred times as much, `:2f` and `:2f%`
+the figure alone, `:,` a whole number. `{..._(5 30)}` are several cells. What a file does not have, or has as null, leaves
+its cell empty.
 """
 
 import json
@@ -64,14 +66,36 @@ def read(name: str) -> Mapping[str, Any]:
     path = HERE / f"{name}.json"
     if not path.is_file():
         raise ValueError(f"no {path.name} in results: {', '.join(sorted(file.stem for file in HERE.glob('*.json')))}.")
-    record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return by_texts(record) if isinstance(record, list) else record
+
+
+def by_texts(records: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """A benchmark's records as one: each field is named after those texts of its record that others don't share.
+
+    >>> made = {"command": "python -m benchmarks.mine", "commit": "0123456"}
+    >>> by_texts([{"route": "graph", "ms": 2.0} | made, {"route": "serial", "ms": 3.0} | made])["serial_ms"]
+    3.0
+    """
+    first = records[0]
+    texts = [key for key, value in first.items() if isinstance(value, str) and len({each[key] for each in records}) > 1]
+    figures: dict[str, Any] = {"commit": first["commit"], "name": re.search(r"benchmarks\.\w+", first["command"])[0]}  # type: ignore[index]
+    for each in records:
+        numbers = {key: value for key, value in each.items() if not isinstance(value, str)}
+        of_each = {"_".join([*(each[text] for text in texts), key]): value for key, value in numbers.items()}
+        if set(of_each) & set(figures):
+            raise ValueError(
+                f"texts of {first['command']} do not tell its records apart: {', '.join(texts) or 'none'}."
+            )
+        figures |= of_each
+    return figures
 
 
 def told(name: str, record: Mapping[str, Any]) -> str:
     """Where figures are from: file, commit, and the rooms whose code is no longer that of the run."""
     commit = record["commit"].removesuffix("-dirty")
-    changed = changed_since(commit, f"experiments.{record['name']}")
+    name_of = record["name"]
+    changed = changed_since(commit, name_of if "." in name_of else f"experiments.{name_of}")
     what = f"code changed since: {', '.join(changed)}" if changed else "the code that it runs is the same since"
     return f"*[{name}.json](../results/{name}.json), as of {commit[:7]}; {what}.*"
 

@@ -74,6 +74,20 @@ def test_what_no_file_has_is_refused(rows, monkeypatch, tmp_path):
         rows.rendered("| a | {yours.tau} |")
 
 
+def test_records_of_a_benchmark_are_told_apart_by_their_texts(rows, monkeypatch, tmp_path):
+    monkeypatch.setattr(rows, "HERE", tmp_path)
+    asked = []
+    monkeypatch.setattr(rows, "changed_since", lambda commit, module: asked.append((commit, module)) or [])
+    made = {"command": "python -m benchmarks.train_step --repetitions 3", "commit": "0123456789-dirty", "device": "cpu"}
+    records = [{"space": "a", "route": route, "ms": ms} | made for route, ms in (("fixed", 2.5), ("single", 3.25))]
+    (tmp_path / "steps.json").write_text(json.dumps(records))
+    made_rows = rows.rendered("| a | {steps.fixed_ms:2f} | {steps.single_ms:2f} |")
+    assert made_rows.splitlines()[0] == "| a | 2.50 | 3.25 |" and asked == [("0123456789", "benchmarks.train_step")]
+    assert rows.by_texts([records[0]])["ms"] == 2.5
+    with pytest.raises(ValueError, match=r"texts of python -m benchmarks\.mine do not tell its records apart: none"):
+        rows.by_texts([{"ms": 1.0, "command": "python -m benchmarks.mine", "commit": "0"}] * 2)
+
+
 SOURCES = {
     "jaxnas/__init__.py": "",
     "jaxnas/ops/__init__.py": "from jaxnas.ops.pooling import pool as pool\n",
