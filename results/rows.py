@@ -12,11 +12,11 @@ A README has the template of a table in a comment, and below it what `python -m 
     ''')
     ]]] -->
 
-`{FILE.FIGURE}` is a figure of results/FILE.json, an experiment's `result.json`, or of a benchmark's records (`--out`),
-where the texts of its record stand before it: `{train_step.nasbench201_fixed_ms}`. It comes with the interval of its `_low`
-and `_high` where there are some, to three digits; `:2` gives two, `:2%` two of a hundred times as much, `:2f` and `:2f%`
-the figure alone, `:,` a whole number. `{..._(5 30)}` are several cells. What a file does not have, or has as null, leaves
-its cell empty.
+`{FILE.FIGURE}` is a figure of results/FILE.json, an experiment's `result.json`, or of a benchmark's records
+(`--out`), where the texts of its record stand before it: `{train_step.nasbench201_fixed_ms}`. It comes with the
+interval of its `_low` and `_high` where there are some, to three digits; `:2` gives two, `:2%` two of a hundred times
+as much, `:2f` and `:2f%` the figure alone, `:,` a whole number. `{..._(5 30)}` are several cells. What a file does
+not have, or has as null, leaves its cell empty.
 """
 
 import json
