@@ -24,6 +24,7 @@ ANY_ARGUMENTS = {
     "jaxnas/ops/dynamic.py: DYNAMIC_OPS",
     "jaxnas/ops/nnx.py: NNXOperation",
     "jaxnas/ops/platform.py: by_platform",
+    "jaxnas/ops/reduction.py: image_by_image",
     "jaxnas/ops/reduction.py: sum_over_images",
     "jaxnas/ranking/intervals.py: estimate",
     "jaxnas/ranking/intervals.py: estimate_difference",

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnas.ops.derivative import derivative_by, vary_alike
-from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, along_channels, relu, through_relu
+from jaxnas.ops.normalisation import BatchNorm, Policy, Tape, relu, through_relu
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
 from jaxnas.ops.platform import by_platform
-from jaxnas.ops.reduction import is_large, sum_over_images
+from jaxnas.ops.reduction import is_large
 
 _init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-_depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
 
 
 class Conv(nn.Module):
@@ -91,7 +90,7 @@ def _convolve_backward_on_cpu(stride, relu_first, x, weights, cotangent):
         columns = jnp.concatenate([patches.get((i, j), nothing) for i in range(kernel) for j in range(kernel)], axis=-1)
         total = columns.reshape(-1, columns.shape[-1]).T @ cotangent.reshape(-1, cotangent.shape[-1])
         total = total.reshape(weights.shape)
-    x_cotangent = _convolve(_spread(cotangent, x.shape, stride), turned, 1, False)
+    x_cotangent = _convolve(spread(cotangent, x.shape, stride), turned, 1, False)
     if relu_first:
         x_cotangent = through_relu(x, x_cotangent)
     return x_cotangent, total
@@ -115,10 +114,10 @@ def _convolve(x, weights, stride, relu_first):
     return jax.lax.conv_general_dilated(x, weights, (stride,) * 2, [(pad, pad)] * 2, dimension_numbers=numbers)
 
 
-def _spread(cotangent: chex.Array, shape: tuple[int, ...], stride: int) -> chex.Array:
+def spread(cotangent: chex.Array, shape: tuple[int, ...], stride: int) -> chex.Array:
     """Cotangent of a strided output at the places of x, of this shape, that it comes from, zeros between."""
-    spread = [(0, 0, 0), *((0, (size - 1) % stride, stride - 1) for size in shape[1:3]), (0, 0, 0)]
-    return jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), spread)
+    margins = [(0, 0, 0), *((0, (size - 1) % stride, stride - 1) for size in shape[1:3]), (0, 0, 0)]
+    return jax.lax.pad(cotangent, jnp.zeros((), cotangent.dtype), margins)
 
 
 class Unfold(nn.Module):
@@ -139,74 +138,6 @@ class Unfold(nn.Module):
             met = np.array([row * self.kernel + column for row, column in views])
             weights = weights.reshape(self.kernel**2, -1)[met].reshape(-1, self.channels)
         return jnp.concatenate(list(views.values()), axis=-1) @ weights
-
-
-class Depthwise(nn.Module):
-    """Depthwise convolution as a sum of shifted products: XLA's grouped convolution is tens of times slower on CPU."""
-
-    kernel: int
-    stride: int
-    policy: Policy
-    dilation: int = 1  # pixels from one place of the kernel to the next
-
-    @nn.compact
-    def __call__(self, x: chex.Array) -> chex.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1])
-        weights = self.param("kernel", _depthwise_init, shape, self.policy.params).astype(x.dtype)
-        return depthwise(x, weights, self.stride, self.dilation)
-
-
-def _depthwise_backward(stride, dilation, kept, cotangent):
-    x, weights = kept
-
-    def products(x, cotangent):
-        return {place: part * cotangent for place, part in shifted(x, len(weights), stride, dilation).items()}
-
-    def by_sums(x, cotangent):
-        by_place = sum_over_images(products, x, cotangent)
-        nothing = jnp.zeros(x.shape[-1], x.dtype)
-        kernel = range(len(weights))
-        return jnp.stack([jnp.stack([by_place.get((i, j), nothing) for j in kernel]) for i in kernel])
-
-    def by_library(x, cotangent):  # cuDNN's in two kernels; sums take one or two for each place, and XLA merges none
-        pad = dilation * (len(weights) // 2)
-        grouped = functools.partial(
-            jax.lax.conv_general_dilated,
-            x,
-            window_strides=(stride, stride),
-            padding=[(pad, pad)] * 2,
-            rhs_dilation=(dilation, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-        return jax.linear_transpose(grouped, weights[:, :, None])(cotangent)[0][:, :, 0]
-
-    weights_gradient = by_platform(x, cotangent, cpu=by_sums, others=by_library)
-    return _depthwise(_spread(cotangent, x.shape, stride), weights[::-1, ::-1], 1, dilation), weights_gradient
-
-
-@derivative_by(_depthwise_backward, num_linear=2, static=(2, 3))
-def depthwise(x: chex.Array, weights: chex.Array, stride: int, dilation: int = 1) -> Any:
-    """x [num_images, height, width, channels] by weights [kernel, kernel, channels], zero-padded.
-
-    On CPU image by image: one image stays in the cache, and the loop keeps XLA from computing what x is made of anew
-    for each place of the kernel. Gradients, of smaller batches, gain nothing from it. Autodiff would remember every
-    shifted view.
-    """
-
-    def image_by_image(x, weights):
-        return jax.lax.map(lambda image: _depthwise(image[None], weights, stride, dilation)[0], x)
-
-    def at_once(x, weights):
-        return _depthwise(x, weights, stride, dilation)
-
-    y = by_platform(x, weights, cpu=image_by_image, others=at_once) if is_large(x) else at_once(x, weights)
-    return y, (x, weights)
-
-
-def _depthwise(x, weights, stride, dilation):
-    views = shifted(x, len(weights), stride, dilation)
-    return sum(part * along_channels(weights[place]) for place, part in views.items())
 
 
 def shifted(x: chex.Array, kernel: int, stride: int, dilation: int = 1) -> dict[tuple[int, int], chex.Array]:

@@ -7,7 +7,8 @@ beside it.
 import chex
 import flax.linen as nn
 
-from jaxnas.ops.convolution import Conv, ConvBN, Depthwise
+from jaxnas.ops.convolution import Conv, ConvBN
+from jaxnas.ops.depthwise import Depthwise
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, Kernel, conv_cost
 

@@ -11,11 +11,17 @@ from jaxnas.ops.derivative import vary_alike
 from jaxnas.ops.platform import by_platform
 
 LARGE = 2**17  # numbers; 64 images of 8x8 pixels and 24 channels are still small
+CACHED = 2**19  # numbers; of two such arrays a core's cache keeps enough that they may be read 49 times
 
 
 def is_large(x: chex.Array) -> bool:
     """Whether x is worth a loop over its images on CPU; never with a symbolic size, as `jax.export` has it."""
     return isinstance(x.size, int) and x.size >= LARGE
+
+
+def stays_cached(x: chex.Array) -> bool:
+    """Whether x may be read many times in a row on CPU; never with a symbolic size."""
+    return isinstance(x.size, int) and x.size < CACHED
 
 
 def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -> chex.ArrayTree:
@@ -31,11 +37,12 @@ def sum_over_images(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -
 
     if not is_large(arrays[0]):
         return at_once(*arrays)
-    image_by_image = functools.partial(_image_by_image, terms)
-    return by_platform(*arrays, cpu=image_by_image, others=at_once)
+    return by_platform(*arrays, cpu=functools.partial(image_by_image, terms), others=at_once)
 
 
-def _image_by_image(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -> chex.ArrayTree:
+def image_by_image(terms: Callable[..., chex.ArrayTree], *arrays: chex.Array) -> chex.ArrayTree:
+    """The same by a loop over the images, into sums of one image's size."""
+
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def of_one(images: chex.ArrayTree) -> chex.ArrayTree:
         return jax.tree.map(lambda term: term[0], terms(*(image[None] for image in images)))

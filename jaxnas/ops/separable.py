@@ -5,7 +5,8 @@ import chex
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxnas.ops.convolution import Conv, ConvBN, Depthwise
+from jaxnas.ops.convolution import Conv, ConvBN
+from jaxnas.ops.depthwise import Depthwise
 from jaxnas.ops.normalisation import BatchNorm, Policy, Tape
 from jaxnas.ops.operation import Algebra, Convolution, Cost, conv_cost
 
