@@ -203,7 +203,9 @@ def training(small: bool, path: Path) -> list[Job]:
     )  # fmt: skip
     if small:
         full = dataclasses.replace(full, width=2, image_size=4, cells=1, batch_size=8, repetitions=2)
-    one_cell = dataclasses.replace(full, cells=1, routes=("fixed", "fixed_scan", "single", "fair", "landmarks"))
+    one_cell = dataclasses.replace(
+        full, cells=1, routes=("fixed", "fixed_scan", "single", "fair", "single_seeds", "fair_seeds", "landmarks")
+    )
     alone = standalone.QUICK if small else standalone.Config(num_archs=16)
     sizes = Sizes(**{field.name: getattr(full, field.name) for field in dataclasses.fields(Sizes)})
     return [

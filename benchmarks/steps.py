@@ -28,13 +28,14 @@ from jaxnas.training import (
     make_cross_entropy_loss,
     make_train_step,
     ranking_loss,
+    seeds,
     sgd,
 )
 from jaxnas.training.landmarks import biased_pairs, make_ranking_loss_fn
 
 OwnRoute = Literal[
-    "fixed", "fixed_scan", "single", "fair", "landmarks", "serial_pair", "codes", "controller", "mixture", "darts",
-    "operations",
+    "fixed", "fixed_scan", "single", "fair", "single_seeds", "fair_seeds", "landmarks", "serial_pair", "codes",
+    "controller", "mixture", "darts", "operations",
 ]  # fmt: skip
 TorchRoute = Literal["torch_eager", "torch_best"]
 Route = Literal[OwnRoute, TorchRoute]
@@ -42,6 +43,7 @@ OWN_ROUTES: tuple[Route, ...] = get_args(OwnRoute)
 OF_ALL_CODES = ("mixture", "darts", "operations")  # which depend on no code, and are timed once
 OF_ONE_PATH = ("fixed", "single", *get_args(TorchRoute))  # which train the same network, to equal losses
 SCANNED = 8  # steps of fixed_scan
+NUM_SEEDS = 4  # super-nets side by side
 NUM_LANDMARKS = 30
 NUM_PAIRS = {"landmarks": NUM_LANDMARKS * (NUM_LANDMARKS - 1) // 2, "serial_pair": 1}
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, CLIP_NORM = 0.01, 0.9, 5e-4, 5.0
@@ -154,11 +156,11 @@ def make_step(supernet: Supernet, route: Route, code: np.ndarray, batch) -> tupl
     if route in ("codes", "controller", "mixture", "darts"):
         return Repeat(*make_search_step(supernet, route, code, batch, tx)), 1
     params = supernet.init(jax.random.key(0))
-    if route in ("single", "fair", *NUM_PAIRS):
+    if route in ("single", "fair", "single_seeds", "fair_seeds", *NUM_PAIRS):
         given = Sampler(
             lambda key: jnp.asarray(code[None]), lambda key, state: state, lambda state, *_: state, groups=1
         )
-        sampler = fair(supernet.space) if route == "fair" else given
+        sampler = fair(supernet.space) if route.startswith("fair") else given
         loss_fn = make_cross_entropy_loss(supernet)
         if route in NUM_PAIRS:
             loss_fn = add_losses(
@@ -166,12 +168,17 @@ def make_step(supernet: Supernet, route: Route, code: np.ndarray, batch) -> tupl
             )
         jitted = make_train_step(supernet, loss_fn, sampler, tx)
         state = init_train_state(supernet, sampler, tx, jax.random.key(0))._replace(params=params)
+        num_archs = len(sampler.sample(jax.random.key(0), state.sampler_state))
+        given_batch, loss_name = batch, "loss"
+        if route.endswith("_seeds"):
+            jitted, state = seeds.side_by_side(jitted), seeds.stack([state] * NUM_SEEDS)
+            given_batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * NUM_SEEDS), batch)
+            loss_name, num_archs = "loss_0", num_archs * NUM_SEEDS
 
         def one_step(state):
-            state, metrics = jitted(state, batch)
-            return state, metrics["loss"]
+            state, metrics = jitted(state, given_batch)
+            return state, metrics[loss_name]
 
-        num_archs = len(sampler.sample(jax.random.key(0), state.sampler_state))
         return Repeat(one_step, state), num_archs
 
     path = tuple(int(op) for op in code)

@@ -10,6 +10,7 @@ One step of SGD on one batch, in turns within one run, medians. Routes:
     fixed_scan  the same inside `lax.scan`, eight steps a call: loops must not cost anything
     single      the same path, drawn while running: one architecture a step
     fair        strict fairness, as many architectures a step as a choice has operations; ms are those of one of them
+    single_seeds, fair_seeds    four super-nets side by side in one program, each with paths of its own
     landmarks   `single`, and all pairs of 30 landmarks from one batched forward
     serial_pair `single`, and one pair of them from two forwards, one after the other, as the method's authors do it
     codes       `single`, the path drawn by the controller of ENAS, which a limit leaves no other

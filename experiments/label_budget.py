@@ -34,6 +34,7 @@ Minutes and figures are on the page Experiments of the documentation.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +64,17 @@ from .shared.labelling import (
 )
 from .shared.problem import Half, evaluation_archs, load_problem, load_truth
 from .shared.rankers import make_proxy_scores
-from .shared.supernet import Score, TrainingSetup, build, fresh_state, make_score, make_setup, score_all, train_up_to
+from .shared.supernet import (
+    Score,
+    TrainingSetup,
+    build,
+    fresh_state,
+    make_score,
+    make_setup,
+    score_all,
+    train,
+    train_up_to,
+)
 from .shared.telling import difference, hashes
 
 MOST_VARIED = 78  # labels, of what is beside the first rows: they tell it at a fraction of the time
@@ -220,12 +231,13 @@ def losses_of_images(
     num_images], with fresh weights and then at each moment. Where the scores of a moment were deleted and the training
     has gone on, it is trained once more up to there."""
     space, moments = setup.supernet.space, []
+    train_one = functools.partial(train, config, setup, score, seed=seed)
     for step in snapshot_steps(config):
         place = folder / f"step{step}"
         blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
         state = None
         if not all(path.exists() for path in blocks):
-            state = train_up_to(config, setup, score, step, folder, place, seed=seed, origin=origin).state
+            state = train_up_to(train_one, space, step, folder, place, origin=origin).state
         columns, _ = score_all(config, state, archs, score, space, place, {**origin, "step": step})
         moments.append(columns["image_loss"])
     return np.stack(moments)

@@ -20,7 +20,7 @@ documentation.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -28,19 +28,18 @@ import numpy as np
 
 from jaxnas import costs, ranking, runs, tables
 from jaxnas.checks import Count, OneOf, Seeds, Whole, whole
-from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
 from jaxnas.supernets import Params, Supernet
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
-from .shared.curve import read_curve
+from .shared.curve import Tell, read_curve
 from .shared.pictures import draw_curve, draw_scatter, draw_so_far, draw_training
 from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
 from .shared.rankers import COSTS, RANKERS, beside, print_table
+from .shared.side_by_side import Home, of_one, together, train_together
 from .shared.supernet import (
     Score,
-    Tell,
     TrainingSetup,
     build,
     make_score,
@@ -56,10 +55,21 @@ class Config(RankedConfig):
     """A super-net run, how often it is repeated, and how its ranking is judged."""
 
     num_seeds: Seeds = 1  # super-nets trained, from seeds seed, seed + 1, ...
+    # of them train side by side in one program, to the same weights but for rounding: for an accelerator that one
+    # leaves idle; on CPU it only takes longer
+    seeds_per_call: Seeds = 1
     # equally spaced over the training; scores are their mean; None: 8 for cells, else 1
     num_snapshots: Annotated[int, Whole(1, 1000)] | None = 1
     top_k: Count = 10  # of precision and regret; at most as many as are ranked
     rankers: tuple[Annotated[str, OneOf(RANKERS)], ...] = COSTS  # beside the super-net in rankers.csv
+
+    def check(self) -> None:
+        """Raise a ValueError for settings that contradict each other."""
+        super().check()
+        if self.seeds_per_call > 1 and self.training.mesh is not None:
+            raise ValueError(
+                f"seeds_per_call is {self.seeds_per_call}, expected 1 on a mesh, whose devices share each super-net."
+            )
 
 
 DIGITS = Config()
@@ -111,13 +121,14 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     origins = {seed: {"run": identity, "seed": seed} for seed in seeds}
     name = f"{space.name} on {config.problem.dataset}"
     so_far = functools.partial(draw_so_far, workdir, config.training.num_steps, name, published, truth)
+    homes = [Home(seed, workdir / f"seed{seed}", origins[seed]) for seed in seeds]
     scored = [
-        train_and_score(
-            config, setup, score, archs, workdir / f"seed{seed}", seed, origins[seed],
-            tell=so_far if seed == seeds[0] else None,
+        one
+        for first in range(0, len(homes), config.seeds_per_call)
+        for one in train_and_score(
+            config, setup, score, archs, homes[first : first + config.seeds_per_call], None if first else so_far
         )
-        for seed in seeds
-    ]  # fmt: skip
+    ]
 
     losses = np.stack([one.losses.mean(axis=0) for one in scored])
     accuracies = ranking.as_scores(losses, np.stack([one.accuracies.mean(axis=0) for one in scored]))
@@ -194,33 +205,36 @@ def name_best(
 
 
 def train_and_score(
-    config: Config,
-    setup: TrainingSetup,
-    score: Score,
-    archs: np.ndarray,
-    folder: Path,
-    seed: int,
-    origin: sealed.Origin,
-    tell: Tell | None,
-) -> Scored:
-    """One super-net; its snapshots are scored as the training comes by. Where scores of one were deleted and the
-    training has gone on, it is trained once more up to there, in the snapshot's own folder."""
-    space = setup.supernet.space
-    parts, seconds = [], 0.0
+    config: Config, setup: TrainingSetup, score: Score, archs: np.ndarray, homes: Sequence[Home], tell: Tell | None
+) -> list[Scored]:
+    """Super-nets that train together, one alone in its own folder; their snapshots are scored as the training comes by.
+    Where scores of one were deleted and the training has gone on, it is trained once more up to there, in the
+    snapshot's own folder. `tell` is for the first one's curve."""
+    space, common, size = setup.supernet.space, together(homes), config.scoring.archs_per_save
+    train = functools.partial(train_together, config, setup, score, homes)
+    parts: list[list[Mapping[str, np.ndarray]]] = [[] for _ in homes]
+    seconds = np.zeros(len(homes))
     for step in snapshot_steps(config):
-        place = folder / f"step{step}" if config.num_snapshots != 1 else folder
-        state = None  # of a snapshot with all its scores, the weights may be gone
-        blocks = runs.block_paths(place, len(archs), size=config.scoring.archs_per_save)
+        within = f"step{step}" if config.num_snapshots != 1 else "."
+        trained = None  # of a snapshot with all its scores, the weights may be gone
+        blocks = [path for home in homes for path in runs.block_paths(home.folder / within, len(archs), size=size)]
         if step == config.training.num_steps or not all(path.exists() for path in blocks):
+            place = common.folder / within
             trained = train_up_to(
-                config, setup, score, step, folder, place, seed=seed, origin=origin, archs=archs, tell=tell
+                train, space, step, common.folder, place, origin=common.origin, archs=archs, tell=tell
             )
-            state = trained.state
-        columns, spent = score_all(config, state, archs, score, space, place, {**origin, "step": step})
-        parts.append(columns)
-        seconds += spent
-    losses, accuracies = (np.stack([part[name] for part in parts]) for name in ("loss", "accuracy"))
-    return Scored(trained.rows, losses, accuracies, seconds, trained.state.params)
+        for number, (_, folder, origin) in enumerate(homes):
+            state = None if trained is None else of_one(trained, number, homes).state
+            columns, spent = score_all(config, state, archs, score, space, folder / within, {**origin, "step": step})
+            parts[number].append(columns)
+            seconds[number] += spent
+    assert trained is not None  # the last snapshot is the end
+    found = []
+    for number, (of_steps, spent) in enumerate(zip(parts, seconds, strict=True)):
+        losses, accuracies = (np.stack([part[name] for part in of_steps]) for name in ("loss", "accuracy"))
+        state, rows = of_one(trained, number, homes)
+        found.append(Scored(rows, losses, accuracies, float(spent), state.params))
+    return found
 
 
 def snapshot_steps(config: Config) -> list[int]:

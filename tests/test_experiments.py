@@ -253,6 +253,32 @@ class TestRankCorrelation:
         taus = [scipy.stats.kendalltau(-row, accuracy).statistic for row in losses]
         assert result["kendall_tau"] == pytest.approx(np.mean(taus), abs=1e-12)
 
+    @pytest.mark.slow("rank_correlation trains two super-nets side by side, alone and killed")
+    def test_two_side_by_side(self, ranked, truth, tmp_path, capsys):
+        """The same super-nets as one after the other, and the same bit for bit after a kill."""
+        argv = ["rank_correlation", *RANKED, "--num-seeds", "2", "--data-dir", truth, "--workdir"]
+        together = [*argv[:-1], "--seeds-per-call", "2", "--workdir"]
+        whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+        start(*argv, tmp_path / "alone")
+        start(*together, whole)
+        for column in ("loss_0", "loss_1"):
+            found = [rows_of(folder / "scores.csv") for folder in (whole, tmp_path / "alone")]
+            ours, alone = ([float(row[column]) for row in rows] for rows in found)
+            assert ours == pytest.approx(alone, rel=1e-4)
+        rows = rows_of(whole / "seeds0-1/training.csv")
+        for seed in range(2):
+            of_one = rows_of(tmp_path / "alone" / f"seed{seed}" / "training.csv")
+            losses = [float(row[f"loss_{seed}"]) for row in rows]
+            assert losses == pytest.approx([float(row["loss"]) for row in of_one], rel=1e-4)
+        killed("checkpoints/.new_step_00000004/manifest.json", *together, stopped)
+        killed("seed1/scores_000006.npz", *together, stopped)
+        start(*together, stopped)
+        for name in ("scores.csv", "seed0/curve_3.npz", "seed1/curve_3.npz", "found.json", "found.npz"):
+            assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+        assert untimed(result_of(stopped)) == untimed(result_of(whole))
+        line = refusal(capsys, *together, tmp_path / "mesh", "--mesh", "archs=1,data=1")
+        assert "seeds_per_call is 2, expected 1 on a mesh" in line
+
     def test_snapshots(self, ranked, truth, tmp_path, capsys):
         """Two are the mean of the loss half way, which the curve has too, and at the end; a full disk in between."""
         argv = ["rank_correlation", *RANKED, "--num-snapshots", "2", "--data-dir", truth, "--workdir", tmp_path]

@@ -29,6 +29,7 @@ from jaxnas.training import (
     make_preprocess,
     make_train_step,
     merge_batches,
+    seeds,
     sgd,
     standardise,
     track,
@@ -43,6 +44,7 @@ SUPERNET = make_supernet(SPACE, affine=False)
 # Two steps. In the second the first choice's 1x1 is idle, in the first its 3x3; the second choice uses both in both.
 POPULATIONS = np.array([[[0, 0], [0, 1]], [[1, 1], [1, 0]]], np.int32)
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, STATS_MOMENTUM = 0.1, 0.9, 0.01, 0.75
+BOTH = ("images", "labels")
 
 
 def scripted() -> Sampler:
@@ -554,3 +556,53 @@ def test_fit_leaves_the_state_that_it_is_given():
 def test_settings_of_sgd(setting, words):
     with pytest.raises(ValueError, match=f"^{words}"):
         sgd(**{"learning_rate": 0.1, "num_steps": 4} | setting)
+
+
+class TestSideBySide:
+    @pytest.mark.parametrize(
+        "population",
+        [
+            "fair",
+            pytest.param("one path", marks=pytest.mark.slow("three super-nets in one program, a path each")),
+            pytest.param("three", marks=pytest.mark.slow("three super-nets in one program, three paths each")),
+        ],
+    )
+    def test_each_ends_as_alone(self, population):
+        """Weights, optimiser, tracked statistics and metrics of three seeds, by steps and by a compiled loop."""
+        sampler = {"fair": fair(SPACE), "one path": uniform(SPACE), "three": uniform(SPACE, num_archs=3)}[population]
+        step, _ = make(sgd(0.1, num_steps=4), sampler, stats_momentum=0.5, idle="rest")
+        images, labels = (jnp.concatenate([jnp.asarray(batch(n)["train"][key]) for n in range(3)]) for key in BOTH)
+        keys = jax.random.split(jax.random.key(0), 3)
+        states = [init_train_state(SUPERNET, sampler, sgd(0.1, num_steps=4), key) for key in keys]
+        of_each = [batches(key, images, labels, 8) for key in keys]
+        told: list[dict[str, float]] = []
+
+        def note(steps, metrics, state):
+            told.append({"step": steps, "seconds": 6.0, **metrics})
+
+        alone = [fit(step, *pair, 4, callbacks=[note]) for pair in zip(states, of_each, strict=True)]
+        rows, told = told, []
+        together = functools.partial(fit, seeds.side_by_side(step), seeds.stack(states), callbacks=[note])
+        state = together(seeds.stack_batches(of_each), 4)
+        for number, expected in enumerate(alone):
+            own = seeds.state_of(state, number)
+            assert outline(own) == outline(expected)
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), own, expected)
+            (row,) = seeds.rows_of(told, number, 3)
+            assert row == pytest.approx({**rows[number], "seconds": 2.0}, rel=1e-4)
+        looped = together(seeds.stack_batches(of_each), 4, steps_per_call=4)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), looped, state)
+
+    def test_batches_of_other_images(self):
+        """Images of its own for each super-net, or read as they come: the same batches, if not for a loop."""
+        first, second = (batch(number)["train"] for number in range(2))
+        of_each = [batches(jax.random.key(5), part["images"], part["labels"], 4) for part in (first, second)]
+        got = seeds.stack_batches(of_each)(3)
+        jax.tree.map(
+            np.testing.assert_array_equal, got, jax.tree.map(lambda *own: np.stack(own), *(b(3) for b in of_each))
+        )
+
+    def test_states_at_several_steps_are_refused(self):
+        _, state = make(sgd(0.1, num_steps=4), scripted())
+        with pytest.raises(ValueError, match=r"^states are at the steps \[0, 1\], expected one step; "):
+            seeds.stack([state, state._replace(step=state.step + 1)])

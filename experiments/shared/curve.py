@@ -1,14 +1,21 @@
 """Scores along a training: at which steps, of which architectures, and how they are read again."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from jaxnas import tables
+from jaxnas import runs, tables
+from jaxnas.datasets import Dataset
+from jaxnas.evaluation import Scores
 from jaxnas.runs import sealed
 from jaxnas.space import SearchSpace
+from jaxnas.training import Callback, TrainState
 
 from .config import RankedConfig
+
+Score = Callable[..., Scores]
+Tell = Callable[[int, np.ndarray, Scores], None]  # steps done, archs [num_archs, num_choices], their scores
 
 
 def curve_steps(config: RankedConfig) -> list[int]:
@@ -31,6 +38,30 @@ def curve_images(config: RankedConfig, held_out: int) -> int:
 def curve_archs(config: RankedConfig, archs: np.ndarray) -> np.ndarray:
     """Those of `archs` that are scored along the training."""
     return archs[:: -(-len(archs) // config.curve.num_curve_archs)]
+
+
+def tell_curve(
+    config: RankedConfig,
+    space: SearchSpace,
+    data: Dataset,
+    score: Score,
+    folder: Path,
+    origin: sealed.Origin,
+    archs: np.ndarray,
+    tell: Tell | None,
+) -> Callback:
+    """What scores the curve's architectures at its steps, keeps that in the folder and tells it."""
+    points, few, first = curve_steps(config), curve_archs(config, archs), curve_images(config, len(data.valid_images))
+
+    def score_point(steps: int, metrics: dict[str, float], state: TrainState) -> None:
+        if steps in points:
+            scores = score(state, few, first=first)
+            of_point = {**origin, "step": steps}
+            sealed.write_table(curve_file(folder, steps), "curve", runs.scores_table(space, scores), of_point)
+            if tell is not None:
+                tell(steps, few, scores)
+
+    return score_point
 
 
 def read_curve(

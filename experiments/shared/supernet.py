@@ -1,6 +1,6 @@
 """A super-net as the experiments build, train and score it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jaxnas.space import SearchSpace
 from jaxnas.supernets import Policy, Supernet, make_supernet
 from jaxnas.training import (
     BatchAt,
+    Callback,
     LossFn,
     Preprocess,
     Sharing,
@@ -36,10 +37,7 @@ from jaxnas.training import (
 )
 
 from .config import NetworkConfig, RankedConfig, SamplingConfig, ScoringConfig, SupernetConfig, TrainingConfig
-from .curve import curve_archs, curve_file, curve_images, curve_steps
-
-Score = Callable[..., Scores]
-Tell = Callable[[int, np.ndarray, Scores], None]  # steps done, archs [num_archs, num_choices], their scores
+from .curve import Score, Tell, curve_steps, tell_curve
 
 
 class TrainingSetup(NamedTuple):
@@ -207,39 +205,59 @@ def train(
       until: the step to stop at, on the way to `num_steps`, which the schedules span; None: the end.
       tell: what is done with the scores of the curve's architectures, each time.
     """
-    supernet, data, _, _, step = setup
-    space, num_steps = supernet.space, config.training.num_steps
-    assert num_steps is not None
-    _, batch_key = jax.random.split(jax.random.key(seed))
-    mesh = sharing_of(config.training).mesh
-    train_at = batches(batch_key, data.train_images, data.train_labels, config.training.batch_size, mesh=mesh)
-    points = [] if archs is None else curve_steps(config)
-
-    def score_point(steps: int, metrics: dict[str, float], state: TrainState) -> None:
-        if steps in points:
-            assert archs is not None
-            few = curve_archs(config, archs)
-            scores = score(state, few, first=curve_images(config, len(data.valid_images)))
-            table, of_point = runs.scores_table(space, scores), {**origin, "step": steps}
-            sealed.write_table(curve_file(folder, steps), "curve", table, of_point)
-            if tell is not None:
-                tell(steps, few, scores)
-
-    return runs.resumable(
-        step,
+    mesh, space = sharing_of(config.training).mesh, setup.supernet.space
+    train_at = batches_of(config, setup.data.train_images, setup.data.train_labels, seed)
+    return resume(
+        config,
+        setup,
+        setup.step,
         replicated(mesh, fresh_state(config, setup, seed)),
         train_at if more_at is None else merge_batches(train_at, more_at),
+        folder,
+        callbacks=[] if archs is None else [tell_curve(config, space, setup.data, score, folder, origin, archs, tell)],
+        origin=origin,
+        until=until,
+        start=start,
+        start_origin=start_origin,
+    )
+
+
+def batches_of(config: RankedConfig, images: Any, labels: Any, seed: int) -> BatchAt:
+    """What the training from that seed sees."""
+    _, key = jax.random.split(jax.random.key(seed))
+    return batches(key, images, labels, config.training.batch_size, mesh=sharing_of(config.training).mesh)
+
+
+def resume(
+    config: RankedConfig,
+    setup: TrainingSetup,
+    step: TrainStep,
+    state: TrainState,
+    batch_at: BatchAt,
+    folder: Path,
+    *,
+    callbacks: Sequence[Callback],
+    origin: sealed.Origin,
+    until: int | None,
+    **start: Any,
+) -> runs.Trained:
+    """`runs.resumable` as the config has it; with callbacks it reports at the curve's steps too."""
+    num_steps = config.training.num_steps
+    assert num_steps is not None
+    return runs.resumable(
+        step,
+        state,
+        batch_at,
         num_steps if until is None else until,
         folder,
-        fingerprint=space.fingerprint,
+        fingerprint=setup.supernet.space.fingerprint,
         checkpoint_every=config.training.checkpoint_every,
         report_every=config.training.report_every,
-        report_also_at=points,
-        callbacks=[score_point],
-        start=start,
+        report_also_at=curve_steps(config) if callbacks else [],
+        callbacks=callbacks,
         origin=origin,
-        start_origin=start_origin,
         progress=config.problem.progress,
+        **start,
     )
 
 
@@ -250,25 +268,26 @@ def fresh_state(config: RankedConfig, setup: TrainingSetup, seed: int) -> TrainS
 
 
 def train_up_to(
-    config: RankedConfig,
-    setup: TrainingSetup,
-    score: Score,
+    train: Callable[..., runs.Trained],
+    space: SearchSpace,
     step: int,
     folder: Path,
     place: Path,
     *,
-    seed: int,
     origin: sealed.Origin,
-    archs: np.ndarray | None = None,
-    tell: Tell | None = None,
+    **curve: Any,
 ) -> runs.Trained:
     """The training in `folder` up to a step; where it has gone on since, once more, in the folder `place` of that step.
-    Arguments as `train` takes them."""
-    newest = runs.progress(folder, fingerprint=setup.supernet.space.fingerprint, origin=origin)
+
+    Args:
+      train: (folder, *, origin, until, archs, tell) -> what is trained, as the function of that name does it.
+      curve: `archs` and `tell`, as it takes them.
+    """
+    newest = runs.progress(folder, fingerprint=space.fingerprint, origin=origin)
     if newest is not None and newest.step > step:
         print(f"{place}: the weights of step {step} are gone, training up to there once more")
-        return train(config, setup, score, place, seed=seed, origin={**origin, "step": step}, until=step)
-    return train(config, setup, score, folder, seed=seed, origin=origin, archs=archs, until=step, tell=tell)
+        return train(place, origin={**origin, "step": step}, until=step)
+    return train(folder, origin=origin, until=step, **curve)
 
 
 def score_all(

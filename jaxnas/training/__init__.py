@@ -1,6 +1,6 @@
 """Training: super-nets by losses over a batch of architectures, landmarks among them, and networks alone."""
 
-from jaxnas.training import landmarks, schedules, standalone
+from jaxnas.training import landmarks, schedules, seeds, standalone
 from jaxnas.training._batches import BatchAt, batches, merge_batches
 from jaxnas.training._fit import Callback, fit
 from jaxnas.training._sharing import Sharing
@@ -40,6 +40,7 @@ __all__ = [
     "merge_batches",
     "ranking_loss",
     "schedules",
+    "seeds",
     "sgd",
     "standalone",
     "standardise",

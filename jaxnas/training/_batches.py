@@ -55,10 +55,29 @@ class Shuffled:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stacked:
+    """The same images, shuffled for each of several super-nets that train side by side."""
+
+    of_each: tuple[Shuffled, ...]
+
+    @property
+    def split(self) -> str:
+        return self.of_each[0].split
+
+    @property
+    def arrays(self) -> tuple[chex.Array, chex.Array]:
+        return self.of_each[0].arrays
+
+    def rows(self, first: int, number: int) -> chex.Array:
+        """As those of one, int32 [number, number of super-nets, size of the share]."""
+        return jnp.stack([one.rows(first, number) for one in self.of_each], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Batches:
     """Step -> {split: batch}, of images that lie on the device, so that a compiled loop can take them as well."""
 
-    parts: tuple[Shuffled, ...]
+    parts: tuple[Shuffled | Stacked, ...]
 
     def __call__(self, step: int) -> Batch:
         rows = [part.rows(step, 1) for part in self.parts]
@@ -86,7 +105,7 @@ def merge_batches(first: BatchAt, second: BatchAt) -> BatchAt:
 
 
 def take(splits: Sequence[str], arrays: Sequence[Any], rows: Sequence[chex.Array]) -> Batch:
-    """A batch of the images and labels in these rows, [batch_size] of each split."""
+    """A batch of the images and labels in these rows, [..., batch_size] of each split."""
     parts = zip(splits, arrays, rows, strict=True)
     return {split: {"images": images[row], "labels": labels[row]} for split, (images, labels), row in parts}
 
