@@ -16,6 +16,7 @@ from benchmarks import (
     compiled,
     evaluator,
     gpu,
+    imagenet,
     memory,
     populations,
     roofline,
@@ -25,11 +26,14 @@ from benchmarks import (
     streaming,
     train_step,
 )
-from jaxnas import codes
+from experiments import pcnas, retrain
+from jaxnas import codes, runs
 from jaxnas.ops import OPS, Policy, as_operation
+from jaxnas.ops.mobile import InvertedResidual
 from jaxnas.space import ChainLayout
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import make_supernet
+from jaxnas.training import RECIPES
 
 KEYS = {
     *("space", "population", "bn_mode", "route", "num_archs", "num_images", "ms", "image_archs_per_s"),
@@ -429,3 +433,25 @@ def test_passes_over_a_node_of_an_h100(op, passes, num_inputs):
     activation = 20 * 256 * 32 * 32 * 16 * 2 / 1e6
     assert work.megabytes / (4 * activation) < num_inputs + passes + 0.1
     assert work.conditionals == 0
+
+
+def test_what_imagenet_comes_to_is_counted():
+    """1x1 to 6 channels, 3x3 depthwise, 1x1 to 4 at 2x2 pixels: 12 + 24 + 24 numbers read, 24 + 24 + 16 moved 6 times;
+    and a search that keeps 2 prefixes, of choices of 1, 3 and 2 candidates: 1 + 3 + 2 x 2 times its completions."""
+    block = InvertedResidual(4, 1, 2, 3)
+    assert imagenet.moved(block, (2, 2, 3)) == 12 + 24 + 24 + 6 * (24 + 24 + 16)
+    names = ("mb1_k3", "mb3_k3", "mb6_k3")
+    layout = ChainLayout(stem_width=2, widths=(2, 2, 2), strides=(1, 1, 1), head_width=0)
+    space = chain_space("counted", layout, [names[:1], names, names[:2]])
+    config = dataclasses.replace(imagenet.Config(), pool_size=2, num_completions=10)
+    assert imagenet.num_scored(space, config) == 10 * (1 + 3 + 2 * 2)
+
+
+def test_what_imagenet_comes_to_is_of_the_presets():
+    search, retraining = (runs.flat(pcnas.PRESETS["paper"]), runs.flat(retrain.PRESETS["paper"]))
+    config = imagenet.Config()
+    assert (config.search_steps, config.pool_size, config.num_completions, config.num_scored_images) == tuple(
+        search[name] for name in ("num_steps", "pool_size", "num_completions", "num_eval_images")
+    )
+    assert config.batch_size == search["batch_size"] == RECIPES[retraining["recipe"]].batch_size
+    assert config.num_valid == retraining["num_valid"]
