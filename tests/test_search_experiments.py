@@ -309,6 +309,7 @@ def test_a_factor_is_the_first_component_of_the_roots_of_losses():
 
 
 class TestSearchCompare:
+    @pytest.mark.slow("searches that go by the factor of losses, image by image")
     def test_potentials_by_factors(self, truth, tmp_path):
         """Potentials are means of what was scored, not of accuracies; the searches go by factors too."""
         start("search_compare", *ARGV, "--potential", "factor", "--data-dir", truth, "--workdir", tmp_path)
