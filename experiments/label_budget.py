@@ -27,6 +27,11 @@ its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never ge
 known at least; `labels_saved_everything_N` is the same of `everything`. Nothing here is chosen by these figures. What
 jaxnas's predictor has of constants was chosen on digits_chain; `half` keeps claims apart from what is tried on.
 
+What the first components of fingerprints are is in components.csv and components.png: `tau_component_1` is how the
+first ranks once its sign is known, `share_component_1` its share of the variance, `same_way_component_1` that of the
+images on which it goes the same way (near one half: it is how sure networks are, more than how good). Which images
+carry the one factor is in images.csv, and in images.png of the first super-net. See docs/fingerprints.md.
+
     jaxnas label_budget quick --workdir runs/labels
     jaxnas label_budget cpu --dataset cifar10 --data-dir DIR --workdir runs/labels-nb201
 
@@ -47,6 +52,7 @@ from jaxnas.runs import sealed
 from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
 
+from .shared.components import components_of, known_of, loadings_of, tell_components
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
 from .shared.labelling import (
     FEW_IMAGES,
@@ -120,7 +126,7 @@ PRESETS = {
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Train, score, rank with ever more labels; see the module's docstring. Files: a folder for each super-net with its
-    taus.json, draws.csv, labels.png."""
+    taus.json, draws.csv, labels.png, components.csv and .png, images.csv and .png."""
     config = settle(config)
     if not config.num_seeds:
         return rank_codes(config, workdir)
@@ -134,7 +140,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         config.scoring, supernet, data, mesh=config.training.mesh, progress=config.problem.progress, per_image=True
     )
     setup = make_setup(config.training, supernet, data, config.sampling)
-    rows, of_all, first = [], [], config.problem.seed
+    rows, of_all, components, of_images, first = [], [], [], [], config.problem.seed
+    known = known_of(published, supernet, population)
     proxies = make_proxy_scores(config, setup)(
         fresh_state(config, setup, first).params,
         archs,
@@ -145,6 +152,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         folder, origin = workdir / f"seed{seed}", {"run": identity, "seed": seed}
         losses = losses_of_images(config, setup, score, archs, folder, seed, origin)
         of_all.append(losses[1:])
+        components += components_of(losses[1:], known, seed)
+        of_images += loadings_of(losses[1:], data.valid_labels, population.accuracy, seed)
         for path in (folder / "taus.json", folder / "proxy_taus.json"):
             if not path.exists():
                 if path.stem == "taus":
@@ -160,7 +169,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     figures = figures_of(rows, budgets)
     which = plotting.counted(config.num_seeds, "super-net")
     title = f"{space.name} on {config.problem.dataset}, {plotting.counted(len(archs), 'architecture')}, {which}"
-    shown = shown_of(budgets)
+    images, shown = np.asarray(data.valid_images[: losses.shape[2]]), shown_of(budgets)
+    of_components = tell_components(components, of_images, images, workdir, title)
     sentence = f"with {shown} labels a super-net's fingerprints rank {{}} than codes and MACs alone, Kendall's tau"
     told = difference(figures, f"fingerprint_over_code_{shown}", sentence, "better", "worse")
     draw(
@@ -180,6 +190,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         "num_draws": config.num_draws,
         "bn_mode": config.scoring.bn_mode,
         **figures,
+        **of_components,
         "compile_seconds": compile_seconds(),
         **hashes(data, truth),
     }
@@ -275,7 +286,7 @@ def rank_with_labels(
         for method, ranks in without_labels.items()
     ]
     told = {"trusted": float(factor.trusted), "share": factor.share, "split_half": factor.split_half}
-    for name, value in {**told, "agreement": factor.agreement}.items():
+    for name, value in {**told, "agreement": factor.agreement, "same_way": factor.same_way}.items():
         rows.append({"method": f"factor_{name}", "labels": 0, "draw": 0, "tau": value})
     few = [number for number in budgets if number <= MOST_VARIED]
     rows += drawn(population, given, budgets, num_draws=config.num_draws, seed=seed)

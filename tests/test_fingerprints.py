@@ -21,6 +21,14 @@ def planted(num_images=80, *, second=0.0, noise=0.3, seed=1):
     return np.exp(logs + rng.normal(size=num_images)).astype(np.float32)
 
 
+def sure(num_images=80):
+    """Losses of networks that differ in how sure they are: the surer the better on seven images of ten, on the others
+    the worse, so that the mean tells which way most go."""
+    rng = np.random.default_rng(2)
+    way = np.where(np.arange(num_images) % 10 < 7, 1.0, -1.0)
+    return np.exp(-np.outer(SIZE, way) + 0.3 * rng.normal(size=(60, num_images))).astype(np.float32)
+
+
 def components(matrix, number):
     """numpy's, up to their signs: (features, shares)."""
     centred = matrix - matrix.mean(axis=0)
@@ -95,6 +103,7 @@ def test_components_are_counted_without_labels():
 def test_the_factor_is_the_planted_quality():
     factor = ranking.one_factor(planted(), transform="log")
     assert factor.trusted and factor.share > 0.8 and factor.split_half > 0.95 and factor.agreement > 0.8
+    assert factor.same_way == 1
     assert scipy.stats.kendalltau(factor.scores, QUALITY).statistic > 0.9
     assert (factor.scores.mean(), factor.scores.std()) == pytest.approx((0, 1))
 
@@ -105,6 +114,7 @@ def test_the_factor_is_the_planted_quality():
         (RNG.exponential(size=(60, 80)), "share of the variance"),
         (RNG.exponential(size=(60, 80)), "correlation between halves"),
         (planted(second=3.0), "tau with the mean"),  # size rules, and no image's loss says which way is better
+        (sure(), "share of images on which it goes the same way is 0.70, below 0.8"),
         (planted(1), "halves of the images is nan"),
         (planted()[:5], "5 architectures are fewer than 10"),
     ],

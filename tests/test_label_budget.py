@@ -7,9 +7,10 @@ import pytest
 import scipy.stats
 from experiment_runs import SMALL, interrupt, refusal, result_of, rows_of, start, struck, untimed
 
+from experiments.shared.components import components_of, known_of, loadings_of, tell_components
 from experiments.shared.labelling import CODES, Population, far_apart, figures_of, graph_features, judged, predicted
 from experiments.shared.problem import evaluation_archs
-from jaxnas import costs, tables
+from jaxnas import costs, make_supernet, tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.spaces import digits_chain, nasbench201
 
@@ -95,6 +96,38 @@ def test_labels_saved_are_read_off_the_curve_of_the_codes():
     assert figures["no_labels_over_macs"] == pytest.approx(0.2) and figures["regret_code_30"] == pytest.approx(0.1)
 
 
+def test_components_are_told_apart_by_where_they_go(tmp_path):
+    """Quality, which is better on every image; and the size of logits, which is better where the label is likely and
+    worse where it isn't, on as many images, of twice the variance: the first component is size."""
+    rng = np.random.default_rng(3)
+    quality, size = rng.normal(size=(2, 50))
+    by_size = np.tile([1.4, -1.4], 40)
+    logs = -quality[:, None] - size[:, None] * by_size + rng.normal(size=80) + 0.1 * rng.normal(size=(50, 80))
+    known = dict.fromkeys(("test_accuracy", "macs", "params", "with_params"), quality)
+    rows = components_of(np.exp(logs)[None], known, 7)
+    first, second = rows[:2]
+    assert (first["seed"], first["component"], len(rows)) == (7, 1, 4) and first["share"] > second["share"] > 0.2
+    assert first["same_way"] < 0.6 and second["same_way"] == 1
+    assert abs(first["tau_macs"]) < 0.3 and second["tau_macs"] > 0.8 and second["tau_mean_loss"] > 0.5
+    losses = np.exp(logs)
+    losses[:, 5] = 1 / losses[:, 5]  # a wrong label
+    of_images = loadings_of(losses[None], np.arange(80) % 10, quality, 7)
+    assert [row["label"] for row in of_images[:11]] == [*range(10), 0]
+    assert min(of_images, key=lambda row: row["truth_loading"])["image"] == 5
+    np.testing.assert_allclose([row["mean_loss"] for row in of_images], losses.mean(axis=0))
+    figures = tell_components(rows, of_images, np.zeros((80, 8, 8, 1), np.uint8), tmp_path, "planted")
+    assert len(rows_of(tmp_path / "images.csv")) == 80 and (tmp_path / "images.png").stat().st_size > 10_000
+    assert figures["tau_component_2"] == pytest.approx(second["tau_test_accuracy"])
+    assert len(rows_of(tmp_path / "components.csv")) == 4 and (tmp_path / "components.png").stat().st_size > 10_000
+
+
+def test_operations_with_parameters_are_counted():
+    archs = np.array([[0, 1, 2, 3, 4, 0], [2, 3, 2, 3, 2, 3], [0] * 6])  # none, skip, two convolutions, pooling
+    people = population(archs, np.arange(3.0))
+    known = known_of(nasbench201, make_supernet(nasbench201), people)
+    assert known["with_params"].tolist() == [2, 6, 0] and known["params"].argmax() == 1
+
+
 @pytest.mark.parametrize("space", [digits_chain, SMALL])
 @pytest.mark.parametrize("number", [None, 6])
 def test_halves_of_a_space_have_nothing_in_common(space, number):
@@ -157,4 +190,8 @@ def test_figures_and_kills(tmp_path):
         for method in ("fingerprint",)
     ]
     assert result["tau_fingerprint_5"] == pytest.approx(np.mean(of_seeds), rel=1e-6)
+    components = rows_of(whole / "components.csv")
+    assert components == rows_of(broken / "components.csv") and [row["seed"] for row in components] == list("00001111")
+    size = np.mean([abs(float(row["tau_test_accuracy"])) for row in components if row["component"] == "1"])
+    assert result["tau_component_1"] == pytest.approx(size, rel=1e-6)
     assert {row["labels"] for row in rows} == {"0", "5", "20"} and (whole / "labels.png").stat().st_size > 10_000

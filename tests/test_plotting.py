@@ -459,7 +459,7 @@ def test_no_two_labels_of_a_dense_cell_overlap():
 
 
 def test_correlations_are_numbers_in_cells():
-    taus = {"one": [[0.5, -0.75], [np.nan, 0]], "other": np.eye(2)}
+    taus = {"one": [[0.5, -0.75], [np.nan, -0.001]], "other": np.eye(2)}
     figure = plotting.correlations(taus, ["accuracy", "MACs"], ["1", "2"], title="what components are")
     one, other = figure.axes
     assert [text.get_text() for text in one.texts] == ["0.50", "-0.75", "0.00"] and len(other.texts) == 4

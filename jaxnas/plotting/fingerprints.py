@@ -31,7 +31,8 @@ def correlations(panels: Mapping[str, ArrayLike], rows: Sequence[str], columns: 
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 colour = "white" if abs(value) > 0.6 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
+                text = f"{value:z.2f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
         axes.set_xticks(range(len(columns)), columns, fontsize=8)
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.tick_params(length=0)
@@ -41,21 +42,24 @@ def correlations(panels: Mapping[str, ArrayLike], rows: Sequence[str], columns: 
 
 
 def pictures(
-    groups: Mapping[str, Sequence[np.ndarray]], captions: Mapping[str, Sequence[str]], *, title: str
+    groups: Mapping[str, Sequence[np.ndarray]], captions: Mapping[str, Sequence[str]], *, title: str, columns: int = 8
 ) -> Figure:
-    """Rows of pictures with a caption above each; a name before the row.
+    """Pictures with a caption above each, so many in a row; a name before each group.
 
     Args:
       groups: name -> pictures uint8 [height, width, channels] of 1 or 3 channels.
-      captions: the same names -> a short text for each picture.
+      captions: the same names -> a short text for each picture; all of as many lines.
     """
-    columns, lines = max(map(len, groups.values())), wrapped(title)
-    figure = new_figure(len(groups) * (WIDTH / columns + 0.45) + 0.2 * len(lines) + 0.1)
+    rows = [-(-len(images) // columns) for images in groups.values()]
+    num_lines = max((text.count("\n") + 1 for texts in captions.values() for text in texts), default=0)
+    heights = [0.25 + number * (0.85 * WIDTH / columns + 0.12 * num_lines) for number in rows]  # inches
+    lines = wrapped(title)
+    figure = new_figure(sum(heights) + 0.2 * len(lines) + 0.05)
     figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
-    parts = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
-    for part, (name, images) in zip(parts, groups.items()):
+    parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, number, (name, images) in zip(parts, rows, groups.items()):
         part.suptitle(name, fontsize=9, x=0.01, ha="left")
         for place, (image, caption) in enumerate(zip(images, captions[name], strict=True), 1):
-            axes = draw_picture(part.add_subplot(1, columns, place), image)
-            axes.set_title(caption, fontsize=7, pad=2)
+            axes = draw_picture(part.add_subplot(number, columns, place), image)
+            axes.set_title(caption, fontsize=7 if columns <= 8 else 6, pad=2)
     return figure

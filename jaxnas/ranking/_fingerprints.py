@@ -23,9 +23,10 @@ from jaxnas.ranking.metrics import kendall_tau
 
 Transform = Literal["log", "sqrt", "margin", "none"]
 MAX_COMPONENTS = 30
-# Below one of these a factor is doubted: that one thing rules, that other images would say the same, and that the mean
-# is near it.
-LEAST_ARCHS, LEAST_SHARE, LEAST_SPLIT_HALF, LEAST_AGREEMENT = 10, 0.3, 0.8, 0.6
+# Below one of these a factor is doubted: that one thing rules, that other images would say the same, that the mean is
+# near it, and that it is the same on all images. The last was chosen on super-nets of digits_chain and of a half of
+# NAS-Bench-201: docs/fingerprints.md.
+LEAST_ARCHS, LEAST_SHARE, LEAST_SPLIT_HALF, LEAST_AGREEMENT, LEAST_SAME_WAY = 10, 0.3, 0.8, 0.6, 0.8
 
 
 class Fingerprints(NamedTuple):
@@ -44,6 +45,7 @@ class Factor(NamedTuple):
     share: float  # of the variance over architectures on all images
     split_half: float  # correlation of what either half of the images gives; nan for one image
     agreement: float  # Kendall's tau with minus the mean, 0 to 1
+    same_way: float  # share of the images on which whoever has more of it does better, 0 to 1
     doubts: tuple[str, ...]  # why not to trust it; empty: nothing speaks against it
 
     @property
@@ -92,9 +94,10 @@ def one_factor(values: ArrayLike | Sequence[ArrayLike], *, transform: Transform 
     """The first component as a score, with the sign of minus the mean over images.
 
     It can sharpen what a mean loss says. It is doubted where there are fewer than 10 architectures, where it carries
-    less than 0.3 of the variance, where the first components of even and of odd images correlate below 0.8, or where
-    its tau with the mean is below 0.6. In the last case the mean and what differs most between architectures are two
-    things, and only labels tell which of them is quality.
+    less than 0.3 of the variance, where the first components of even and of odd images correlate below 0.8, where its
+    tau with the mean is below 0.6, or where it goes the same way on less than 0.8 of the images. What differs most
+    between architectures may be how sure they are, which helps on the images that most get right and hurts on the
+    others; whether the sure ones are the good ones, only labels tell.
 
     Args and errors as for `fingerprints`; values of transform "none" are such that lower is better.
     """
@@ -107,16 +110,18 @@ def one_factor(values: ArrayLike | Sequence[ArrayLike], *, transform: Transform 
         even, odd = (half.decomposed(1)[0][:, 0] for half in halves)
         split_half = float(abs(even @ odd))
     doubts = [f"{matrix.num_archs} architectures are fewer than {LEAST_ARCHS}"] * (matrix.num_archs < LEAST_ARCHS)
+    scores = left[:, 0] * np.sqrt(matrix.num_archs) * (-1.0 if tau < 0 else 1.0)
     share, agreement = float(sizes[0] ** 2), float(abs(tau))
+    same_way = float((matrix.correlations(scores) < 0).mean())
     for name, value, least in (
         ("share of the variance", share, LEAST_SHARE),
         ("correlation between halves of the images", split_half, LEAST_SPLIT_HALF),
         ("tau with the mean", agreement, LEAST_AGREEMENT),
+        ("share of images on which it goes the same way", same_way, LEAST_SAME_WAY),
     ):
         if not value >= least:  # or nan
             doubts.append(f"its {name} is {value:.2f}, below {least}")
-    scores = left[:, 0] * np.sqrt(matrix.num_archs) * (-1.0 if tau < 0 else 1.0)
-    return Factor(scores, share, split_half, agreement, tuple(doubts))
+    return Factor(scores, share, split_half, agreement, same_way, tuple(doubts))
 
 
 def loadings(
