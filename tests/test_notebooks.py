@@ -25,7 +25,7 @@ SMALL = {
     "03_pcnas": {"NUM_WARM_UP_STEPS": 2, "NUM_INTERVAL_STEPS": 1, "BATCH_SIZE": 8, "NUM_VALID": 100},
     "04_policies": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100},
     "05_transfer": {"NUM_EPOCHS": 1, "NUM_STEPS": 2, "NUM_SCENES": 120, "BATCH_SIZE": 4},
-    "06_fingerprints": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_DRAWS": 2},
+    "06_fingerprints": {"NUM_STEPS": 2, "BATCH_SIZE": 8, "NUM_VALID": 100, "NUM_DRAWS": 2},
 }
 
 
