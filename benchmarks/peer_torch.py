@@ -22,6 +22,7 @@ torch_eager with two threads was up to 10 times slower than with one.
 
 import collections
 import functools
+import inspect
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -42,7 +43,11 @@ from jaxnas.supernets import Layer, Params, Supernet
 
 ROUTES = ("torch_eager", "torch_best")
 COMPILE_SETTINGS: dict[str, Any] = {"dynamic": False, "fullgraph": True}
-torch._dynamo.config.recompile_limit = 256  # torch.compile has no such argument before PyTorch 2.12
+MOST_PROGRAMS = 256
+if "recompile_limit" in inspect.signature(torch.compile).parameters:
+    COMPILE_SETTINGS["recompile_limit"] = MOST_PROGRAMS
+else:  # before PyTorch 2.12, where this is no matter of the thread alone
+    torch._dynamo.config.recompile_limit = MOST_PROGRAMS
 FEWEST_REPLAYED = 3  # batches of one architecture from which on a graph pays: one runs by itself, one is captured
 MEMORY_FORMATS = (torch.contiguous_format, torch.channels_last)
 
