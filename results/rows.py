@@ -33,7 +33,7 @@ from results.changes import changed_since
 
 HERE = Path(__file__).parent
 FIGURE = re.compile(r"\{(\w+)\.(\w+?)(?:\(([^)]+)\)(\w*))?(?::([^}]+))?\}")
-EARLIER = "*Measured before result files were kept.*"  # what stands under a table that no file is behind
+EARLIER = "*No result file is behind these figures.*"  # what stands under a table that no file is behind
 
 
 def table(template: str) -> None:
