@@ -27,10 +27,8 @@ its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never ge
 known at least; `labels_saved_everything_N` is the same of `everything`. Nothing here is chosen by these figures. What
 jaxnas's predictor has of constants was chosen on digits_chain; `half` keeps claims apart from what is tried on.
 
-What the first components of fingerprints are is in components.csv and components.png: `tau_component_1` is how the
-first ranks once its sign is known, `share_component_1` its share of the variance, `same_way_component_1` that of the
-images on which it goes the same way (near one half: it is how sure networks are, more than how good). Which images
-carry the one factor is in images.csv, and in images.png of the first super-net. See docs/fingerprints.md.
+What the first components are (`tau_component_1`: its sign taken as known) is in components.csv and components.png,
+and which images carry the one factor in images.csv and, of the first super-net, images.png. See docs/fingerprints.md.
 
     jaxnas label_budget quick --workdir runs/labels
     jaxnas label_budget cpu --dataset cifar10 --data-dir DIR --workdir runs/labels-nb201
@@ -142,12 +140,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     setup = make_setup(config.training, supernet, data, config.sampling)
     rows, of_all, components, of_images, first = [], [], [], [], config.problem.seed
     known = known_of(published, supernet, population)
-    proxies = make_proxy_scores(config, setup)(
-        fresh_state(config, setup, first).params,
-        archs,
-        workdir / f"seed{first}" / "step0",
-        {"run": identity, "seed": first, "step": 0},
-    )
+    of_fresh, fresh = {"run": identity, "seed": first, "step": 0}, fresh_state(config, setup, first).params
+    proxies = make_proxy_scores(config, setup)(fresh, archs, workdir / f"seed{first}" / "step0", of_fresh)
     for seed in range(first, first + config.num_seeds):
         folder, origin = workdir / f"seed{seed}", {"run": identity, "seed": seed}
         losses = losses_of_images(config, setup, score, archs, folder, seed, origin)
