@@ -83,7 +83,7 @@ def test_records(capsys, tmp_path):
         (kind, mode, route) for kind in ("balanced", "random") for mode in modes for route in evaluator.Config.routes
     ]
     for record in records:
-        assert set(record) == KEYS
+        assert set(record) == KEYS | {"command", "commit"}
         assert record["ms"] > 0 and record["loss_difference"] <= evaluator.TOLERANCE
         rate = record["num_archs"] * record["num_images"] / record["ms"] * 1000
         assert record["image_archs_per_s"] == pytest.approx(rate)
