@@ -36,11 +36,11 @@ from jaxnas.tables import Judge
 from .shared.config import SearchConfig, settle
 from .shared.searching import (
     DIGITS,
-    FEWEST,
     MACRO,
     TINY,
     Run,
     Task,
+    has_factor,
     image_archs,
     midway,
     narrowed,
@@ -201,7 +201,7 @@ def predictor_curve(
     rows = rng.permutation(len(archs))[:budget]
     drawn, scored = archs[rows], {name: column[rows] for name, column in columns.items()}
     scores, macs, prints = values(config, scored), costs.arch_costs(task.published, drawn).macs, None
-    if "image_loss" in scored and len(drawn) >= FEWEST:
+    if has_factor(scored):
         prints = ranking.fingerprints(scored["image_loss"]).features
     known, accuracies = list[int](), (judge.choose_by or judge.accuracy)(drawn)
     while len(known) < min(config.num_retrained, len(drawn)):

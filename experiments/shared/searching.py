@@ -61,9 +61,6 @@ IMAGENET = {
 }  # fmt: skip
 
 
-FEWEST = 10  # architectures with a factor to speak of
-
-
 class Task(NamedTuple):
     """What is searched, and what both super-nets have in common."""
 
@@ -285,12 +282,16 @@ def scores_in_pool(
 
 def values(config: SearchConfig, scores: Mapping[str, np.ndarray]) -> np.ndarray:
     """Of columns `loss` and `accuracy`, or of `image_loss`, what the search goes by: float64 [num_archs], higher is
-    better. Too few architectures have no factor, and go by their loss."""
-    if config.potential == "factor":
-        losses = scores["image_loss"]
-        few = len(losses) < FEWEST or not np.ptp(losses, axis=0).any()
-        return -losses.mean(axis=1, dtype=np.float64) if few else ranking.one_factor(losses).scores
+    better. What has no factor goes by its loss."""
+    if config.potential == "factor" and has_factor(scores):
+        return ranking.one_factor(scores["image_loss"]).scores
     return ranking.as_scores(scores["loss"], scores["accuracy"] if config.potential == "accuracy" else None)
+
+
+def has_factor(scores: Mapping[str, np.ndarray]) -> bool:
+    """Whether there are losses of single images that tell architectures apart, of ten at least."""
+    losses = scores.get("image_loss")
+    return losses is not None and len(losses) >= 10 and bool(np.ptp(losses, axis=0).any())
 
 
 def top(scores: np.ndarray, number: int) -> np.ndarray:
