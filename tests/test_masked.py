@@ -36,7 +36,8 @@ def test_masks_give_what_switches_give(both):
     for code in map(jnp.asarray, codes):
         for stats in (None, other):
             (logits, used), (expected, expected_used) = by_masks(code, stats), switched(code, stats)
-            np.testing.assert_allclose(logits, expected, atol=2e-5)
+            size = max(1, np.abs(expected).max())  # of another cell's statistics, some channel's variance is next to 0
+            np.testing.assert_allclose(logits, expected, atol=2e-5 * size)
             if stats is None:
                 for name in used:
                     np.testing.assert_allclose(used[name], expected_used[name], atol=2e-5, err_msg=name)
