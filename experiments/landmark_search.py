@@ -65,7 +65,7 @@ from .shared.regulariser import (
     choose_landmarks,
     make_regulariser,
 )
-from .shared.supernet import Score, make_score, score_all
+from .shared.supernet import Score, make_score, score_all, sharing_of
 from .shared.telling import differences, hashes, judged, write_found, write_weights
 
 SIDES = ("baseline", "landmark")
@@ -230,7 +230,8 @@ def make_algorithm(config: Config, name: str, problem: Problem, landmarks: np.nd
     }
     alone = make_search_setup(whole, mixing_softly(policy, config.tilt), held_out, timetable, {}) if is_soft else None
     setups["alone"] = alone or setups["baseline"]
-    return Algorithm(policy, setups, num_alone, whole, make_score(scoring, supernet, data, mesh=None, progress=False))
+    score = make_score(scoring, supernet, data, mesh=config.training.mesh, progress=False)
+    return Algorithm(policy, setups, num_alone, whole, score)
 
 
 def both_sides(
@@ -240,10 +241,11 @@ def both_sides(
     landmarks in this order: on either side, of each seed."""
     algorithm = make_algorithm(config, name, problem, archs[: len(order)], order)
     data, batch_size = algorithm.setups["landmark"].data, config.landmarks.landmark_batch_size
+    mesh = sharing_of(config.training).mesh
     whole, found = algorithm.config, Found((side, {"archs": [], "losses": [], "seconds": []}) for side in SIDES)
     for seed in range(config.problem.seed, config.problem.seed + config.num_seeds):
         at, key = folder / f"seed{seed}", jax.random.fold_in(jax.random.key(seed), len(SIDES))
-        more = {"landmark": batches(key, data.valid_images, data.valid_labels, batch_size, split="valid")}
+        more = {"landmark": batches(key, data.valid_images, data.valid_labels, batch_size, split="valid", mesh=mesh)}
         own = {phase: {**origin, "seed": seed, "training": phase} for phase in algorithm.setups}
         setup, label, until = algorithm.setups["alone"], f"{name}, seed {seed}", algorithm.num_alone
         alone = train_search(whole, setup, at / "alone", seed=seed, origin=own["alone"], label=label, until=until)

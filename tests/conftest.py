@@ -17,8 +17,11 @@ from pathlib import Path
 if "--xla_backend_optimization_level" not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
-# What one test compiled is there for all, those in processes of their own included.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+# What one test compiled is there for all: for those in processes of their own, for the other worker, and where the
+# caller has set the folder for the next call.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Nothing is broadcast or promoted unsaid, neither here nor in processes of their own.
@@ -33,8 +36,6 @@ from jaxnas.ops import OPS
 from jaxnas.space import ChainLayout, SearchSpace
 from jaxnas.spaces import SPACES, chain_space
 from jaxnas.supernets import Params, Supernet, make_supernet
-
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Every space, with its own choices and operations, on a network that compiles fast; and one that compiles in no time.
 SMALL_SPACES = {

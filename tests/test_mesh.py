@@ -34,6 +34,14 @@ def test_training_does_not_depend_on_the_mesh():
     assert with_eight_devices(script) == ["alone", "2x2", "4x1", "local", "refused"]
 
 
+@pytest.mark.slow("a process with eight devices trains policies and on text over meshes of them")
+def test_policies_and_text_do_not_depend_on_the_mesh():
+    """Weights and policy by mixtures, to second order and with curvature, and by codes; of text also what it remembers;
+    and a step of one architecture, or a mixture in parts, is refused in one line."""
+    script = str(Path(__file__).with_name("mesh_policies.py"))
+    assert with_eight_devices(script) == ["darts", "bayesnas", "enas", "text:2x2", "text:1x4", "refused"]
+
+
 @pytest.mark.parametrize("axes", [("data", "archs"), ("archs",)])
 def test_a_mesh_of_other_axes_is_refused(axes, small_supernet):
     import jax

@@ -12,14 +12,14 @@ import optax
 from jaxnas import runs
 from jaxnas.checks import Count
 from jaxnas.datasets import Dataset
-from jaxnas.evaluation import merits
+from jaxnas.evaluation import merits, replicated
 from jaxnas.policies import POLICIES, NaoPool, NaoTraining, Policy, SearchTraining, Timetable, make_search_training
 from jaxnas.runs import sealed
 from jaxnas.samplers import uniform
 from jaxnas.space import SearchSpace
 from jaxnas.supernets import Supernet, soft_weights
 from jaxnas.tables import Judge
-from jaxnas.training import BatchAt, LossFn, Sharing, TrainState, batches, merge_batches
+from jaxnas.training import BatchAt, LossFn, TrainState, batches, merge_batches
 
 from .config import NetworkConfig, SupernetConfig
 from .supernet import Score, build, make_objective, make_score, sharing_of
@@ -99,11 +99,6 @@ def make_search_setup(
     terms: Mapping[str, tuple[float | optax.Schedule, LossFn]] | None = None,
 ) -> SearchSetup:
     """The step of a settled config, of policy and weights; `terms` as for `make_objective`."""
-    if sharing_of(config.training) != Sharing():
-        raise ValueError(
-            f"{policy.name}: mesh, mesh_statistics, batch_parts and rematerialise are for super-nets that train without"
-            " a policy; leave them out."
-        )
     tx, loss_fn, preprocess = make_objective(config.training, policy.supernet, data, terms)
     valid_at: list[BatchAt] = []
     search = make_search_training(
@@ -116,6 +111,7 @@ def make_search_setup(
         preprocess=preprocess,
         idle=config.training.idle,
         num_rows=config.training.batch_size,
+        sharing=sharing_of(config.training),
     )
     return SearchSetup(policy, data, search, valid_at)
 
@@ -156,11 +152,13 @@ def train_search(
     training = config.training
     assert training.num_steps is not None
     init_key, train_key, valid_key, _ = _keys(seed)
-    valid_at[:] = [batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, split="valid")]
-    train_at = batches(train_key, data.train_images, data.train_labels, training.batch_size)
+    mesh = sharing_of(training).mesh
+    of_valid = {"split": "valid", "mesh": mesh}
+    valid_at[:] = [batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, **of_valid)]
+    train_at = batches(train_key, data.train_images, data.train_labels, training.batch_size, mesh=mesh)
     return runs.resumable(
         search.step,
-        search.init(init_key) if begin is None else begin,
+        replicated(mesh, search.init(init_key) if begin is None else begin),
         train_at if more_at is None else merge_batches(train_at, more_at),
         training.num_steps if until is None else until,
         folder,
@@ -211,7 +209,7 @@ def search_with_weights(
     num_updates = timetable.done(num_steps)
     policy = make_policy(config, name, space, max(1, num_updates), **settings)
     setup = make_search_setup(config, policy, data, timetable)
-    score = make_score(config.scoring, policy.supernet, data, mesh=None, progress=False)
+    score = make_score(config.scoring, policy.supernet, data, mesh=training.mesh, progress=False)
     seconds, archs, curves, more = 0.0, [], [], []
     for seed in range(config.problem.seed, config.problem.seed + num_seeds):
         trained = train_search(

@@ -26,13 +26,16 @@ from jaxnas.training import (
     BatchAt,
     LossFn,
     Preprocess,
+    Sharing,
     TrainState,
     TrainStep,
     descend,
     init_train_state,
+    make_logits,
     make_train_step,
 )
 
+ALONE = Sharing()
 POLICY = 2**30  # folded into a state's key: beyond its steps
 
 
@@ -69,6 +72,7 @@ def make_search_training(
     stats_momentum: float | None = None,
     strategy: Strategy = "serial",
     num_rows: int | None = None,
+    sharing: Sharing = ALONE,
 ) -> SearchTraining:
     """Build the step: the weights on what the policy proposes, then the policy's updates that are due.
 
@@ -85,14 +89,21 @@ def make_search_training(
         candidate's.
       strategy: how codes are scored, see `make_evaluator`; "serial" compiles once for few codes on one batch.
       num_rows: see `init_train_state`.
+      sharing: the devices that share the steps of the weights and the policy's gradients and scores. A step in parts is
+        one of the weights: only codes are judged without a gradient that would need the memory of the whole batch.
 
     Raises:
-      ValueError: statistics to be tracked of a mixture.
+      ValueError: statistics to be tracked of a mixture, or a mixture in parts; and see `make_train_step`.
       FloatingPointError: from the step: a term of an update that is not finite; says which, and where.
     """
     if policy.relax is not None and stats_momentum is not None:
         raise ValueError(
             f"{policy.name} mixes candidates, whose statistics can't be tracked; leave stats_momentum None."
+        )
+
+    if policy.relax is not None and sharing.parts != 1:
+        raise ValueError(
+            f"{policy.name} judges mixtures by gradients of whole batches, parts is {sharing.parts}, expected 1."
         )
 
     def init(key: chex.PRNGKey) -> Searcher:
@@ -107,8 +118,10 @@ def make_search_training(
         groups=tile_of(supernet.space, len(population)),
     )
     idle = "move" if policy.relax is not None else idle
-    weight_step = make_train_step(supernet, loss_fn, sampler, tx, idle=idle, stats_momentum=stats_momentum)
-    judge = make_judge_step(supernet, policy, tx, preprocess, strategy)
+    weight_step = make_train_step(
+        supernet, loss_fn, sampler, tx, idle=idle, stats_momentum=stats_momentum, sharing=sharing
+    )
+    judge = make_judge_step(supernet, policy, tx, preprocess, strategy, sharing)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, chex.Array]]:
         number, searcher = int(state.step), state.sampler_state
@@ -145,6 +158,7 @@ def make_judge_step(
     tx: optax.GradientTransformation,
     preprocess: Preprocess,
     strategy: Strategy = "serial",
+    sharing: Sharing = ALONE,
 ) -> Callable[[chex.PRNGKey, chex.PRNGKey, TrainState, Batch, Batch, int], Rewards | Gradients]:
     """(key to ask, key of images and noise, state, batch, validation batch, number of the update) -> feedback."""
     if policy.relax is None:
@@ -156,18 +170,20 @@ def make_judge_step(
             archs = policy.ask(ask_key, state.sampler_state.policy)
             images, labels = valid["valid"]["images"], valid["valid"]["labels"]
             if len(images) not in evaluators:
-                evaluators[len(images)] = make_evaluator(supernet, strategy=strategy, images_per_call=len(images))
+                evaluators[len(images)] = make_evaluator(
+                    supernet, strategy=strategy, images_per_call=len(images), mesh=sharing.mesh
+                )
             scores = evaluators[len(images)].evaluate(state.params, archs, prepare(key, images), labels)
             return Rewards(archs, merits(supernet.space, scores))
 
         return rewards
 
     relax, unrolled = policy.relax, policy.unrolled
-    every = policy.curvature_every
+    every, apply = policy.curvature_every, make_logits(supernet, sharing)
 
     def logits_of(params: Params, alphas: Any, policy_state: Any, key: chex.PRNGKey, images: chex.Array) -> chex.Array:
         mixture = relax(key, policy_state._replace(alphas=alphas))
-        return supernet.apply(params, mixture, images, groups=None)[0]
+        return apply(params, mixture, images)
 
     @jax.jit
     def gradients(key: chex.PRNGKey, state: TrainState, batch: Batch, valid: Batch) -> Gradients:

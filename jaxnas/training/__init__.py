@@ -3,7 +3,7 @@
 from jaxnas.training import landmarks, schedules, seeds, standalone
 from jaxnas.training._batches import BatchAt, batches, merge_batches
 from jaxnas.training._fit import Callback, fit
-from jaxnas.training._sharing import Sharing
+from jaxnas.training._sharing import Sharing, make_logits
 from jaxnas.training.losses import Aux, Batch, LossFn, add_losses, make_cross_entropy_loss, ranking_loss
 from jaxnas.training.preprocess import Preprocess, make_preprocess, standardise
 from jaxnas.training.recipe import RECIPES, Recipe, Weights
@@ -33,6 +33,7 @@ __all__ = [
     "init_train_state",
     "landmarks",
     "make_cross_entropy_loss",
+    "make_logits",
     "make_preprocess",
     "make_retraining",
     "make_standalone",

@@ -107,10 +107,7 @@ def make_gradient(supernet: Supernet, loss_fn: LossFn, sampler: Sampler, sharing
 def _over_mesh(
     supernet: Supernet, sampler: Sampler, mesh: jax.sharding.Mesh, sharing: Sharing, of_batch: Callable[..., Any]
 ) -> Gradient:
-    name = supernet.space.name
     check_axes(mesh)
-    if supernet.recurrence is not None:
-        raise ValueError(f"{name}: text is trained on one device; leave the mesh out.")
     rows, columns = mesh.devices.shape
     state = jax.eval_shape(sampler.init, jax.random.key(0))
     population = len(jax.tree.leaves(jax.eval_shape(sampler.sample, jax.random.key(0), state))[0])
@@ -120,8 +117,7 @@ def _over_mesh(
             f" {population}, or another num_archs."
         )
     groups = sampler.groups if rows == 1 else tile_of(supernet.space, population // rows)
-    data = DATA if sharing.statistics == "global" else DATA_ALONE
-    inside = jax.sharding.Mesh(mesh.devices, (ARCHS, data))
+    inside, data = _axes_inside(mesh, sharing)
 
     def of_device(
         params: Params, archs: Any, batch: Batch, key: chex.PRNGKey, step: chex.Array
@@ -139,17 +135,66 @@ def _over_mesh(
         return (mean_over_all(loss), aux), jax.tree.map(sum_over_all, grads)
 
     def gradient(params: Params, archs: Any, batch: Batch, key: chex.PRNGKey, step: chex.Array) -> Any:
-        out = Aux._make([P(ARCHS), P(ARCHS), P(ARCHS), P(), P(ARCHS)])
+        check_divides(batch, sharing.parts, columns)
+        rows_of_text = P(ARCHS, data)  # [num_archs, num_rows, ...]
+        of_split = {
+            split: rows_of_text
+            if split == MEMORY
+            else {name: P(data) if jnp.ndim(leaf) else P() for name, leaf in part.items()}
+            for split, part in batch.items()
+        }
+        out = Aux(P(ARCHS), P(ARCHS), P(ARCHS), P(), rows_of_text)
         sharded = jax.shard_map(
             of_device,
             mesh=inside,
-            in_specs=(P(), P(ARCHS), P(data), P(), P()),
+            in_specs=(P(), P(ARCHS), of_split, P(), P()),
             out_specs=((P(), out), P()),
         )
-        check_divides(batch, sharing.parts, columns)
-        return sharded(params, archs, batch, key, step)
+        (loss, aux), grads = sharded(params, archs, batch, key, step)
+        everywhere = jax.sharding.NamedSharding(
+            mesh, P()
+        )  # as the state came, so that the next step is the same program
+        return (loss, aux._replace(memory=jax.lax.with_sharding_constraint(aux.memory, everywhere))), grads
 
     return gradient
+
+
+def make_logits(supernet: Supernet, sharing: Sharing) -> Callable[[Params, Any, chex.Array], chex.Array]:
+    """Build the forward pass of one architecture by its batch's statistics, shared as a training step is; unjitted.
+
+    Args:
+      sharing: every device of its mesh computes the images of its column, whichever its row; `parts` has no part in it.
+
+    Returns:
+      logits(params, arch, images): float [num_images, num_classes], of text [num_rows, num_words, num_classes], for a
+      code or a mixture. It may be differentiated, with respect to either. A ValueError for images that the columns do
+      not divide.
+    """
+
+    def logits_of(params: Params, arch: Any, images: chex.Array) -> chex.Array:
+        return supernet.apply(params, arch, images, groups=None)[0]
+
+    if sharing.rematerialise:
+        logits_of = jax.checkpoint(logits_of, policy=jax.checkpoint_policies.save_only_these_names(LAYER))
+    if sharing.mesh is None:
+        return logits_of
+    check_axes(sharing.mesh)
+    inside, data = _axes_inside(sharing.mesh, sharing)
+    shared = jax.shard_map(
+        lambda *args: logits_of(*vary_alike(args)), mesh=inside, in_specs=(P(), P(), P(data)), out_specs=P(data)
+    )
+
+    def logits(params: Params, arch: Any, images: chex.Array) -> chex.Array:
+        check_divides({"given": {"images": images}}, 1, inside.devices.shape[1])
+        return shared(params, arch, images)
+
+    return logits
+
+
+def _axes_inside(mesh: jax.sharding.Mesh, sharing: Sharing) -> tuple[jax.sharding.Mesh, str]:
+    """The mesh as `ops.collectives` knows it, and the axis of its columns."""
+    data = DATA if sharing.statistics == "global" else DATA_ALONE
+    return jax.sharding.Mesh(mesh.devices, (ARCHS, data)), data
 
 
 def check_divides(batch: Batch, parts: int, columns: int) -> None:
