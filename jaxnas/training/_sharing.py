@@ -1,5 +1,6 @@
 """The gradient of a training step: on one device or a mesh of them, at once or in parts of the batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -109,18 +110,10 @@ def _over_mesh(
 ) -> Gradient:
     check_axes(mesh)
     rows, columns = mesh.devices.shape
-    state = jax.eval_shape(sampler.init, jax.random.key(0))
-    population = len(jax.tree.leaves(jax.eval_shape(sampler.sample, jax.random.key(0), state))[0])
-    if population % rows:
-        raise ValueError(
-            f"a mesh of archs={rows} does not divide the {population} architectures of a step; choose a divisor of"
-            f" {population}, or another num_archs."
-        )
-    groups = sampler.groups if rows == 1 else tile_of(supernet.space, population // rows)
     inside, data = _axes_inside(mesh, sharing)
 
     def of_device(
-        params: Params, archs: Any, batch: Batch, key: chex.PRNGKey, step: chex.Array
+        groups: Groups, params: Params, archs: Any, batch: Batch, key: chex.PRNGKey, step: chex.Array
     ) -> tuple[tuple[chex.Array, Aux], Params]:
         # From here on each device has parameters of its own, whose gradients are summed last: a sum over all devices
         # within a branch that only some of them take would wait for the others for ever.
@@ -136,6 +129,13 @@ def _over_mesh(
 
     def gradient(params: Params, archs: Any, batch: Batch, key: chex.PRNGKey, step: chex.Array) -> Any:
         check_divides(batch, sharing.parts, columns)
+        population = len(jax.tree.leaves(archs)[0])
+        if population % rows:
+            raise ValueError(
+                f"a mesh of archs={rows} does not divide the {population} architectures of a step; choose a divisor of"
+                f" {population}, or another num_archs."
+            )
+        groups = sampler.groups if rows == 1 else tile_of(supernet.space, population // rows)
         rows_of_text = P(ARCHS, data)  # [num_archs, num_rows, ...]
         of_split = {
             split: rows_of_text
@@ -145,7 +145,7 @@ def _over_mesh(
         }
         out = Aux(P(ARCHS), P(ARCHS), P(ARCHS), P(), rows_of_text)
         sharded = jax.shard_map(
-            of_device,
+            functools.partial(of_device, groups),
             mesh=inside,
             in_specs=(P(), P(ARCHS), of_split, P(), P()),
             out_specs=((P(), out), P()),

@@ -144,8 +144,8 @@ def make_train_step(
       sharing: the devices that share a step, and in how many parts each takes it; see `Sharing`.
 
     Raises:
-      ValueError: a setting out of range, a mesh that does not divide the population, or a sampler that does not keep
-        what its `groups` promise; and from the step, a batch that is not divided, or a loss that reports too little.
+      ValueError: a setting out of range, or a sampler that does not keep what its `groups` promise; and from the step,
+        a population or a batch that the mesh does not divide, or a loss that reports too little.
 
     Returns:
       step(state, batch) -> (state, metrics); the given state is consumed (its buffers are donated). metrics: scalars
