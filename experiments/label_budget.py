@@ -66,7 +66,7 @@ from .shared.labelling import (
     shown_of,
     write_draws,
 )
-from .shared.problem import Half, evaluation_archs, load_problem, load_truth
+from .shared.problem import evaluation_archs, load_problem, load_truth
 from .shared.rankers import make_proxy_scores
 from .shared.supernet import (
     Score,
@@ -88,7 +88,6 @@ MOST_VARIED = 78  # labels, of what is beside the first rows: they tell it at a 
 class Config(RankedConfig):
     """Super-nets, and how labels are drawn."""
 
-    half: Half = "all"  # of the space: settings are chosen on one, and what is claimed is measured on the other
     # super-nets, from seeds seed, seed + 1, ...; 0: none is trained, and only codes and MACs rank
     num_seeds: Annotated[int, Whole(0, 1000)] = 2
     num_snapshots: Count = 2  # moments of each training at which images are scored, the last at its end
@@ -129,7 +128,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     if not config.num_seeds:
         return rank_codes(config, workdir)
     published, space, data, truth = load_problem(config.problem)
-    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.half)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
     population = describe(published, space, truth, archs)
     budgets = [number for number in config.budgets if number <= len(archs) // 2]
     compile_seconds = runs.compile_clock()
@@ -177,7 +176,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         **told,
         "space": space.name,
         "dataset": config.problem.dataset,
-        "half": config.half,
+        "half": config.scoring.half,
         "num_archs": len(archs),
         "num_images": losses.shape[2],
         "num_seeds": config.num_seeds,
@@ -194,7 +193,7 @@ def rank_codes(config: Config, workdir: Path) -> Mapping[str, Any]:
     """What ranks without any super-net, over label draws alone: no image is read."""
     space = get_space(config.problem.space)
     truth = load_truth(config.problem, space)
-    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.half)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
     population = describe(space, space, truth, archs)
     budgets = [number for number in config.budgets if number <= len(archs) // 2]
     rows = [{"method": "macs", "labels": 0, "draw": 0, **judged(population, population.macs, NONE)}]
@@ -215,7 +214,7 @@ def rank_codes(config: Config, workdir: Path) -> Mapping[str, Any]:
         "headline": f"tau_code_{shown}",
         "space": space.name,
         "dataset": config.problem.dataset,
-        "half": config.half,
+        "half": config.scoring.half,
         "num_archs": len(archs),
         "num_draws": config.num_draws,
         **figures,

@@ -123,7 +123,9 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     problem = load_problem(config.problem)
     space, truth = problem.space, problem.truth
     chosen = choose_landmarks(config.regulariser, problem)
-    archs = archs_beside(space, evaluation_archs(space, config.scoring.num_eval_archs, truth), chosen.archs)
+    archs = archs_beside(
+        space, evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half), chosen.archs
+    )
     test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = costs.arch_costs(problem.published, archs).macs
 

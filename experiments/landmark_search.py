@@ -153,7 +153,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         )
     landmarks = choose_landmarks(config.landmarks, problem).archs
     order, number = judge.choose_by(landmarks), len(landmarks)
-    everything = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth)
+    everything = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth, half=config.scoring.half)
     archs = np.concatenate([landmarks, archs_beside(problem.space, everything, landmarks)])
 
     outcomes: dict[str, Outcome] = {}

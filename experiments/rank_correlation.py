@@ -107,7 +107,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         config = runs.replace(config, num_snapshots=num_snapshots)
     problem = load_problem(config.problem)
     published, space, data, truth = problem
-    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth)
+    archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
     mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))
     macs = costs.arch_costs(published, archs).macs
     # MACs in place of scores: figures that cannot be had of this table or config end the run before the training.

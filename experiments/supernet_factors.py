@@ -142,7 +142,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     config = settle(config)
     variants = make_variants(config)
     problem = load_problem(config.problem)
-    archs = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth)
+    archs = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth, half=config.scoring.half)
     test = ranking.mean_truth(tables.lookup(problem.truth, archs, "test_accuracy"))
     macs = costs.arch_costs(problem.published, archs).macs
     ranking.top_k_mean(macs, test, k=config.top_k)  # a k of no use ends the run before the training, and so do settings

@@ -241,6 +241,16 @@ class TestRankCorrelation:
         assert [row["arch"] for row in rows] == ["-".join(code) for code in itertools.product("01", repeat=4)]
         assert all(0 <= float(row["accuracy_0"]) <= 1 and float(row["loss_0"]) > 0 for row in rows)
 
+    def test_half_of_the_space_is_scored(self, ranked, truth, tmp_path):
+        """The same super-net: what is scored has the losses that it has among all."""
+        start(
+            "rank_correlation", *RANKED, "--half", "claim", "--top-k", "4", "--data-dir", truth, "--workdir", tmp_path
+        )
+        half, of_all = rows_of(tmp_path / "scores.csv"), {row["arch"]: row for row in rows_of(ranked / "scores.csv")}
+        assert len(half) == len({row["arch"] for row in half}) == 8
+        losses = [[float(row["loss_0"]) for row in rows] for rows in (half, [of_all[row["arch"]] for row in half])]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+
     def test_two_supernets(self, ranked, truth, tmp_path):
         start("rank_correlation", *RANKED, "--num-seeds", "2", "--data-dir", truth, "--workdir", tmp_path)
         rows, alone, result = rows_of(tmp_path / "scores.csv"), rows_of(ranked / "scores.csv"), result_of(tmp_path)

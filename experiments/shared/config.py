@@ -32,6 +32,7 @@ from jaxnas.spaces._nats_size import SizeLayout
 from jaxnas.supernets import BatchNorm, Kernels, OpOn
 from jaxnas.training import RECIPES
 
+Half = Literal["all", "develop", "claim"]
 REHEARSAL = "rehearsal"  # pictures that a run makes itself
 
 
@@ -125,6 +126,7 @@ class ScoringConfig:
     bn_mode: BNMode = "batch"
     num_calibration_images: Count = 256  # training images, for bn_mode calibrated
     num_eval_archs: Pair | None = None  # at most so many, drawn without repetition; None: the whole space
+    half: Half = "all"  # of the space: settings are chosen on one, and what is claimed is measured on the other
     num_eval_images: Count | None = None  # of the validation images; None: all
     images_per_call: Count = 256
     archs_per_call: Count | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,10 @@ from jaxnas.files import read_file
 from jaxnas.space import SearchSpace
 from jaxnas.spaces import SPACES, get_space
 
-from .config import REHEARSAL, ProblemConfig, SupernetConfig, by_kind, small_width
+from .config import REHEARSAL, Half, ProblemConfig, SupernetConfig, by_kind, small_width
 
 MOST_JSON = 2**20  # bytes of an architecture
 SCORED_ROWS = 4  # a row of a text that is scored, by itself, is so much longer than one that is trained on
-Half = Literal["all", "develop", "claim"]  # settings are chosen on one half of a space, what is claimed is of the other
 MOST_TRIED = 2**20  # codes of a space in which not all exist
 
 
