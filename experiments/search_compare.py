@@ -72,8 +72,9 @@ Curve = list[tuple[int, float, np.ndarray]]  # (cost in image-archs, regret, the
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, regret.png, and
-    found_SEARCH.json and its like: what each search ends with, of the first seed, with the weights it was scored by."""
+    """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, pools.csv with what each
+    step of PC-NAS leaves, regret.png, and found_SEARCH.json and its like: what each search ends with, of the first
+    seed, with the weights it was scored by."""
     config = settle(config)
     compile_seconds = runs.compile_clock()
     if len(set(config.searches)) < len(config.searches):
@@ -87,7 +88,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     if len(archs) > config.max_listed:
         raise ValueError(f"{len(archs)} architectures are feasible, max_listed is {config.max_listed}; tighten limit.")
 
-    rows, curves, totals, weights = [], [], [], list[Params]()
+    rows, pools, curves, totals, weights = [], [], [], [], list[Params]()
     for seed in range(problem.seed, problem.seed + config.num_seeds):
         seeded, folder = runs.replace(config, seed=seed), workdir / f"seed{seed}"
         origin = {"run": identity, "seed": seed}
@@ -105,8 +106,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         curves.append(of_seed)
         weights = weights or [found.state.params, shared.state.params]
         totals.append(of_seed["pcnas"][-1][0])
+        pools += [{"seed": seed, **left} for left in what_is_left(judge, archs, found)]
         rows.append({"seed": seed, **{name: curve[-1][1] for name, curve in of_seed.items()}, "num_scored": budget})
     runs.write_rows(workdir / "seeds.csv", rows)
+    runs.write_rows(workdir / "pools.csv", pools)
     by_lot, by_macs = drawn_regret(config, judge, archs), largest_regret(config, task, judge, archs)
     number = config.num_retrained
     references = {f"drawn at random, best of {number} (mean)": by_lot, f"most MACs, best of {number}": by_macs}
@@ -116,6 +119,8 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         of_search = (task.setup.supernet, weights[name != "pcnas"])
         write_found(workdir, task.published, curve[-1][2], judged(judge, curve[-1][2]), search=name, weights=of_search)
         figures |= ranking.estimate_mean([row[name] for row in rows]).named(f"{name}_regret")
+    ends = [left["least_regret"] for left in pools if left["step"] == pools[-1]["step"]]
+    figures |= ranking.estimate_mean(ends).named("pool_least_regret")
     for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
         figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
     other = "random" if "random" in config.searches else config.searches[-1]
@@ -155,6 +160,18 @@ def pcnas_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve:
         code = judge.outcome(np.array(step.best, np.int32))
         curve.append((image_archs(config, trained, num_scored, num_images(config, task)), judge.regret(code), code))
     return curve
+
+
+def what_is_left(judge: Judge, archs: np.ndarray, found: Run) -> list[dict[str, float]]:
+    """After each step, of the feasible networks that the pool can still be completed to: how many, and how far the best
+    of them and their mean stay from the best feasible."""
+    rows, accuracies = [], judge.accuracy(archs)
+    for number, step in enumerate(found.steps, 1):
+        pool = np.array(step.pool)[:, None]
+        left = accuracies[((archs == pool) | (pool < 0)).all(axis=-1).any(axis=0)]
+        regrets = {"least_regret": judge.feasible[0] - left.max(), "mean_regret": judge.feasible[0] - left.mean()}
+        rows.append({"step": number, "num_left": len(left), **regrets})
+    return rows
 
 
 def make_search(config: Config, task: Task, name: str) -> Search:

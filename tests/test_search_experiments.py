@@ -335,6 +335,24 @@ class TestSearchCompare:
         assert result["pcnas_minus_spos_low"] == pytest.approx(low, abs=1e-6)
         assert result["pcnas_minus_spos_high"] == pytest.approx(high, abs=1e-6)
 
+    def test_what_pools_leave_by_hand(self, compared, truth):
+        seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"].astype(np.float64)
+        feasible, judged = np.flatnonzero(MACS <= LIMIT), seeds[:, 1:].mean(axis=1)
+        archs, rows = enumerate_archs(SMALL), rows_of(compared / "pools.csv")
+        assert len(rows) == 2 * 5 and [row["num_left"] for row in rows if row["step"] == "1"] == ["12", "12"]
+        for row in rows:
+            path = compared / f"seed{row['seed']}" / "narrowed" / f"{int(row['step']):02d}" / "pool.json"
+            pool = json.loads(path.read_text())["content"]["pool"]
+            left = [
+                judged[place]
+                for place in feasible
+                if any(all(op in (-1, taken) for op, taken in zip(prefix, archs[place])) for prefix in pool)
+            ]
+            assert int(row["num_left"]) == len(left)
+            best = judged[feasible].max()
+            assert float(row["least_regret"]) == pytest.approx(best - max(left), abs=1e-7)
+            assert float(row["mean_regret"]) == pytest.approx(best - np.mean(left), abs=1e-7)
+
     def test_the_predictor_begins_with_the_mean_rank_of_scores_and_macs(self, compared, truth):
         """Two are retrained, and one label orders nothing yet: they are the first two of all twelve by mean rank."""
         seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"].astype(np.float64)

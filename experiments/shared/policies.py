@@ -153,9 +153,9 @@ def train_search(
     assert training.num_steps is not None
     init_key, train_key, valid_key, _ = _keys(seed)
     mesh = sharing_of(training).mesh
-    of_valid = {"split": "valid", "mesh": mesh}
-    valid_at[:] = [batches(valid_key, data.valid_images, data.valid_labels, training.batch_size, **of_valid)]
-    train_at = batches(train_key, data.train_images, data.train_labels, training.batch_size, mesh=mesh)
+    size = training.batch_size
+    valid_at[:] = [batches(valid_key, data.valid_images, data.valid_labels, size, split="valid", mesh=mesh)]
+    train_at = batches(train_key, data.train_images, data.train_labels, size, mesh=mesh)
     return runs.resumable(
         search.step,
         replicated(mesh, search.init(init_key) if begin is None else begin),

@@ -143,7 +143,7 @@ def _over_mesh(
             else {name: P(data) if jnp.ndim(leaf) else P() for name, leaf in part.items()}
             for split, part in batch.items()
         }
-        out = Aux(P(ARCHS), P(ARCHS), P(ARCHS), P(), rows_of_text)
+        out = Aux._make([P(ARCHS), P(ARCHS), P(ARCHS), P(), rows_of_text])
         sharded = jax.shard_map(
             functools.partial(of_device, groups),
             mesh=inside,
