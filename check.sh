@@ -13,6 +13,7 @@ if [[ -z "${TMPDIR:-}" && -w /dev/shm ]] && (($(df --output=avail -k /dev/shm | 
     TMPDIR="$(mktemp -d -p /dev/shm)"
     export TMPDIR
     trap 'rm -rf "$TMPDIR"' EXIT
+    chmod a+rx "$TMPDIR" # where tests become nobody to be refused
 fi
 
 # Two workers, each with whole files: compiling, most of the time, keeps one core busy.

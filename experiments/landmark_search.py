@@ -148,9 +148,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     judge = tables.make_judge(problem.truth)
     check_judged(judge, published)
     if judge.choose_by is None:
-        raise ValueError(
-            f"the table of {published.name} has but one test accuracy each: landmarks would be ordered by their judge."
-        )
+        raise ValueError(f"{published.name} has but one test accuracy each: landmarks would be ordered by their judge.")
     landmarks = choose_landmarks(config.landmarks, problem).archs
     order, number = judge.choose_by(landmarks), len(landmarks)
     everything = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth, half=config.scoring.half)
@@ -230,8 +228,8 @@ def make_algorithm(config: Config, name: str, problem: Problem, landmarks: np.nd
     }
     alone = make_search_setup(whole, mixing_softly(policy, config.tilt), held_out, timetable, {}) if is_soft else None
     setups["alone"] = alone or setups["baseline"]
-    score = make_score(scoring, supernet, data, mesh=config.training.mesh, progress=False)
-    return Algorithm(policy, setups, num_alone, whole, score)
+    mesh = config.training.mesh
+    return Algorithm(policy, setups, num_alone, whole, make_score(scoring, supernet, data, mesh=mesh, progress=False))
 
 
 def both_sides(
@@ -254,11 +252,10 @@ def both_sides(
             trained = train_search(
                 whole, setup, at / side, seed=seed, origin=own[side], label=label, begin=alone.state, more_at=more_at
             )
-            state, score = trained.state, algorithm.score
-            columns, _ = score_all(config, state, archs, score, problem.space, at / side, own[side])
-            found[side]["archs"].append(decide(algorithm.policy, state, score, seed))
+            columns, _ = score_all(config, trained.state, archs, algorithm.score, problem.space, at / side, own[side])
+            found[side]["archs"].append(decide(algorithm.policy, trained.state, algorithm.score, seed))
             if side == SIDES[1] and seed == config.problem.seed:
-                write_weights(folder.parent, found[side]["archs"][0], algorithm.policy.supernet, state.params, name)
+                write_weights(folder.parent, found[side]["archs"][0], setup.policy.supernet, trained.state.params, name)
             found[side]["losses"].append(columns["loss"].tolist())
             found[side]["seconds"].append(alone.seconds + trained.seconds)
     return found
