@@ -61,17 +61,17 @@ def main() -> None:
     for rows, columns in ((2, 2), (1, 4)):
         same(read(Sharing(mesh(rows, columns))), alone)
         print(f"text:{rows}x{columns}")
-    try:
-        search("enas", Sharing(mesh(2, 1)))
-    except ValueError as error:
-        assert "archs=2 does not divide the 1 architectures of a step" in str(error), error
-    try:
-        search("darts", Sharing(parts=2))
-    except ValueError as error:
-        assert str(error).startswith("darts_second_order judges mixtures by gradients of whole batches, parts is 2"), (
-            error
-        )
-        print("refused")
+    for name, sharing, said in (
+        ("enas", Sharing(mesh(2, 1)), "archs=2 does not divide the 1 architectures of a step"),
+        ("darts", Sharing(parts=2), "darts_second_order judges mixtures by gradients of whole batches, parts is 2"),
+    ):
+        try:
+            search(name, sharing)
+        except ValueError as error:
+            assert said in str(error) and "\n" not in str(error), error
+        else:
+            raise AssertionError(said)
+    print("refused")
 
 
 if __name__ == "__main__":
