@@ -60,7 +60,10 @@ WAYS = {
     "order-preserving shift": Way(keep="shift"),
     "few-shot, first choice": Way(split=0),
 }
-AVERAGES = 0.99, 0.999  # of the base's weights, which are scored besides
+AVERAGES = (
+    9.0,
+    1.0,
+)  # of the base's weights, scored besides: after n steps n / (9 + n) is kept, a window of n / 10, or n / 2
 
 
 class State(NamedTuple):
@@ -162,7 +165,7 @@ class Bench:
             )(state.params)
             params, opt_state = descend(tx, grads, state.opt_state, state.params)
             count = (state.step + 1).astype(jnp.float32)
-            shares = [jnp.minimum(decay, count / (9 + count)) for decay in AVERAGES]
+            shares = [count / (few + count) for few in AVERAGES]
             averages = [
                 optax.incremental_update(params, average, 1 - share)
                 for share, average in zip(shares, state.averages, strict=True)
@@ -277,9 +280,9 @@ def main() -> None:
             seconds = time.monotonic() - begin
             shown = {name: states}
             if name == "base":
-                for index, decay in enumerate(AVERAGES):
+                for index, share in enumerate(("last tenth", "last half")):
                     averaged = states[0]._replace(params=states[0].averages[index])
-                    shown[f"average of weights, {decay}"] = [averaged]
+                    shown[f"average of weights, {share}"] = [averaged]
             for label, of_label in shown.items():
                 judged = bench.judged(bench.outcome(way, of_label))
                 rows.append({"setting": label, "seed": seed, **judged, "seconds": seconds})

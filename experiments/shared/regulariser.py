@@ -35,9 +35,7 @@ class LandmarkConfig:
     num_pairs: Count | None = None  # drawn in each step; None: every pair, of biased one
     num_landmarks_per_step: Pair | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
     tile: Count | None = None  # see jaxnas.training.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
-    margin: NotNegative = (
-        0.03  # by which the better landmark's loss has to be lower; no value in nats serves all spaces
-    )
+    margin: NotNegative = 0.03  # by which the better landmark's loss has to be lower; none in nats serves all spaces
     margin_unit: Literal["nats", "spread"] = "nats"  # spread: standard deviations of the losses of a step's landmarks
     beta: Positive | None = None  # of softplus; None: the hinge
     tolerance: NotNegative = 0.0  # accuracies that differ by no more are ties, which are dropped

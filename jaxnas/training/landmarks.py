@@ -59,8 +59,8 @@ def make_ranking_loss_fn(
       draw: the pairs of a step, as one of `PAIR_DRAWS` makes it for as many landmarks; None: all pairs.
       num_per_step: run only so many, drawn anew in each step without repetition; `draw` is then made for these. What a
         step costs is landmarks times images, whereas pairs cost nothing.
-      margin, relative, beta, tolerance, reduce_fn: see `ranking_loss`. The published form is the default with `jnp.sum` over the
-        pairs of a step, of which it draws one.
+      margin, relative, beta, tolerance, reduce_fn: see `ranking_loss`. The published form is the default with `jnp.sum`
+        over the pairs of a step, of which it draws one.
       tile: None: all landmarks run, grouped by candidate while tracing: no switch, no loop. A tile size (see
         `jaxnas.supernets.choice.choose`): only those drawn run where they are fewer; that pays on accelerators.
       preprocess: (key, images) -> float images; all landmarks see the same ones.
