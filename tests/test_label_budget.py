@@ -13,6 +13,7 @@ from experiments.shared.problem import evaluation_archs
 from jaxnas import costs, make_supernet, tables
 from jaxnas.codes import enumerate_archs
 from jaxnas.spaces import digits_chain, nasbench201
+from jaxnas.spaces._nasbench101 import nasbench101_space
 
 RNG = np.random.default_rng(0)
 
@@ -145,6 +146,21 @@ def test_of_a_table_of_a_part_of_a_space_nothing_else_is_asked_for(number, wante
     assert len({tuple(code) for code in archs.tolist()} & {tuple(code) for code in some.tolist()}) == wanted
     halves = [evaluation_archs(digits_chain, number, truth, half=half) for half in ("develop", "claim")]
     assert len(np.unique(np.concatenate(halves), axis=0)) == sum(map(len, halves)) == (6 if number == 3 else 7)
+
+
+@pytest.mark.parametrize("number", [None, 5, 1000])
+def test_of_a_table_of_cells_each_network_is_asked_for_once(number):
+    """NAS-Bench-101's, of which many codes are one cell."""
+    space = nasbench101_space(4)
+    codes = enumerate_archs(space)
+    codes = codes[space.is_valid(codes)][::37]
+    truth = tables.make_table(space, codes, {}, units={}, provenance={})
+    archs = evaluation_archs(space, number, truth)
+    cells = {tuple(code) for code in space.isomorphs(codes).tolist()}
+    found = [tuple(code) for code in space.isomorphs(archs).tolist()]
+    assert len(cells) < len(codes) and set(found) <= cells and len(set(found)) == len(found)
+    assert len(found) == (5 if number == 5 else len(cells))
+    assert {tuple(code) for code in archs.tolist()} <= {tuple(code) for code in codes.tolist()}
 
 
 def test_refuses(capsys, tmp_path):

@@ -16,7 +16,7 @@ from .config import REHEARSAL, Half, ProblemConfig, SupernetConfig, by_kind, sma
 
 MOST_JSON = 2**20  # bytes of an architecture
 SCORED_ROWS = 4  # a row of a text that is scored, by itself, is so much longer than one that is trained on
-MOST_TRIED = 2**20  # codes of a space in which not all exist
+MOST_ALIKE = 20  # codes of a table for one network, at most: as many are looked at for each that is drawn
 
 
 REHEARSED_IMAGES = 1800, 300  # of CIFAR-10, or as many as digits has, that become pictures; and of its test part
@@ -138,8 +138,8 @@ def evaluation_archs(
     space: SearchSpace, num_archs: int | None, truth: tables.Table, *, half: Half = "all"
 ) -> np.ndarray:
     """The codes to score: the whole space or one half of it, or a sample of these that depends on the space and its
-    number alone. Where not every code exists, each distinct network once. Of a space too large to draw from, whose
-    table can only be a sample, the table's own; where a table has a part of another space, of these alone."""
+    number alone. Where not every code exists, each distinct network of the table once. Of a space too large to draw
+    from, whose table can only be a sample, the table's own; where it has a part of another space, of these alone."""
     if half != "all" and (space.size >= 2**63 or not space.has_all_codes):
         both = evaluation_archs(space, None if num_archs is None else 2 * num_archs, truth)
         order = np.random.Generator(np.random.Philox(0)).permutation(len(both))
@@ -147,7 +147,10 @@ def evaluation_archs(
     if space.size >= 2**63:
         return truth.archs[:num_archs]
     if not space.has_all_codes:
-        return _existing_archs(space, space.size if num_archs is None else num_archs)
+        order = np.random.Generator(np.random.Philox(0)).permutation(len(truth.archs))
+        tried = truth.archs[order if num_archs is None else order[: MOST_ALIKE * num_archs]]
+        _, first = np.unique(space.isomorphs(tried), axis=0, return_index=True)
+        return tried[np.sort(first)[:num_archs]]
     known = np.sort(codes.to_index(space, truth.archs))  # of most tables all
     if half == "all" and (num_archs is None or num_archs >= len(known)):
         return codes.from_index(space, known)
@@ -158,18 +161,6 @@ def evaluation_archs(
 def _half_of(order: np.ndarray, half: Half) -> np.ndarray:
     middle = len(order) // 2
     return {"all": order, "develop": order[:middle], "claim": order[middle:]}[half]
-
-
-def _existing_archs(space: SearchSpace, wanted: int) -> np.ndarray:
-    """Of codes tried in a fixed order, the first networks that are new."""
-    most = min(space.size, 20 * wanted)
-    if most > MOST_TRIED:
-        raise ValueError(f"{space.name}: num_eval_archs must be at most {MOST_TRIED // 20}, got {wanted}.")
-    tried = np.random.Generator(np.random.Philox(0)).choice(space.size, most, replace=False, shuffle=True)
-    archs = codes.from_index(space, tried)
-    archs = space.isomorphs(archs[np.asarray(space.is_valid(archs))])
-    _, first = np.unique(archs, axis=0, return_index=True)
-    return archs[np.sort(first)[:wanted]]
 
 
 def arch_rows(space: SearchSpace, archs: np.ndarray, columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
