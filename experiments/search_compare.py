@@ -9,8 +9,9 @@ fewer where the whole region is fewer. Sharing of prefixes makes scoring cheaper
 Each search hands its `num_retrained` best by score to the table, of which the most accurate is taken: the table's
 validation accuracy chooses, or that of one training seed, and the others judge. `predictor` hands them over one by one:
 of as many networks drawn at random, each next one is the best by `ranking.predict` on the super-net's scores, MACs and
-the accuracies known so far. The same is asked of networks drawn at random and of the feasible networks with most MACs,
-which cost no super-net at all.
+the accuracies known so far. `halfway` does so with PC-NAS's own: of what its pool can still become after half of the
+choices, by the weights of that moment, so that it costs less than the others. The same is asked of networks drawn at
+random and of the feasible networks with most MACs, which cost no super-net at all.
 
     jaxnas search_compare quick --workdir runs/compare
     jaxnas search_compare cpu --data-dir DIR --workdir runs/compare-macro
@@ -19,6 +20,7 @@ Minutes and figures are on the page Experiments of the documentation.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +45,7 @@ from .shared.searching import (
     has_factor,
     image_archs,
     midway,
+    midway_archs,
     narrowed,
     prepare,
     top,
@@ -103,6 +106,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
             path = folder / f"{name}.csv"
             of_seed[name] = search_curve(seeded, task, judge, search, archs, scores, budget, path)
         of_seed["predictor"] = predictor_curve(seeded, task, judge, archs, columns, budget)
+        of_seed["halfway"] = halfway_curve(seeded, task, judge, found)
         curves.append(of_seed)
         weights = weights or [found.state.params, shared.state.params]
         totals.append(of_seed["pcnas"][-1][0])
@@ -116,13 +120,14 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 
     figures: dict[str, Any] = {}
     for name, curve in curves[0].items():
-        of_search = (task.setup.supernet, weights[name != "pcnas"])
+        of_search = None if name == "halfway" else (task.setup.supernet, weights[name != "pcnas"])  # gone since
         write_found(workdir, task.published, curve[-1][2], judged(judge, curve[-1][2]), search=name, weights=of_search)
         figures |= ranking.estimate_mean([row[name] for row in rows]).named(f"{name}_regret")
     ends = [left["least_regret"] for left in pools if left["step"] == pools[-1]["step"]]
     figures |= ranking.estimate_mean(ends).named("pool_least_regret")
-    for name in list(curves[0])[1:]:  # seeds are paired: the same warm-up, the same batches
-        figures |= ranking.estimate_mean([row["pcnas"] - row[name] for row in rows]).named(f"pcnas_minus_{name}")
+    for mine, name in itertools.product(("pcnas", "halfway", "predictor"), curves[0]):
+        if mine != name:  # seeds are paired: the same warm-up, the same batches
+            figures |= ranking.estimate_mean([row[mine] - row[name] for row in rows]).named(f"{mine}_minus_{name}")
     other = "random" if "random" in config.searches else config.searches[-1]
     regret = (
         f"the regret of PC-NAS, in accuracy, is {{}} than that of {'random search' if other == 'random' else other}"
@@ -216,21 +221,42 @@ def predictor_curve(
     """Of as many networks as the others may score, drawn at random, those that are handed to the table one by one."""
     rng = np.random.Generator(np.random.Philox((config.problem.seed, 2)))
     rows = rng.permutation(len(archs))[:budget]
-    drawn, scored = archs[rows], {name: column[rows] for name, column in columns.items()}
-    scores, macs, prints = values(config, scored), costs.arch_costs(task.published, drawn).macs, None
-    if has_factor(scored):
-        prints = ranking.fingerprints(scored["image_loss"]).features
-    known, accuracies = list[int](), (judge.choose_by or judge.accuracy)(drawn)
-    while len(known) < min(config.num_retrained, len(drawn)):
+    code = one_by_one(config, task, judge, archs[rows], {name: column[rows] for name, column in columns.items()})
+    assert config.training.num_steps is not None
+    cost = image_archs(config, config.training.num_steps, len(rows), num_images(config, task))
+    return [(cost, judge.regret(code), code)]
+
+
+def halfway_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve:
+    """Of what PC-NAS has left after half of the choices, those that are handed to the table one by one."""
+    steps = found.steps[: midway(task)]
+    archs = midway_archs(config, task, np.array(steps[-1].pool))
+    archs, rows = np.unique(archs, axis=0, return_index=True)
+    code = one_by_one(config, task, judge, archs, {name: column[rows] for name, column in found.midway.items()})
+    num_scored = sum(step.num_scored for step in steps) + len(archs)
+    return [
+        (image_archs(config, task.ends[len(steps)], num_scored, num_images(config, task)), judge.regret(code), code)
+    ]
+
+
+def one_by_one(
+    config: Config, task: Task, judge: Judge, archs: np.ndarray, columns: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The outcome of `num_retrained` of different networks, of which each is the best by the scores of all, MACs and
+    the accuracies of those before it."""
+    scores, macs, prints = values(config, columns), costs.arch_costs(task.published, archs).macs, None
+    if has_factor(columns):
+        prints = ranking.fingerprints(columns["image_loss"]).features
+    known, accuracies = list[int](), (judge.choose_by or judge.accuracy)(archs)
+    if len(archs) == 1:
+        return judge.outcome(archs)
+    while len(known) < min(config.num_retrained, len(archs)):
         labels = known if np.unique(accuracies[known]).size > 1 else []
         of_labels = np.array(labels, np.int64), accuracies[labels]
-        ranks = ranking.predict(drawn, *of_labels, scores=scores, macs=macs, fingerprints=prints).ranks
+        ranks = ranking.predict(archs, *of_labels, scores=scores, macs=macs, fingerprints=prints).ranks
         ranks[known] = -np.inf
         known.append(int(np.argmax(ranks)))
-    code = judge.outcome(drawn[known])
-    assert config.training.num_steps is not None
-    cost = image_archs(config, config.training.num_steps, len(drawn), num_images(config, task))
-    return [(cost, judge.regret(code), code)]
+    return judge.outcome(archs[known])
 
 
 def drawn_regret(config: Config, judge: Judge, archs: np.ndarray, num_draws: int = 1000) -> float:

@@ -11,8 +11,7 @@ not run again.
     jaxnas supernet_factors quick --factors learning_rate=0.05,0.2 sampler=uniform --workdir runs/two
 
 Intervals are at 95 %: of tau, sparse tau and of differences to the base, paired by seed, over architectures and seeds
-(`jaxnas.ranking.intervals`); of the other figures Student's over seeds. With two seeds they are long: 12.7 standard
-errors to both sides where seeds are all that varies. A super-net that diverges is counted in its row and left out of
+(`jaxnas.ranking.intervals`), else Student's over seeds. A super-net that diverges is counted in its row and left out of
 its figures. Minutes and figures are on the page Experiments of the documentation.
 """
 
@@ -194,7 +193,8 @@ def make_variants(config: Config) -> list[Variant]:
             changes = {name: value} | IMPLIED.get((name, value), {})
             if isinstance(space.layout, DagLayout):
                 changes.pop("op_on", None)  # its operations are on nodes anyway
-            if value != base[name]:
+            own = base[name] is None and name in space.sizes and space.resized(**{name: value}) == space
+            if value != base[name] and not own:
                 with naming(f"{name}={word}") as variant:
                     variants[variant] = Variant(variant, settle(runs.replace(config, **changes)))
     return list(variants.values())

@@ -16,7 +16,8 @@ A README has the template of a table in a comment, and below it what `python -m 
 (`--out`), where the texts of its record stand before it: `{train_step.nasbench201_fixed_ms}`. It comes with the
 interval of its `_low` and `_high` where there are some, to three digits; `:2` gives two, `:2%` two of a hundred times
 as much, `:2f` and `:2f%` the figure alone, `:,` a whole number. `{..._(5 30)}` are several cells. What a file does
-not have, or has as null, leaves its cell empty.
+not have, or has as null, leaves its cell empty. In the names of figures all that is no letter or digit is one `_`:
+`learning_rate=0.5: delta` is called `learning_rate_0_5_delta`.
 """
 
 import json
@@ -67,7 +68,8 @@ def read(name: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise ValueError(f"no {path.name} in results: {', '.join(sorted(file.stem for file in HERE.glob('*.json')))}.")
     record = json.loads(path.read_text(encoding="utf-8"))
-    return by_texts(record) if isinstance(record, list) else record
+    record = by_texts(record) if isinstance(record, list) else record
+    return {re.sub(r"\W+", "_", name): value for name, value in record.items()}
 
 
 def by_texts(records: list[dict[str, Any]]) -> Mapping[str, Any]:

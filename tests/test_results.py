@@ -49,17 +49,19 @@ def test_a_figure_stands_in_its_cell_with_its_interval(rows, monkeypatch, tmp_pa
     figures = {"tau": 0.51239, "tau_low": 0.4, "tau_high": 0.61, "tau_5": 0.25, "tau_30": None, "macs": 12345678}
     monkeypatch.setattr(rows, "HERE", tmp_path)
     monkeypatch.setattr(rows, "changed_since", lambda commit, module: ["ops"])
-    record = {"name": "landmark", "commit": "0123456789", **figures}
+    record = {"name": "landmark", "commit": "0123456789", "learning_rate=0.5: delta": 0.75, **figures}
     (tmp_path / "mine.json").write_text(json.dumps(record))
     made = rows.rendered(
         """
         | a | **{mine.tau}** | {mine.tau:2f} | {mine.tau:1%} |
         | b | {mine.tau_(5 30)} | {mine.macs:,} |
+        | c | {mine.learning_rate_0_5_delta} |
         """
     )
     assert made.splitlines() == [
         "| a | **0.512 [0.400, 0.610]** | 0.51 | 51.2 [40.0, 61.0] |",
         "| b | 0.250 |  | 12,345,678 |",
+        "| c | 0.750 |",
         "",
         "*[mine.json](../results/mine.json), as of 0123456; code changed since: ops.*",
     ]

@@ -368,6 +368,31 @@ class TestSearchCompare:
             regrets = {float(judged[feasible].max() - judged[place]) for place in both}
             assert any(float(row["predictor"]) == pytest.approx(regret, abs=1e-7) for regret in regrets)
 
+    def test_halfway_does_so_with_what_the_pool_can_still_become(self, compared, truth):
+        seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"].astype(np.float64)
+        archs, judged = enumerate_archs(SMALL), seeds[:, 1:].mean(axis=1)
+        best, rows, result = judged[MACS <= LIMIT].max(), rows_of(compared / "seeds.csv"), result_of(compared)
+        for row in rows:
+            folder = compared / f"seed{row['seed']}" / "narrowed" / "02"
+            pool = json.loads((folder / "pool.json").read_text())["content"]["pool"]
+            left = [
+                number
+                for number, code in enumerate(archs)
+                if MACS[number] <= LIMIT and any(all(op in (-1, at) for op, at in zip(one, code)) for one in pool)
+            ]
+            table = tables.read_table(folder / "midway.npz", SMALL)
+            scored = [table.archs.tolist().index(archs[number].tolist()) for number in left]
+            assert len(table.archs) == len(left) >= 3
+            accuracy = ranking.as_scores(*(table.columns[name][scored] for name in ("loss", "accuracy")))
+            ranks = [scipy.stats.rankdata(values) for values in (accuracy, MACS[left])]
+            mean_rank = sum((rank - rank.mean()) / rank.std() for rank in ranks)
+            both = np.array(left)[mean_rank >= np.sort(mean_rank)[-2] - 1e-9]
+            regrets = {float(best - judged[place]) for place in both}
+            assert any(float(row["halfway"]) == pytest.approx(regret, abs=1e-7) for regret in regrets)
+        gaps = [float(row["halfway"]) - float(row["random"]) for row in rows]
+        assert result["halfway_minus_random"] == pytest.approx(np.mean(gaps))
+        assert "halfway_minus_halfway" not in result
+
     def test_searches_that_score_everything_agree(self, compared, truth):
         """The budget covers the twelve feasible networks: all three find the best of the uniform super-net's scores."""
         seeds = tables.read_table(truth / "small_digits.npz", SMALL).columns["test_accuracy"].astype(np.float64)

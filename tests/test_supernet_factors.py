@@ -166,6 +166,8 @@ def test_variants():
     assert variants["weight_decay=0"] == runs.replace(config, weight_decay=0.0)
     assert variants["batch_norm=per_input"] == runs.replace(config, batch_norm="per_input", op_on="node")
     assert variants["bn_mode=tracked"] == runs.replace(config, bn_mode="tracked", stats_momentum=0.9)
+    digits = runs.replace(settle(supernet_factors.PRESETS["quick"]), factors=("width=4,16",))
+    assert [variant.name for variant in supernet_factors.make_variants(digits)] == ["base", "width=16"]  # 4: its own
 
 
 @pytest.mark.parametrize("preset", ["quick", "cpu", "paper"])

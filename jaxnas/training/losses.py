@@ -268,7 +268,7 @@ def ranking_loss(
     if where is not None:
         kept &= where[first] & where[second]
     excess = jnp.where(lead > 0, 1, -1).astype(losses.dtype) * (losses[second] - losses[first])
-    unit = 1.0
+    unit: chex.Array | float = 1.0
     if relative:
         there = jnp.ones(losses.shape, bool) if where is None else where
         unit = jax.lax.stop_gradient(jnp.std(jnp.where(there, losses, 0), where=there))
