@@ -28,6 +28,7 @@ from jaxnas.supernets.running import LAYER
 from jaxnas.training.losses import MEMORY, Aux, Batch, LossFn, check_outcome
 
 P = jax.sharding.PartitionSpec
+KEPT = jax.checkpoint_policies.save_only_these_names(LAYER)  # of a rematerialised step: what each layer puts out
 # (params, archs, batch, key, step) -> ((loss, what it reports), gradients)
 Gradient = Callable[[Params, Any, Batch, chex.PRNGKey, chex.Array], tuple[tuple[chex.Array, Aux], Params]]
 
@@ -76,8 +77,7 @@ def make_gradient(supernet: Supernet, loss_fn: LossFn, sampler: Sampler, sharing
         return mean_over_data(sum_over_archs(loss)), aux
 
     if sharing.rematerialise:
-        policy = jax.checkpoint_policies.save_only_these_names(LAYER)
-        reported = jax.checkpoint(reported, policy=policy, static_argnums=5)
+        reported = jax.checkpoint(reported, policy=KEPT, static_argnums=5)
 
     def of_batch(
         params: Params, archs: Any, batch: Batch, key: chex.PRNGKey, step: chex.Array, groups: Groups = groups
@@ -175,7 +175,7 @@ def make_logits(supernet: Supernet, sharing: Sharing) -> Callable[[Params, Any, 
         return supernet.apply(params, arch, images, groups=None)[0]
 
     if sharing.rematerialise:
-        logits_of = jax.checkpoint(logits_of, policy=jax.checkpoint_policies.save_only_these_names(LAYER))
+        logits_of = jax.checkpoint(logits_of, policy=KEPT)
     if sharing.mesh is None:
         return logits_of
     check_axes(sharing.mesh)
