@@ -1,9 +1,9 @@
 """Ways to train a super-net that others report to help, each against the same training without it.
 
     python -m results.tried digits_chain --seeds 5 --out DIR
-    python -m results.tried nasbench201 --seeds 5 --data-dir DATA --out DIR
+    python -m results.tried nasbench_macro --seeds 3 --data-dir DATA --out DIR
 
-Super-nets of `label_budget quick` (digits) and `label_budget cpu` (NAS-Bench-201), the half of the cells on which
+Super-nets of `label_budget quick` (digits) and `label_budget cpu` (the others), the half of the networks on which
 settings are chosen, seeds from 20 on: no claim is made on these. Of each super-net: Kendall's tau of the mean loss, of
 the predictor that is given the mean loss and 30 labels, and of the one that is given fingerprints besides, over the
 same ten draws of labels; and tau in the top decile. tried.csv has a row for each setting and seed.
@@ -264,7 +264,7 @@ def search_replay(archs: np.ndarray, number: int) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("space", choices=["digits_chain", "nasbench201"])
+    parser.add_argument("space", choices=["digits_chain", "nasbench201", "nasbench_macro"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--data-dir")
     parser.add_argument("--out", type=Path, required=True)
