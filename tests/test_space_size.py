@@ -9,7 +9,7 @@ from jaxnas.costs import arch_costs
 from jaxnas.ranking import kendall_tau
 from jaxnas.runs import checkpoint
 from jaxnas.spaces import nasbench101
-from jaxnas.tables import read_nasbench101_cells
+from jaxnas.tables import load_truth, read_nasbench101_cells
 
 
 def test_published_cells(data_dir):
@@ -18,6 +18,16 @@ def test_published_cells(data_dir):
     accuracy = table.columns["valid_accuracy"]
     assert len(table.archs) == 500 and nasbench101.is_valid(table.archs).all() and 0.8 < accuracy.mean() < 0.95
     assert kendall_tau(arch_costs(nasbench101, table.archs).macs, accuracy) == pytest.approx(0.520, abs=0.01)
+
+
+def test_where_the_whole_table_is_missing_published_cells_are_the_truth(data_dir):
+    raw = read_nasbench101_cells(data_dir / "nb101_subset_naslib500.npz", nasbench101)
+    table, by_cell = load_truth(nasbench101, "cifar10", data_dir=data_dir), {}
+    for cell, accuracy in zip(nasbench101.isomorphs(raw.archs).tolist(), raw.columns["valid_accuracy"], strict=True):
+        by_cell.setdefault(tuple(cell), []).append(accuracy)
+    assert len(table.archs) == len(by_cell) == 292
+    for cell, accuracy in zip(table.archs.tolist(), table.columns["test_accuracy"], strict=True):
+        assert accuracy == pytest.approx(np.mean(by_cell[tuple(cell)]), abs=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from jaxnas.tables.nats_bench import convert_nats_bench
 from jaxnas.tables.published import (
     PUBLISHED,
     MissingTable,
+    distinct_cells,
     load_truth,
     read_nasbench101_cells,
     read_nasbench201,
@@ -21,6 +22,7 @@ __all__ = [
     "Table",
     "convert_nasbench101",
     "convert_nats_bench",
+    "distinct_cells",
     "load_truth",
     "lookup",
     "make_judge",
