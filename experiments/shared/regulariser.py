@@ -35,8 +35,7 @@ class LandmarkConfig:
     num_pairs: Count | None = None  # drawn in each step; None: every pair, of biased one
     num_landmarks_per_step: Pair | None = 8  # drawn in each step, pairs are among these; None: all landmarks run
     tile: Count | None = None  # see jaxnas.training.landmarks; 1: only landmarks of drawn pairs run, if these are fewer
-    margin: NotNegative = 0.03  # by which the better landmark's loss has to be lower; none in nats serves all spaces
-    margin_unit: Literal["nats", "spread"] = "nats"  # spread: standard deviations of the losses of a step's landmarks
+    margin: NotNegative = 0.03  # nats by which the better landmark's loss has to be lower; no value serves all spaces
     beta: Positive | None = None  # of softplus; None: the hinge
     tolerance: NotNegative = 0.0  # accuracies that differ by no more are ties, which are dropped
     reduction: Literal["mean", "sum"] = "mean"  # over the pairs of a step
@@ -140,7 +139,6 @@ def make_regulariser(
         draw=landmarks.PAIR_DRAWS[config.pairs](config.num_landmarks_per_step or len(order), config.num_pairs),
         num_per_step=config.num_landmarks_per_step,
         margin=config.margin,
-        relative=config.margin_unit == "spread",
         beta=config.beta,
         tolerance=tolerance,
         reduce_fn={"mean": jax.numpy.mean, "sum": jax.numpy.sum}[config.reduction],

@@ -40,7 +40,6 @@ def make_ranking_loss_fn(
     draw: PairDraw | None = None,
     num_per_step: int | None = None,
     margin: float = 0.0,
-    relative: bool = False,
     beta: float | None = None,
     tolerance: float = 0.0,
     reduce_fn: Reduce = jnp.mean,
@@ -59,8 +58,8 @@ def make_ranking_loss_fn(
       draw: the pairs of a step, as one of `PAIR_DRAWS` makes it for as many landmarks; None: all pairs.
       num_per_step: run only so many, drawn anew in each step without repetition; `draw` is then made for these. What a
         step costs is landmarks times images, whereas pairs cost nothing.
-      margin, relative, beta, tolerance, reduce_fn: see `ranking_loss`. The published form is the default with `jnp.sum`
-        over the pairs of a step, of which it draws one.
+      margin, beta, tolerance, reduce_fn: see `ranking_loss`. The published form is the default with `jnp.sum` over the
+        pairs of a step, of which it draws one.
       tile: None: all landmarks run, grouped by candidate while tracing: no switch, no loop. A tile size (see
         `jaxnas.supernets.choice.choose`): only those drawn run where they are fewer; that pays on accelerators.
       preprocess: (key, images) -> float images; all landmarks see the same ones.
@@ -97,8 +96,8 @@ def make_ranking_loss_fn(
             pairs, codes, order = jnp.arange(pairs.size).reshape(-1, 2), codes[taken], order[taken]
         logits, _ = jax.vmap(lambda arch: supernet.apply(params, arch, images, groups=groups))(codes)
         losses = mean_of_each(cross_entropy(logits, labels))
-        cost = functools.partial(ranking_loss, margin=margin, relative=relative, beta=beta, reduce_fn=reduce_fn)
-        return cost(losses, order, pairs=pairs, tolerance=tolerance / spread), Aux()
+        cost = functools.partial(ranking_loss, margin=margin, beta=beta, tolerance=tolerance / spread)
+        return cost(losses, order, pairs=pairs, reduce_fn=reduce_fn), Aux()
 
     return loss_fn
 

@@ -220,7 +220,6 @@ def ranking_loss(
     *,
     pairs: chex.Array | None = None,
     margin: float = 0.0,
-    relative: bool = False,
     beta: float | None = None,
     tolerance: float = 0.0,
     where: chex.Array | None = None,
@@ -239,8 +238,6 @@ def ranking_loss(
       order: [num_items], higher is better: accuracy, FLOPs, any vector in any unit. A pair with NaN in it is dropped.
       pairs: int [num_pairs, 2], indices into the items, in either direction; None: all num_items (num_items - 1) / 2.
       margin: by how much the better loss has to be lower, in the unit of the losses.
-      relative: the margin is in standard deviations of the items' losses instead, as they are now: the same for losses
-        of any scale. No gradient flows into the deviation.
       beta: None for the hinge; else softplus, log(1 + exp(beta x)) / beta of the same x, which never quite rests.
       tolerance: pairs whose order differs by this or less are ties and dropped, in the unit of `order`.
       where: bool [num_items], items that count; losses of others may be NaN. None: all.
@@ -268,12 +265,6 @@ def ranking_loss(
     if where is not None:
         kept &= where[first] & where[second]
     excess = jnp.where(lead > 0, 1, -1).astype(losses.dtype) * (losses[second] - losses[first])
-    unit: chex.Array | float = 1.0
-    if relative:
-        there = jnp.ones(losses.shape, bool) if where is None else where
-        unit = jax.lax.stop_gradient(jnp.std(jnp.where(there, losses, 0), where=there))
-    excess = jnp.where(
-        kept, margin * unit + excess, 0
-    )  # masked before the penalty: a NaN must not reach its derivative
+    excess = jnp.where(kept, margin + excess, 0)  # masked before the penalty: a NaN must not reach its derivative
     costs = jax.nn.relu(excess) if beta is None else jax.nn.softplus(beta * excess) / beta
     return reduce_fn(jnp.where(kept, costs, 0), where=kept | ~kept.any())
