@@ -127,7 +127,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     config = settle(config)
     if not config.num_seeds:
         return rank_codes(config, workdir)
-    published, space, data, truth = load_problem(config.problem)
+    published, space, data, truth = load_problem(config.problem, part=True)
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
     population = describe(published, space, truth, archs)
     budgets = [number for number in config.budgets if number <= len(archs) // 2]
@@ -192,7 +192,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
 def rank_codes(config: Config, workdir: Path) -> Mapping[str, Any]:
     """What ranks without any super-net, over label draws alone: no image is read."""
     space = get_space(config.problem.space)
-    truth = load_truth(config.problem, space)
+    truth = load_truth(config.problem, space, part=True)
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
     population = describe(space, space, truth, archs)
     budgets = [number for number in config.budgets if number <= len(archs) // 2]

@@ -105,7 +105,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     if config.num_snapshots is None:
         num_snapshots = by_kind(get_space(config.problem.space), cells=8, others=1)
         config = runs.replace(config, num_snapshots=num_snapshots)
-    problem = load_problem(config.problem)
+    problem = load_problem(config.problem, part=True)
     published, space, data, truth = problem
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
     mean_test = ranking.mean_truth(tables.lookup(truth, archs, "test_accuracy"))

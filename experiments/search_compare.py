@@ -77,7 +77,7 @@ Curve = list[tuple[int, float, np.ndarray]]  # (cost in image-archs, regret, the
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     """Search and compare; see the module's docstring. Files: one folder a seed, seeds.csv, pools.csv with what each
     step of PC-NAS leaves, regret.png, and found_SEARCH.json and its like: what each search ends with, of the first
-    seed, with the weights it was scored by."""
+    seed, with the weights it was scored by; those of `halfway` are gone."""
     config = settle(config)
     compile_seconds = runs.compile_clock()
     if len(set(config.searches)) < len(config.searches):

@@ -24,7 +24,6 @@ paired by seed, for these cells. Both kinds of network run as one program a size
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -45,12 +44,11 @@ from jaxnas.supernets import Supernet, masked
 from jaxnas.training import Recipe, batches, init_train_state, make_standalone
 
 from .shared.config import SupernetConfig, settle
-from .shared.problem import arch_rows, load_images, resize
+from .shared.problem import arch_rows, load_images, published_cells, resize
 from .shared.supernet import TrainingSetup, build, make_score, make_setup, score_all, sharing_of
 from .shared.telling import difference, hashes
 
 PUBLISHED_TAU = {4: 0.441, 5: 0.314, 6: 0.214, 7: 0.195}  # by number of vertices
-PUBLISHED_CELLS = "nb101_subset_naslib500.npz"
 UNITS = {"test_accuracy": "fraction", "test_loss": "nats"}
 
 
@@ -108,7 +106,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     half = len(whole.valid_images) // 2
     data = whole._replace(valid_images=whole.valid_images[:half], valid_labels=whole.valid_labels[:half])
     alone_data = whole._replace(test_images=whole.valid_images[half:], test_labels=whole.valid_labels[half:])
-    published = published_cells(config)
+    published = published_cells(config.problem, nasbench101_space()) if 7 in config.sizes else None
 
     sizes: dict[int, Size] = {}
     for vertices in config.sizes:
@@ -131,7 +129,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         scores = ranking.as_scores(sizes[7].published_losses)
         macs = costs.arch_costs(nasbench101_space(), published.archs).macs
         for name, of_cells in (("tau_published_cells", scores), ("macs_tau_published_cells", macs)):
-            figures |= ranking.estimate(ranking.kendall_tau, of_cells, published.accuracy).named(name)
+            figures |= ranking.estimate(ranking.kendall_tau, of_cells, published.columns["test_accuracy"]).named(name)
     figures |= ranking.estimate_mean(taus(sizes[config.sizes[0]]) - taus(sizes[config.sizes[-1]])).named("tau_falls")
     runs.write_rows(workdir / "sizes.csv", rows)
     sentence = f"super-nets rank {{}} at {config.sizes[0]} vertices than at {config.sizes[-1]}, Kendall's tau"
@@ -148,30 +146,12 @@ def check(config: Config) -> None:
         raise ValueError(f"sizes are {config.sizes}, expected two or more different ones, the smallest first.")
 
 
-class Cells(NamedTuple):
-    """Distinct cells with published accuracies."""
-
-    archs: np.ndarray  # int32 [num_archs, num_choices]
-    accuracy: np.ndarray  # fractions [num_archs], means where several trainings are known
-
-
-def published_cells(config: Config) -> Cells | None:
-    """The published cells; None where there is no such file, another data set, or no size of 7 vertices."""
-    folder = config.problem.data_dir or os.environ.get("JAXNAS_DATA")
-    path = Path(folder or "").expanduser() / PUBLISHED_CELLS
-    if 7 not in config.sizes or config.problem.dataset != "cifar10" or not folder or not path.is_file():
-        return None
-    space = nasbench101_space()
-    table = tables.distinct_cells(tables.read_nasbench101_cells(path, space), space)
-    return Cells(table.archs, table.columns["test_accuracy"])
-
-
 def one_size(
     config: Config,
     vertices: int,
     data: Dataset,
     alone_data: Dataset,
-    published: Cells | None,
+    published: tables.Table | None,
     folder: Path,
     identity: str,
 ) -> Size:

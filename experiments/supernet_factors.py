@@ -140,7 +140,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     forest.png."""
     config = settle(config)
     variants = make_variants(config)
-    problem = load_problem(config.problem)
+    problem = load_problem(config.problem, part=True)
     archs = evaluation_archs(problem.space, config.scoring.num_eval_archs, problem.truth, half=config.scoring.half)
     test = ranking.mean_truth(tables.lookup(problem.truth, archs, "test_accuracy"))
     macs = costs.arch_costs(problem.published, archs).macs
@@ -193,9 +193,9 @@ def make_variants(config: Config) -> list[Variant]:
             changes = {name: value} | IMPLIED.get((name, value), {})
             if isinstance(space.layout, DagLayout):
                 changes.pop("op_on", None)  # its operations are on nodes anyway
-            own = base[name] is None and name in space.sizes and space.resized(**{name: value}) == space
-            if value != base[name] and not own:
-                with naming(f"{name}={word}") as variant:
+            with naming(f"{name}={word}") as variant:
+                is_size = base[name] is None and name in space.sizes and isinstance(value, int)
+                if value != base[name] and not (is_size and space.resized(**{name: value}) == space):
                     variants[variant] = Variant(variant, settle(runs.replace(config, **changes)))
     return list(variants.values())
 

@@ -5,11 +5,13 @@ import pytest
 import scipy.stats
 from experiment_runs import interrupt, refusal, result_of, rows_of, start, struck, untimed
 
+from experiments.shared.config import ProblemConfig
+from experiments.shared.problem import load_truth
 from jaxnas.costs import arch_costs
 from jaxnas.ranking import kendall_tau
 from jaxnas.runs import checkpoint
 from jaxnas.spaces import nasbench101
-from jaxnas.tables import load_truth, read_nasbench101_cells
+from jaxnas.tables import MissingTable, read_nasbench101_cells
 
 
 def test_published_cells(data_dir):
@@ -21,13 +23,16 @@ def test_published_cells(data_dir):
 
 
 def test_where_the_whole_table_is_missing_published_cells_are_the_truth(data_dir):
+    config = ProblemConfig(space="nasbench101", dataset="cifar10", data_dir=str(data_dir))
     raw = read_nasbench101_cells(data_dir / "nb101_subset_naslib500.npz", nasbench101)
-    table, by_cell = load_truth(nasbench101, "cifar10", data_dir=data_dir), {}
+    table, by_cell = load_truth(config, nasbench101, part=True), {}
     for cell, accuracy in zip(nasbench101.isomorphs(raw.archs).tolist(), raw.columns["valid_accuracy"], strict=True):
         by_cell.setdefault(tuple(cell), []).append(accuracy)
     assert len(table.archs) == len(by_cell) == 292
     for cell, accuracy in zip(table.archs.tolist(), table.columns["test_accuracy"], strict=True):
         assert accuracy == pytest.approx(np.mean(by_cell[tuple(cell)]), abs=1e-7)
+    with pytest.raises(MissingTable):  # a search may end with any cell
+        load_truth(config, nasbench101)
 
 
 @pytest.mark.parametrize(

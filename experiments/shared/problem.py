@@ -1,5 +1,6 @@
 """What an experiment is about: the space, the images and the truth that its config names, and the codes it asks for."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +17,7 @@ from .config import REHEARSAL, Half, ProblemConfig, SupernetConfig, by_kind, sma
 
 MOST_JSON = 2**20  # bytes of an architecture
 SCORED_ROWS = 4  # a row of a text that is scored, by itself, is so much longer than one that is trained on
-MOST_ALIKE = 20  # codes of a table for one network, at most: as many are looked at for each that is drawn
+PUBLISHED_CELLS = "nb101_subset_naslib500.npz"
 
 
 REHEARSED_IMAGES = 1800, 300  # of CIFAR-10, or as many as digits has, that become pictures; and of its test part
@@ -32,10 +33,11 @@ class Problem(NamedTuple):
     truth: tables.Table
 
 
-def load_problem(config: ProblemConfig) -> Problem:
-    """Space, images and table of a config; a ValueError or OSError where one of them isn't there."""
+def load_problem(config: ProblemConfig, *, part: bool = False) -> Problem:
+    """Space, images and table of a config, `part` as for `load_truth`; a ValueError or OSError where one of them isn't
+    there."""
     published = get_space(config.space)
-    truth = load_truth(config, published)
+    truth = load_truth(config, published, part=part)
     data = load_images(config, published)
     return Problem(published, resize(config, published, data), data, truth)
 
@@ -57,15 +59,34 @@ def rehearse(config: Rehearsed, workdir: Path) -> Rehearsed:
     return runs.replace(config, dataset=f"folder:{folder}")
 
 
-def load_truth(config: ProblemConfig, published: SearchSpace) -> tables.Table:
-    """The table of a config. Of text `test_accuracy` becomes one over the perplexity, which words that come are given
-    in (geometric) mean: networks on text are ranked by it, not by how often they guess right."""
-    truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
+def load_truth(config: ProblemConfig, published: SearchSpace, *, part: bool = False) -> tables.Table:
+    """The table of a config; `part`, for what ranks the table's own alone: or `published_cells` where it is missing.
+
+    Of text `test_accuracy` becomes one over the perplexity, which words that come are given in (geometric) mean:
+    networks on text are ranked by it, not by how often they guess right.
+    """
+    try:
+        truth = tables.load_truth(published, config.dataset, data_dir=config.data_dir)
+    except tables.MissingTable:
+        cells = published_cells(config, published) if part else None
+        if cells is None:
+            raise
+        return cells
     if not published.is_text:
         return truth
     if "test_loss" not in truth.columns:
         raise ValueError(f"the table of {published.name} on {config.dataset} has no test_loss; make it by build_table.")
     return truth._replace(columns={**truth.columns, "test_accuracy": np.exp(-truth.columns["test_loss"])})
+
+
+def published_cells(config: ProblemConfig, space: SearchSpace) -> tables.Table | None:
+    """The published cells of NAS-Bench-101, see `tables.distinct_cells`; None of another space or data set, or where
+    there is no such file."""
+    folder = config.data_dir or os.environ.get("JAXNAS_DATA")
+    path = Path(folder or "").expanduser() / PUBLISHED_CELLS
+    if (space.name, config.dataset) != ("nasbench101", "cifar10") or not folder or not path.is_file():
+        return None
+    return tables.distinct_cells(tables.read_nasbench101_cells(path, space), space)
 
 
 def read_arch(path: str, given: str) -> tuple[SearchSpace, np.ndarray]:
@@ -147,10 +168,18 @@ def evaluation_archs(
     if space.size >= 2**63:
         return truth.archs[:num_archs]
     if not space.has_all_codes:
-        order = np.random.Generator(np.random.Philox(0)).permutation(len(truth.archs))
-        tried = truth.archs[order if num_archs is None else order[: MOST_ALIKE * num_archs]]
-        _, first = np.unique(space.isomorphs(tried), axis=0, return_index=True)
-        return tried[np.sort(first)[:num_archs]]
+        order, wanted = (
+            np.random.Generator(np.random.Philox(0)).permutation(len(truth.archs)),
+            num_archs or len(truth.archs),
+        )
+        found = truth.archs[:0]
+        for number in (wanted, 20 * wanted, len(order)):  # of a large table not all need be compared
+            tried = truth.archs[order[:number]]
+            _, first = np.unique(space.isomorphs(tried), axis=0, return_index=True)
+            found = tried[np.sort(first)[:wanted]]
+            if len(found) == wanted:
+                break
+        return found
     known = np.sort(codes.to_index(space, truth.archs))  # of most tables all
     if half == "all" and (num_archs is None or num_archs >= len(known)):
         return codes.from_index(space, known)

@@ -47,8 +47,7 @@ def load_truth(space: SearchSpace, dataset: str, *, data_dir: str | os.PathLike[
     Every table has the column `test_accuracy`, fractions [num_archs] or [num_archs, num_seeds]. Where it comes from:
     digits_chain on digits lies in the package; those of `PUBLISHED` are read as published; any
     other (and nasbench_macro where the published file is absent) from `{space}_{dataset}.npz`, a file of `write_table`,
-    or `{space}_{dataset}.csv`, see `read_csv` ("/" in the data set's name becomes "-"); of NAS-Bench-101 the cells of
-    `read_nasbench101_cells` do where there is nothing more.
+    or `{space}_{dataset}.csv`, see `read_csv` ("/" in the data set's name becomes "-").
 
     Args:
       data_dir: the folder of the files; else the environment variable JAXNAS_DATA.
@@ -115,12 +114,15 @@ def read_nasbench101_cells(path: str | os.PathLike[str], space: SearchSpace) -> 
 
 
 def distinct_cells(table: Table, space: SearchSpace) -> Table:
-    """Each cell of `read_nasbench101_cells` once: column `test_accuracy` is the mean of the validation accuracies of
-    its codes, all that is known of it."""
+    """Each cell of `read_nasbench101_cells` once, by the code that `space.isomorphs` gives it; column `test_accuracy`
+    is the mean of the validation accuracies of its codes, all that is known of it."""
     archs, rows, counts = np.unique(space.isomorphs(table.archs), axis=0, return_inverse=True, return_counts=True)
     accuracy = np.bincount(rows.ravel(), table.columns["valid_accuracy"]) / counts
+    source = (
+        f"{table.provenance.get('source', 'read_nasbench101_cells')}; validation accuracies, means over codes of a cell"
+    )
     columns, units = {"test_accuracy": accuracy}, {"test_accuracy": "fraction"}
-    return make_table(space, archs, columns, units=units, provenance=table.provenance)
+    return make_table(space, archs, columns, units=units, provenance={"source": source})
 
 
 def _read_embedded(space: SearchSpace) -> Table:
@@ -145,9 +147,6 @@ def _read_from_folder(space: SearchSpace, dataset: str, folder: str | os.PathLik
         return read_table(folder / f"{own_name}.npz", space)
     if (folder / f"{own_name}.csv").is_file():
         return read_csv(folder / f"{own_name}.csv", space)
-    cells = folder / NASBENCH101_CELLS.file_name
-    if own_name == "nasbench101_cifar10" and cells.is_file():
-        return distinct_cells(read_nasbench101_cells(cells, space), space)
     raise MissingTable(
         f"{space.name} on {dataset}: no table of stand-alone accuracies in {folder.absolute()}, neither"
         f" {own_name}.npz nor {own_name}.csv{f' nor {published.file_name} ({published.source})' if published else ''}."
