@@ -12,20 +12,20 @@ all others with the truth, what is the same network as a labelled one left out.
     score                     the super-net's mean loss besides
     fingerprint               fingerprints besides, of all moments of one super-net (`ranking.fingerprints`)
     untrained                 in their place those of the fresh weights, and no mean loss
-    all                       as fingerprint, of all super-nets side by side
+    all, all_everything       as fingerprint and as everything below, of all super-nets side by side
     last, few_images, one_component
                               as fingerprint, of the last moment, of 50 images, of one component
     proxies                   codes, MACs, features of the graph and the proxies: nothing is trained
     fingerprint_graph         as fingerprint, features of the graph besides
     everything                and the proxies as well
-    spread, bought            as fingerprint, labels far apart in fingerprints, or bought where they tell most; these
-                              and the seven before up to 78 labels
+    spread, bought            as fingerprint, labels far apart in fingerprints, or bought where they tell most
+    everything_bought         as everything, labels bought; this and the nine before up to 78 labels
 
-Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets (of `all`, over
-the draws). `labels_saved_N`: how many labels `code` needs to reach the tau of `fingerprint` with N, over N, read off
-its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never gets there, and the figure is what is
-known at least; `labels_saved_everything_N` is the same of `everything`. Nothing here is chosen by these figures. What
-jaxnas's predictor has of constants was chosen on digits_chain; `half` keeps claims apart from what is tried on.
+Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets (of `all` and
+`all_everything` over the draws). `labels_saved_N`: how many labels `code` needs to reach the tau of `fingerprint` with
+N, over N, read off its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never gets there, and the
+figure is what is known at least; `labels_saved_everything_N`: of `everything`, and so on. Nothing here is chosen by
+these figures. Constants of jaxnas's predictor were chosen on digits_chain; `half` keeps claims from what is tried on.
 
 What the first components are (`tau_component_1`: its sign taken as known) is in components.csv and components.png,
 and which images carry the one factor in images.csv and, of the first super-net, images.png. See docs/fingerprints.md.
@@ -60,6 +60,7 @@ from .shared.labelling import (
     describe,
     draw,
     drawn,
+    everything,
     figures_of,
     judged,
     ordered,
@@ -155,9 +156,10 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                     ranked = rank_with_proxies(config, population, losses, proxies, budgets, seed)
                 sealed.write_json(path, "taus", [{"seed": seed, **row} for row in ranked], origin)
             rows += sealed.read_json(path, "taus", origin)
-    together = np.concatenate(of_all)
-    given = {"scores": -together.mean(axis=(0, 2)), "fingerprints": ranking.fingerprints(together).features}
-    rows += drawn(population, {"all": given}, budgets, num_draws=config.num_draws, seed=config.problem.seed)
+    known_of_all = everything(population, np.concatenate(of_all), proxies)
+    alone = {"scores": known_of_all["scores"][:, 0], "fingerprints": known_of_all["fingerprints"]}
+    given = {"all": alone, "all_everything": known_of_all}
+    rows += drawn(population, given, budgets, num_draws=config.num_draws, seed=config.problem.seed)
     write_draws(rows, workdir / "draws.csv")
     figures = figures_of(rows, budgets)
     which = plotting.counted(config.num_seeds, "super-net")
@@ -302,16 +304,15 @@ def rank_with_proxies(
         {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
         for method, ranks in proxies.items()
     ]
-    fresh, scores = np.stack(list(proxies.values()), axis=1), -losses[1:].mean(axis=(0, 2))
-    of_graph: dict[str, Any] = {"features": [population.graph]}
-    prints = {"fingerprints": ranking.fingerprints(list(losses[1:])).features}
-    given = {
-        "proxies": {"scores": fresh, **of_graph},
-        "fingerprint_graph": {"scores": scores, **prints, **of_graph},
-        "everything": {"scores": np.column_stack([scores, fresh]), **prints, **of_graph},
+    given = everything(population, losses[1:], proxies)
+    varied = {
+        "proxies": {"scores": given["scores"][:, 1:], "features": given["features"]},
+        "fingerprint_graph": given | {"scores": given["scores"][:, 0]},
+        "everything": given,
     }
     few = [number for number in budgets if number <= MOST_VARIED]
-    return rows + drawn(population, given, few, num_draws=config.num_draws, seed=seed)
+    rows += drawn(population, varied, few, num_draws=config.num_draws, seed=seed)
+    return rows + ordered(population, "everything_bought", given, few)
 
 
 if __name__ == "__main__":

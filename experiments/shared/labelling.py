@@ -16,7 +16,8 @@ NONE = np.zeros(0, np.int64)
 FEW_IMAGES = 50
 CODES = ("code_process", "code_graph", "code_boosting")  # without a super-net
 METRICS = ("tau", "top_decile_tau", "regret")
-SAVED = {"fingerprint": "", "everything": "everything_"}  # of which labels saved are told, and how figures call them
+# Of which labels saved are told, and how figures call them.
+SAVED = {"fingerprint": "", "everything": "everything_", "all_everything": "all_everything_"}
 
 
 class Population(NamedTuple):
@@ -89,6 +90,14 @@ def by_codes(population: Population) -> dict[str, dict[str, Any]]:
     return {"code_process": {}, "code_graph": {"fingerprints": population.graph}, "code_boosting": {}}
 
 
+def everything(population: Population, losses: np.ndarray, proxies: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What is known of the population altogether: mean losses and fingerprints of losses [num_moments, num_archs,
+    num_images], proxies, [num_archs] each, features of the graph."""
+    scores = np.column_stack([-losses.mean(axis=(0, 2)), *proxies.values()])
+    prints = ranking.fingerprints(losses).features
+    return {"scores": scores, "fingerprints": prints, "features": [population.graph]}
+
+
 def drawn(
     population: Population, given: Mapping[str, Features], budgets: Sequence[int], *, num_draws: int, seed: int
 ) -> list[dict[str, Any]]:
@@ -108,7 +117,7 @@ def drawn(
 
 def ordered(population: Population, method: str, features: Features, budgets: Sequence[int]) -> list[dict[str, Any]]:
     """The same rows with labels that are not drawn: "spread", each as far from those before as can be by fingerprints,
-    or "bought", where they tell most given those before."""
+    or, by any other name, bought where they tell most given those before."""
     rows, known = [], NONE
     spread = far_apart(features["fingerprints"], max(budgets, default=0))
     for number in [number for number in budgets if number]:
