@@ -1,7 +1,8 @@
 """How many labels a super-net saves: rankings of a space from 0 to some hundred known accuracies, with it and without.
 
 A label is the stand-alone accuracy of one architecture. Some are drawn, the same ones for every method; tau is that of
-all others with the truth, what is the same network as a labelled one left out.
+all others with the truth, what is the same network as a labelled one left out. Codes and MACs are those of the network
+that is trained alone: what its output does not depend on is in none of them (`SearchSpace.isomorphs`).
 
     macs, mean_loss, factor   no label: MACs, the mean loss over images and moments, its one factor (`one_factor`)
     synflow, jacob_cov, snip, grad_norm, naswot
@@ -130,7 +131,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         return rank_codes(config, workdir)
     published, space, data, truth = load_problem(config.problem, part=True)
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
-    population = describe(published, space, truth, archs)
+    population = describe(published, truth, archs)
     budgets = [number for number in config.budgets if number <= len(archs) // 2]
     compile_seconds = runs.compile_clock()
     supernet = build(config.network, space)
@@ -196,7 +197,7 @@ def rank_codes(config: Config, workdir: Path) -> Mapping[str, Any]:
     space = get_space(config.problem.space)
     truth = load_truth(config.problem, space, part=True)
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
-    population = describe(space, space, truth, archs)
+    population = describe(space, truth, archs)
     budgets = [number for number in config.budgets if number <= len(archs) // 2]
     rows = [{"method": "macs", "labels": 0, "draw": 0, **judged(population, population.macs, NONE)}]
     given, seed = by_codes(population), config.problem.seed

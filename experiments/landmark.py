@@ -38,6 +38,7 @@ from jaxnas.runs.command import main
 from jaxnas.spaces import get_space
 
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, by_kind, settle
+from .shared.labelling import of_network
 from .shared.problem import Problem, arch_rows, evaluation_archs, load_problem
 from .shared.regulariser import (
     PUBLISHED,
@@ -138,11 +139,11 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     losses = {name: np.stack([one.loss for one in kind]) for name, kind in supernets.items()}
     of_all = {name: ranking.as_scores(rows) for name, rows in losses.items()}  # [num_seeds, num_landmarks + num_archs]
     scores = {name: rows[:, number:] for name, rows in of_all.items()}
-    all_macs = np.concatenate([chosen.macs, macs])
+    network = of_network(problem.published, everything)
     predicted = {
-        "equal_budget": predict("baseline", supernets, chosen, everything, all_macs, by_image=False),
-        "fingerprint": predict("baseline", supernets, chosen, everything, all_macs, by_image=True),
-        "both": predict("landmark", supernets, chosen, everything, all_macs, by_image=True),
+        "equal_budget": predict("baseline", supernets, chosen, network, by_image=False),
+        "fingerprint": predict("baseline", supernets, chosen, network, by_image=True),
+        "both": predict("landmark", supernets, chosen, network, by_image=True),
     }
     for name, of_seeds in predicted.items():
         scores[name] = np.stack([prediction.ranks[number:] for prediction in of_seeds])
@@ -233,18 +234,17 @@ def predict(
     kind: str,
     supernets: Mapping[str, list[Scored]],
     chosen: Landmarks,
-    archs: np.ndarray,
-    macs: np.ndarray,
+    network: Mapping[str, Any],
     *,
     by_image: bool,
 ) -> list[ranking.Prediction]:
-    """What each super-net of a kind and the landmarks' accuracies say of `archs`, the landmarks first; with
-    fingerprints or without."""
+    """What each super-net of a kind and the landmarks' accuracies say of all, the landmarks first; `network` is what
+    `of_network` says of them. With fingerprints or without."""
     found = []
     for one in supernets[kind]:
         given: dict[str, Any] = {"fingerprints": ranking.fingerprints(one.image_loss).features} if by_image else {}
         known, scores = np.arange(len(chosen.archs)), ranking.as_scores(one.loss)
-        found.append(ranking.predict(archs, known, chosen.accuracy, scores=scores, macs=macs, **given))
+        found.append(ranking.predict(known=known, accuracies=chosen.accuracy, scores=scores, **network, **given))
     return found
 
 

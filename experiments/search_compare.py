@@ -8,10 +8,10 @@ fewer where the whole region is fewer. Sharing of prefixes makes scoring cheaper
 
 Each search hands its `num_retrained` best by score to the table, of which the most accurate is taken: the table's
 validation accuracy chooses, or that of one training seed, and the others judge. `predictor` hands them over one by one:
-of as many networks drawn at random, each next one is the best by `ranking.predict` on the super-net's scores, MACs and
-the accuracies known so far. `halfway` does so with PC-NAS's own: of what its pool can still become after half of the
-choices, by the weights of that moment, so that it costs less than the others. The same is asked of networks drawn at
-random and of the feasible networks with most MACs, which cost no super-net at all.
+of as many networks drawn at random, each next one is the best by `ranking.predict` on the super-net's scores, codes,
+MACs and the accuracies known so far. `halfway` does so with PC-NAS's own: of what its pool can still become after half
+of the choices, by the weights of that moment, so that it costs less than the others. The same is asked of networks
+drawn at random and of the feasible networks with most MACs, which cost no super-net at all.
 
     jaxnas search_compare quick --workdir runs/compare
     jaxnas search_compare cpu --data-dir DIR --workdir runs/compare-macro
@@ -36,6 +36,7 @@ from jaxnas.supernets import Params
 from jaxnas.tables import Judge
 
 from .shared.config import SearchConfig, settle
+from .shared.labelling import of_network
 from .shared.searching import (
     DIGITS,
     MACRO,
@@ -242,9 +243,9 @@ def halfway_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve
 def one_by_one(
     config: Config, task: Task, judge: Judge, archs: np.ndarray, columns: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """The outcome of `num_retrained` of different networks, of which each is the best by the scores of all, MACs and
-    the accuracies of those before it."""
-    scores, macs, prints = values(config, columns), costs.arch_costs(task.published, archs).macs, None
+    """The outcome of `num_retrained` of different networks, of which each is the best by the scores of all, what their
+    codes say (`of_network`) and the accuracies of those before it."""
+    scores, network, prints = values(config, columns), of_network(task.published, archs), None
     if has_factor(columns):
         prints = ranking.fingerprints(columns["image_loss"]).features
     known, accuracies = list[int](), (judge.choose_by or judge.accuracy)(archs)
@@ -252,8 +253,8 @@ def one_by_one(
         return judge.outcome(archs)
     while len(known) < min(config.num_retrained, len(archs)):
         labels = known if np.unique(accuracies[known]).size > 1 else []
-        of_labels = np.array(labels, np.int64), accuracies[labels]
-        ranks = ranking.predict(archs, *of_labels, scores=scores, macs=macs, fingerprints=prints).ranks
+        given = {"known": np.array(labels, np.int64), "accuracies": accuracies[labels], **network}
+        ranks = ranking.predict(**given, scores=scores, fingerprints=prints).ranks
         ranks[known] = -np.inf
         known.append(int(np.argmax(ranks)))
     return judge.outcome(archs[known])

@@ -1,18 +1,17 @@
 """The experiment `label_budget`: features of graphs and figures by hand, halves of a space, kills."""
 
-import itertools
-
+import jax
 import numpy as np
 import pytest
 import scipy.stats
 from experiment_runs import SMALL, interrupt, refusal, result_of, rows_of, start, struck, untimed
 
 from experiments.shared.components import components_of, known_of, loadings_of, tell_components
-from experiments.shared.labelling import CODES, Population, far_apart, figures_of, graph_features, judged, predicted
+from experiments.shared.labelling import CODES, Population, far_apart, figures_of, judged, of_network, predicted
 from experiments.shared.problem import evaluation_archs
 from jaxnas import costs, make_supernet, tables
-from jaxnas.codes import enumerate_archs
-from jaxnas.spaces import digits_chain, nasbench201
+from jaxnas.codes import enumerate_archs, sample
+from jaxnas.spaces import digits_chain, nasbench201, nasbench_macro
 from jaxnas.spaces._nasbench101 import nasbench101_space
 
 RNG = np.random.default_rng(0)
@@ -23,31 +22,25 @@ def population(archs, accuracy, **known):
     return Population(archs=archs, accuracy=accuracy, **others | {"network": np.arange(len(archs))} | known)
 
 
-def test_features_of_graphs_are_those_of_paths_listed_one_by_one():
-    """Nodes 0 to 3; a path is a subset of the nodes between, its edges must all have an operation of the set."""
-    archs = np.concatenate([enumerate_archs(nasbench201)[::1201], [[4] * 6, [0] * 6]])
-    columns, edges = [], nasbench201.layout.edges
-    for index in range(5):
-        columns.append([(code == index).sum() for code in archs])
-    for size in (1, 2, 3, 4):
-        for chosen in itertools.combinations(range(5), size):
-            rows = []
-            for code in archs:
-                there = {edge for edge, op in zip(edges, code) if op in chosen}
-                middles = itertools.chain.from_iterable(itertools.combinations((1, 2), number) for number in range(3))
-                paths = [itertools.pairwise((0, *middle, 3)) for middle in middles]
-                lengths = [len(path) for path in map(list, paths) if set(path) <= there]
-                entering, leaving = sum(end == 3 for _, end in there), sum(begin == 0 for begin, _ in there)
-                rows.append((min(lengths, default=4), max(lengths, default=0), entering, leaving))
-            columns += list(zip(*rows))
-    expected = np.array(columns, float).T
-    expected = expected[:, expected.std(axis=0) > 0]
-    np.testing.assert_allclose(graph_features(nasbench201, archs), scipy.stats.zscore(expected), atol=1e-9)
+@pytest.mark.parametrize(
+    ("space", "same"),
+    [
+        pytest.param(nasbench201, [[3, 3, 0, 2, 0, 0], [1, 3, 0, 2, 0, 0]], id="node 1 leads nowhere"),
+        pytest.param(nasbench_macro, [[1, 1, 2, 1, 0, 1, 1, 1], [1, 1, 2, 0, 1, 1, 1, 1]], id="identity is moved"),
+    ],
+)
+def test_what_the_output_does_not_depend_on_tells_nothing(space, same):
+    known = of_network(space, np.concatenate([same, sample(jax.random.key(0), space, 5)]))
+    for column in (known["archs"], known["macs"], known["features"][0]):
+        np.testing.assert_array_equal(column[0], column[1])
+    assert not np.array_equal(known["features"][0][0], known["features"][0][2])
 
 
-def test_features_of_a_chain_count_its_operations():
-    archs = enumerate_archs(digits_chain)
-    assert graph_features(digits_chain, archs).shape[1] == len({name for ops in digits_chain.op_names for name in ops})
+def test_macs_are_those_of_what_the_output_depends_on():
+    """One 1x1 convolution from the input to the output, and the same beside a 3x3 convolution into a dead end."""
+    alone, beside = np.array([[0, 0, 0, 2, 0, 0], [3, 0, 0, 2, 0, 0]])
+    macs = of_network(nasbench201, np.stack([beside, alone]))["macs"]
+    assert macs[0] == macs[1] == costs.arch_costs(nasbench201, alone[None]).macs[0]
 
 
 def test_the_same_network_as_a_labelled_one_is_not_judged():

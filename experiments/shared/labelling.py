@@ -10,6 +10,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.space import SearchSpace
+from jaxnas.spaces import graph_features
 
 Features = Mapping[str, Any]  # arrays that `ranking.predict` is given besides codes, labels and MACs
 NONE = np.zeros(0, np.int64)
@@ -23,66 +24,37 @@ SAVED = {"fingerprint": "", "everything": "everything_", "all_everything": "all_
 class Population(NamedTuple):
     """Architectures that are ranked, and what is known of them without a super-net."""
 
-    archs: np.ndarray  # int32 [num_archs, num_choices]
+    archs: np.ndarray  # int32 [num_archs, num_choices], see `of_network`
     macs: np.ndarray  # [num_archs]
-    graph: np.ndarray  # float64 [num_archs, any], see `graph_features`
+    graph: np.ndarray  # float64 [num_archs, any], see `spaces.graph_features`
     network: np.ndarray  # int [num_archs], equal for what is the same network alone
     accuracy: np.ndarray  # fractions [num_archs], means over training seeds
     seeds: np.ndarray | None  # fractions [num_archs, num_seeds], of single training seeds
     choose_by: np.ndarray | None  # [num_archs], what chooses the top decile where there are no single seeds
 
 
-def describe(published: SearchSpace, space: SearchSpace, truth: tables.Table, archs: np.ndarray) -> Population:
+def of_network(published: SearchSpace, archs: np.ndarray) -> dict[str, Any]:
+    """What `ranking.predict` is given of the networks that are trained alone: each by the same code, whatever there is
+    in `archs` that its output does not depend on, MACs of that code, features of its graph."""
+    codes = published.isomorphs(archs)
+    features = [graph_features(published, codes)]
+    return {"archs": codes, "macs": costs.arch_costs(published, codes).macs, "features": features}
+
+
+def describe(published: SearchSpace, truth: tables.Table, archs: np.ndarray) -> Population:
     """What the table and the codes say of `archs`; MACs are those of the network at its published size."""
-    test = tables.lookup(truth, archs, "test_accuracy")
+    test, known = tables.lookup(truth, archs, "test_accuracy"), of_network(published, archs)
     several = test.ndim == 2 and bool(np.isfinite(test).all())
     has_valid = not several and "valid_accuracy" in truth.columns
     return Population(
-        archs=archs,
-        macs=costs.arch_costs(published, archs).macs,
-        graph=graph_features(space, archs),
-        network=np.unique(space.isomorphs(archs), axis=0, return_inverse=True)[1].ravel(),
+        archs=known["archs"],
+        macs=known["macs"],
+        graph=known["features"][0],
+        network=np.unique(known["archs"], axis=0, return_inverse=True)[1].ravel(),
         accuracy=ranking.mean_truth(test),
         seeds=test if several else None,
         choose_by=ranking.mean_truth(tables.lookup(truth, archs, "valid_accuracy")) if has_valid else None,
     )
-
-
-def graph_features(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
-    """How often each operation occurs; of a cell with an operation on each edge also, for each set of up to four
-    operations, the shortest and the longest path from input to output by these alone, and how many of them enter the
-    output and leave the input. After GRAF (Kadlecová et al., "Surprisingly Strong Performance Prediction with Neural
-    Graph Features", arXiv 2404.16551), from its abstract. Standardised, float64 [num_archs, any]."""
-    names = list(dict.fromkeys(name for choice in space.op_names for name in choice))
-    ops = np.stack(
-        [np.array([names.index(name) for name in choice])[codes] for choice, codes in zip(space.op_names, archs.T)],
-        axis=1,
-    )
-    features = [(ops == index).sum(axis=1) for index in range(len(names))]
-    edges = getattr(space.layout, "edges", ())
-    if len(edges) == archs.shape[1]:
-        begins, ends = np.array(edges).T
-        for size in range(1, 5):
-            for chosen in itertools.combinations(range(len(names)), size):
-                there = np.isin(ops, chosen)
-                features += _paths(edges, there)
-                features += [there[:, ends == ends.max()].sum(axis=1), there[:, begins == 0].sum(axis=1)]
-    columns = np.stack(features, axis=1).astype(np.float64)
-    columns = columns[:, np.ptp(columns, axis=0) > 0]
-    return (columns - columns.mean(axis=0)) / columns.std(axis=0)
-
-
-def _paths(edges: Sequence[tuple[int, int]], there: np.ndarray) -> list[np.ndarray]:
-    """The shortest and the longest path from node 0 to the last by the edges that are there, bool [num_archs,
-    num_edges]: one more than any, and 0, where there is none."""
-    last = max(end for _, end in edges)
-    shortest = np.full((len(there), last + 1), last + 1.0)
-    longest = np.full((len(there), last + 1), -np.inf)
-    shortest[:, 0] = longest[:, 0] = 0
-    for (begin, end), used in sorted(zip(edges, there.T), key=lambda pair: pair[0]):
-        shortest[:, end] = np.minimum(shortest[:, end], np.where(used, shortest[:, begin] + 1, last + 1))
-        longest[:, end] = np.maximum(longest[:, end], np.where(used, longest[:, begin] + 1, -np.inf))
-    return [shortest[:, last], np.maximum(longest[:, last], 0)]
 
 
 def by_codes(population: Population) -> dict[str, dict[str, Any]]:

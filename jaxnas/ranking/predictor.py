@@ -1,8 +1,10 @@
 """A ranking predicted from the accuracies that are known, be they none, a dozen or some hundred.
 
     known = [0, 17, 230]  # rows of archs that have been trained alone
-    prints = ranking.fingerprints(scores.image_loss)
-    prediction = ranking.predict(archs, known, accuracies, scores=-scores.loss, macs=macs, fingerprints=prints.features)
+    same = space.isomorphs(archs)  # one code for each network, whatever of it leads nowhere
+    codes = {"macs": costs.arch_costs(space, same).macs, "features": [spaces.graph_features(space, same)]}
+    of_images = {"scores": -scores.loss, "fingerprints": ranking.fingerprints(scores.image_loss).features}
+    prediction = ranking.predict(same, known, accuracies, **codes, **of_images)
     best = archs[prediction.ranks.argmax()]
     next_to_train = prediction.next_labels(10)
 
@@ -61,13 +63,14 @@ def predict(
     label is known, and so on: what they turn out to be is of no matter to it.
 
     Args:
-      archs: int [num_archs, num_choices].
+      archs: int [num_archs, num_choices]; of `space.isomorphs`, since labels say nothing of what leads nowhere (on
+        NAS-Bench-201 tau rises by 0.08).
       known: int [num_known], rows of `archs`; none or one orders nothing and is as good as none.
       accuracies: [num_known], of training alone, or whatever else orders them; higher is better.
       scores: [num_archs], of a super-net; or [num_archs, num_scores], of several, or of proxies. Higher is better.
       macs: [num_archs].
       fingerprints: [num_archs, any], `Fingerprints.features`; components count by their variance.
-      features: other groups of them, each [num_archs, any], such as those of the graph.
+      features: other groups of them, each [num_archs, any], such as `spaces.graph_features`.
 
     Raises a ValueError for shapes that don't match, rows that don't exist or come twice, values that are not finite,
     accuracies that are all equal, and where there is neither a label nor a score nor a cost.

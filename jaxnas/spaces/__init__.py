@@ -6,6 +6,7 @@ from jaxnas.checks import Text
 from jaxnas.space import SearchSpace
 from jaxnas.spaces._darts import darts, darts_space
 from jaxnas.spaces._digits_chain import digits_chain
+from jaxnas.spaces._graph_features import graph_features
 from jaxnas.spaces._imported import import_space
 from jaxnas.spaces._nasbench101 import enumerate_cells, nasbench101, nasbench101_space
 from jaxnas.spaces._nasbench201 import nasbench201
@@ -38,6 +39,7 @@ __all__ = [
     "digits_chain",
     "enumerate_cells",
     "get_space",
+    "graph_features",
     "mobile_large",
     "mobile_large_cifar",
     "mobile_small",
