@@ -63,8 +63,7 @@ def predict(
     label is known, and so on: what they turn out to be is of no matter to it.
 
     Args:
-      archs: int [num_archs, num_choices]; of `space.isomorphs`, since labels say nothing of what leads nowhere (on
-        NAS-Bench-201 tau rises by 0.08).
+      archs: int [num_archs, num_choices]; of `space.isomorphs`, since an accuracy says nothing of what leads nowhere.
       known: int [num_known], rows of `archs`; none or one orders nothing and is as good as none.
       accuracies: [num_known], of training alone, or whatever else orders them; higher is better.
       scores: [num_archs], of a super-net; or [num_archs, num_scores], of several, or of proxies. Higher is better.
