@@ -8,8 +8,9 @@ are too few to rank).
 those at the end of that pool's own interval. `imagenet-rehearsal` goes the way of ImageNet in small: pictures in a
 folder, of CIFAR-10 if it is there and else of digits, enlarged; streamed; and `experiments.retrain` trains what it
 finds. The outcome is the most accurate of the last pool once trained alone: the
-table's validation accuracy chooses, or that of one training seed, and the others judge. Costs and the limit are of the
-network at its published size.
+table's validation accuracy chooses, or that of one training seed, and the others judge. With `--choose predictor` these
+networks are not the last pool's, but chosen one by one by `ranking.predict` of what half of the choices leave, by the
+weights of that moment. Costs and the limit are of the network at its published size.
 
     jaxnas pcnas quick --workdir runs/pcnas
     jaxnas pcnas cpu --limit macs:50e6 --data-dir DIR --workdir runs/pcnas-macro
@@ -21,8 +22,9 @@ Minutes and figures are on the page Experiments of the documentation.
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,11 +40,11 @@ from jaxnas.costs.measuring import measure_networks
 from jaxnas.files import replace_file
 from jaxnas.runs import sealed
 from jaxnas.runs.command import main
-from jaxnas.supernets import make_supernet
 from jaxnas.tables import Judge
-from jaxnas.training import Recipe, make_standalone
+from jaxnas.training import Recipe
 
 from .shared.config import SearchConfig, settle
+from .shared.handing_over import one_by_one, train_alone
 from .shared.problem import rehearse
 from .shared.searching import (
     DIGITS,
@@ -68,8 +70,11 @@ from .shared.telling import Known, hashes, judged, level, write_found
 class Config(SearchConfig):
     """A search, and how its outcome is trained and judged."""
 
-    # table: look stand-alone accuracies up; train the last pool's networks; none: take the best by shared weights
+    # table: look stand-alone accuracies up; train the networks that are left; none: take the best without any
     retrain: Literal["table", "train", "none"] = "table"
+    # pool: the last pool's best by shared weights are trained alone; predictor: of what half of the choices leave those
+    # that scores, codes, MACs and the accuracies of those before name one by one
+    choose: Literal["pool", "predictor"] = "pool"
     retrain_epochs: Count = 30  # this and the next one: of retrain train
     retrain_learning_rate: Positive = 0.1  # decays to 0
 
@@ -172,15 +177,17 @@ def figures_of(
     origin: sealed.Origin,
 ) -> dict:
     """What one seed gave: a row of seeds.csv."""
-    archs = np.array(found.steps[-1].best, np.int32)
     figures: dict[str, Any] = dict.fromkeys(OF_A_SEED)
     if config.retrain == "train":
-        code, figures["retrained_accuracy"] = retrain(config, task, archs, folder / "retrained.json", origin)
+        left = functools.partial(left_to_train, config, task, found)
+        seed = config.problem.seed
+        code, figures["retrained_accuracy"] = train_alone(task, recipe_of(config), left, folder, origin, seed=seed)
     elif config.retrain == "none":
-        code = archs[0]
+        code = left_to_train(config, task, found, number=1)[0]
     else:
         assert judge is not None
-        code = judge.outcome(archs)
+        accuracy = judge.choose_by or judge.accuracy
+        code = judge.outcome(left_to_train(config, task, found, lambda code: float(accuracy(code[None])[0])))
     if judge is not None:
         figures |= {
             "table_accuracy": float(judge.accuracy(code[None])[0]),
@@ -261,36 +268,32 @@ def over_limit(limit: limits.Limit | None, figures: Mapping[str, Any]) -> str:
     )
 
 
-def retrain(
-    config: Config, task: Task, archs: np.ndarray, path: Path, origin: sealed.Origin
-) -> tuple[np.ndarray, float]:
-    """Train the networks from scratch, at their published size: (the one of best validation accuracy, its accuracy on
-    the test images)."""
-    if not path.exists():
-        data, training = task.setup.data, config.training
-        key = jax.random.split(jax.random.key(config.problem.seed), 1)
-        space = task.published.resized(
-            image_size=task.space.layout.image_size,
-            in_channels=task.space.layout.in_channels,
-            num_classes=data.num_classes,
-        )
-        recipe = Recipe(
-            config.retrain_epochs,
-            training.batch_size,
-            config.retrain_learning_rate,
-            weight_decay=training.weight_decay,
-            crop=training.crop,
-            flip=training.flip,
-        )
-        train = make_standalone(make_supernet(space), recipe, mean=data.mean, std=data.std, compiled="each")
-        given = data.train_images, data.train_labels
-        valid = train(archs, key, *given, data.valid_images, data.valid_labels).accuracy[:, 0]
-        chosen = archs[np.argmax(valid)]
-        (test,) = train(chosen[None], key, *given, data.test_images, data.test_labels).accuracy[:, 0]
-        content = {"arch": chosen.tolist(), "test_accuracy": float(test), "valid_accuracies": valid.tolist()}
-        sealed.write_json(path, "retrained network", content, origin)
-    content = sealed.read_json(path, "retrained network", origin)
-    return np.array(content["arch"], np.int32), content["test_accuracy"]
+def left_to_train(
+    config: Config,
+    task: Task,
+    found: Run,
+    accuracy_of: Callable[[np.ndarray], float] = lambda code: float("nan"),
+    number: int | None = None,
+) -> np.ndarray:
+    """The networks that are trained alone, int32 [number, num_choices], most promising first: `accuracy_of` is asked
+    where each next one depends on it."""
+    if config.choose == "pool":
+        return np.array(found.steps[-1].best, np.int32)[:number]
+    archs = midway_archs(config, task, np.array(found.steps[midway(task) - 1].pool))
+    rows = one_by_one(config, task, archs, found.midway, lambda row: accuracy_of(archs[row]), number=number)
+    return archs[rows]
+
+
+def recipe_of(config: Config) -> Recipe:
+    training = config.training
+    return Recipe(
+        config.retrain_epochs,
+        training.batch_size,
+        config.retrain_learning_rate,
+        weight_decay=training.weight_decay,
+        crop=training.crop,
+        flip=training.flip,
+    )
 
 
 def draw(config: Config, task: Task, workdir: Path, steps: list[Step], verdict: str) -> None:

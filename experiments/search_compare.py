@@ -36,14 +36,13 @@ from jaxnas.supernets import Params
 from jaxnas.tables import Judge
 
 from .shared.config import SearchConfig, settle
-from .shared.labelling import of_network
+from .shared.handing_over import one_by_one
 from .shared.searching import (
     DIGITS,
     MACRO,
     TINY,
     Run,
     Task,
-    has_factor,
     image_archs,
     midway,
     midway_archs,
@@ -222,7 +221,7 @@ def predictor_curve(
     """Of as many networks as the others may score, drawn at random, those that are handed to the table one by one."""
     rng = np.random.Generator(np.random.Philox((config.problem.seed, 2)))
     rows = rng.permutation(len(archs))[:budget]
-    code = one_by_one(config, task, judge, archs[rows], {name: column[rows] for name, column in columns.items()})
+    code = handed_over(config, task, judge, archs[rows], {name: column[rows] for name, column in columns.items()})
     assert config.training.num_steps is not None
     cost = image_archs(config, config.training.num_steps, len(rows), num_images(config, task))
     return [(cost, judge.regret(code), code)]
@@ -233,31 +232,19 @@ def halfway_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve
     steps = found.steps[: midway(task)]
     archs = midway_archs(config, task, np.array(steps[-1].pool))
     archs, rows = np.unique(archs, axis=0, return_index=True)
-    code = one_by_one(config, task, judge, archs, {name: column[rows] for name, column in found.midway.items()})
+    code = handed_over(config, task, judge, archs, {name: column[rows] for name, column in found.midway.items()})
     num_scored = sum(step.num_scored for step in steps) + len(archs)
     return [
         (image_archs(config, task.ends[len(steps)], num_scored, num_images(config, task)), judge.regret(code), code)
     ]
 
 
-def one_by_one(
+def handed_over(
     config: Config, task: Task, judge: Judge, archs: np.ndarray, columns: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """The outcome of `num_retrained` of different networks, of which each is the best by the scores of all, what their
-    codes say (`of_network`) and the accuracies of those before it."""
-    scores, network, prints = values(config, columns), of_network(task.published, archs), None
-    if has_factor(columns):
-        prints = ranking.fingerprints(columns["image_loss"]).features
-    known, accuracies = list[int](), (judge.choose_by or judge.accuracy)(archs)
-    if len(archs) == 1:
-        return judge.outcome(archs)
-    while len(known) < min(config.num_retrained, len(archs)):
-        labels = known if np.unique(accuracies[known]).size > 1 else []
-        given = {"known": np.array(labels, np.int64), "accuracies": accuracies[labels], **network}
-        ranks = ranking.predict(**given, scores=scores, fingerprints=prints).ranks
-        ranks[known] = -np.inf
-        known.append(int(np.argmax(ranks)))
-    return judge.outcome(archs[known])
+    """The outcome where networks are handed to the table one by one."""
+    accuracies = (judge.choose_by or judge.accuracy)(archs)
+    return judge.outcome(archs[one_by_one(config, task, archs, columns, lambda row: float(accuracies[row]))])
 
 
 def drawn_regret(config: Config, judge: Judge, archs: np.ndarray, num_draws: int = 1000) -> float:

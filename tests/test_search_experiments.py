@@ -17,6 +17,7 @@ from PIL import Image
 from experiments import pcnas, search_compare
 from experiments.shared import searching
 from experiments.shared.config import settle
+from experiments.shared.handing_over import one_by_one
 from jaxnas import costs, export, ranking, runs, tables
 from jaxnas.codes import enumerate_archs, to_text
 from jaxnas.costs import arch_costs, cost_table, op_costs, parse
@@ -269,6 +270,54 @@ class TestPcnas:
         assert result["arch"] == to_text(SMALL, kept["arch"]) and 0 < result["retrained_accuracy"] < 1
         assert result["retrained_accuracy"] * 897 == pytest.approx(round(result["retrained_accuracy"] * 897), abs=1e-6)
         assert result["table_accuracy"] is result["regret"] is None
+
+    @pytest.mark.slow("what a search found is retrained")
+    @pytest.mark.parametrize("retrain", ["table", "train", "none"])
+    def test_the_predictor_chooses_of_what_half_of_the_choices_leave(self, searched, truth, tmp_path, retrain):
+        folder = tmp_path / "run" / "seed0"
+        argv = [*ARGV, "--choose", "predictor", "--retrain", retrain, "--retrain-epochs", "1"]
+        argv += ["--data-dir", truth if retrain == "table" else tmp_path, "--workdir", tmp_path / "run"]
+        start("pcnas", *argv)
+        result = result_of(tmp_path / "run")
+        left = tables.read_table(searched / "seed0" / "narrowed" / "02" / "midway.npz", SMALL)
+        codes = [to_text(SMALL, code) for code in left.archs]
+        accuracy = ranking.as_scores(left.columns["loss"], left.columns["accuracy"])
+        ranks = [scipy.stats.rankdata(values) for values in (accuracy, arch_costs(SMALL, left.archs).macs)]
+        mean_rank = sum((rank - rank.mean()) / rank.std() for rank in ranks)
+        first = {codes[place] for place in np.flatnonzero(mean_rank >= mean_rank.max() - 1e-9)}
+        if retrain == "none":
+            assert result["arch"] in first
+        elif retrain == "table":
+            assert result["arch"] in codes
+        else:
+            tried = {path.stem: json.loads(path.read_text())["content"] for path in (folder / "retrained").iterdir()}
+            assert len(tried) == 2 and set(tried) <= set(codes) and set(tried) & first
+            best = max(value["valid_accuracy"] for value in tried.values())
+            assert tried[result["arch"]]["valid_accuracy"] == best
+            (tmp_path / "run" / "result.json").unlink()  # as if it had been killed while the second was trained
+            (folder / "retrained.json").unlink()
+            (folder / "retrained" / f"{result['arch']}.json").unlink()
+            start("pcnas", *argv)
+            assert untimed(result_of(tmp_path / "run")) == untimed(result)
+
+    def test_networks_are_named_one_by_one(self):
+        """Asked for the accuracy of all but the last, in order; those that come after two depend on what it is."""
+        archs, rng, asked = enumerate_archs(SMALL), np.random.default_rng(0), []
+        columns = {"loss": rng.random(16), "accuracy": rng.random(16)}
+        truth = (archs == archs[5]).sum(axis=1) / archs.shape[1]
+        config = runs.replace(pcnas.PRESETS["tiny"], num_retrained=9)
+
+        def accuracy_of(row):
+            asked.append(row)
+            return truth[row]
+
+        task = types.SimpleNamespace(published=SMALL)
+        rows = one_by_one(config, task, archs, columns, accuracy_of)
+        assert asked == rows[:-1] and len(set(rows)) == 9
+        others = one_by_one(config, task, archs, columns, lambda row: 1 - truth[row])
+        assert others[:2] == rows[:2] and others != rows
+        assert one_by_one(config, task, archs, columns, accuracy_of, number=1) == rows[:1] and len(asked) == 8
+        assert one_by_one(config, task, archs[:1], columns, accuracy_of) == [0]
 
     def test_a_pool_of_many_completions_is_ranked_by_a_sample(self):
         """5 x 3^10 completions, of which some are feasible: nothing is listed."""
