@@ -6,7 +6,8 @@
 #   benchmarks/gpu.sh c OUT            training against PyTorch
 #   benchmarks/gpu.sh rehearsal OUT    all three on any machine, on networks and images of no size, in some minutes
 #   benchmarks/gpu.sh paper OUT DATA   published settings: eight minutes of what is left of rank_correlation, landmark and
-#                                      label_budget on NAS-Bench-201, folders in OUT; exits with 3 until all have a result
+#                                      label_budget on NAS-Bench-201, folders in OUT; exits with 3 until all have a result,
+#                                      with 1 where one failed. PRESET=tiny tries it on any machine
 #
 # SECONDS_OF_PART (440) is when a part begins nothing more; 40 s later it is ended. OUT/a.jsonl and its like get a line
 # for each record as it is measured, OUT/compiled keeps what was compiled: the same command goes on where it stopped.
@@ -30,6 +31,8 @@ names |= {name: name for name in ("jax", "flax", "optax", "chex", "numpy", "scip
 names |= {name: name for name in ("matplotlib", "safetensors", "tqdm")}
 if sys.argv[1] == "paper":
     names |= {"tyro": "tyro", "tensorflow_datasets": "tensorflow-datasets", "array_record": "array-record"}
+    names |= {"etils": "etils", "tensorflow_metadata": "tensorflow-metadata", "docstring_parser": "docstring-parser"}
+    names |= {name: name for name in ("immutabledict", "promise", "six", "toml", "wrapt")}
 else:
     names |= {name: name for name in ("torch", "pytest", "hypothesis")}
 missing = [package for name, package in names.items() if importlib.util.find_spec(name) is None]
@@ -44,6 +47,7 @@ export OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="$out/
 # JAX and PyTorch share the card: neither may take all of it.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.6}"
 limit="${SECONDS_OF_PART:-440}"
+[[ "$part" == paper ]] && unset XLA_PYTHON_CLIENT_MEM_FRACTION
 
 run() { # part, arguments
     timeout -k 10 "$((limit + 40))" python -m benchmarks.gpu "$1" "$out" --seconds "$limit" "${@:2}" 2>&1 | tee -a "$out/$1.log"
@@ -57,7 +61,9 @@ published() { # DATA: each experiment goes on in its workdir; one that fails is 
         ((left > 0)) || exit 3
         timeout -k 40 "$left" python -m "experiments.$name" "${PRESET:-paper}" ${1:+--data-dir "$1"} --no-progress \
             --workdir "$out/$name" 2>&1 | tee -a "$out/$name.log"
-        case "${PIPESTATUS[0]}" in 0) ;; 124 | 137) exit 3 ;; *) failed=1 ;; esac
+        [[ "${PIPESTATUS[0]}" == 0 ]] && continue
+        ((SECONDS >= end)) && exit 3
+        failed=1
     done
     exit "$failed"
 }

@@ -2,18 +2,18 @@
 
 A label is the stand-alone accuracy of one architecture. Some are drawn, the same ones for every method; tau is that of
 all others with the truth, what is the same network as a labelled one left out. Codes and MACs are those of the network
-that is trained alone: what its output does not depend on is in none of them (`SearchSpace.isomorphs`).
+that is trained alone: what its output does not depend on is in none of them (`spaces.pruned`).
 
     macs, mean_loss, factor   no label: MACs, the mean loss over images and moments, its one factor (`one_factor`)
     synflow, jacob_cov, snip, grad_norm, naswot
                               no label and no training: zero-cost proxies (`ranking.proxies`) on the fresh weights
                               of the first super-net
     code                      labels, codes and MACs without any super-net: a Gaussian process (`ranking.predict`),
-                              the same with features of the cell's graph, gradient boosting; the best in the mean
+                              the same with features of the graph, gradient boosting; the best in the mean
     score                     the super-net's mean loss besides
     fingerprint               fingerprints besides, of all moments of one super-net (`ranking.fingerprints`)
-    untrained                 in their place those of the fresh weights, and no mean loss
     all, all_everything       as fingerprint and as everything below, of all super-nets side by side
+    untrained                 in place of fingerprints those of the fresh weights, and no mean loss
     last, few_images, one_component
                               as fingerprint, of the last moment, of 50 images, of one component
     proxies                   codes, MACs, features of the graph and the proxies: nothing is trained
@@ -24,9 +24,8 @@ that is trained alone: what its output does not depend on is in none of them (`S
 
 Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets (of `all` and
 `all_everything` over the draws). `labels_saved_N`: how many labels `code` needs to reach the tau of `fingerprint` with
-N, over N, read off its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never gets there, and the
-figure is what is known at least; `labels_saved_everything_N`: of `everything`, and so on. Nothing here is chosen by
-these figures. Constants of jaxnas's predictor were chosen on digits_chain; `half` keeps claims from what is tried on.
+N, over N, read off its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never gets there, and this
+is known at least; `labels_saved_everything_N`: of `everything`, and so on. Nothing here is chosen by these figures.
 
 What the first components are (`tau_component_1`: its sign taken as known) is in components.csv and components.png,
 and which images carry the one factor in images.csv and, of the first super-net, images.png. See docs/fingerprints.md.
@@ -118,7 +117,8 @@ PRESETS = {
         half="claim", num_seeds=5, archs_per_save=500,
     ),
     "paper": runs.replace(
-        DIGITS, **LANDMARKREG | {"num_eval_images": 2000}, num_archs=1, half="claim", num_seeds=5, num_draws=20
+        DIGITS, **LANDMARKREG | {"num_eval_images": 2000}, num_archs=1, half="claim", num_seeds=5, num_draws=20,
+        num_eval_archs=1000,
     ),
 }  # fmt: skip
 

@@ -134,12 +134,12 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     compare(dict.fromkeys(VARIANTS, macs[None]), test, macs)
 
     compile_seconds = runs.compile_clock()
-    everything, number = np.concatenate([chosen.archs, archs]), len(chosen.archs)
-    supernets, warmup_seconds = train_all(config, problem, chosen, everything, workdir, identity)
+    all_archs, number = np.concatenate([chosen.archs, archs]), len(chosen.archs)
+    supernets, warmup_seconds = train_all(config, problem, chosen, all_archs, workdir, identity)
     losses = {name: np.stack([one.loss for one in kind]) for name, kind in supernets.items()}
     of_all = {name: ranking.as_scores(rows) for name, rows in losses.items()}  # [num_seeds, num_landmarks + num_archs]
     scores = {name: rows[:, number:] for name, rows in of_all.items()}
-    network = of_network(problem.published, everything)
+    network = of_network(problem.published, all_archs)
     predicted = {
         "equal_budget": predict("baseline", supernets, chosen, network, by_image=False),
         "fingerprint": predict("baseline", supernets, chosen, network, by_image=True),
@@ -162,11 +162,11 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
         seconds[f"{name}_step_seconds"] = float(np.median([_step_seconds(one.rows) for one in kind]))
         seconds[f"{name}_seconds"] = sum(one.rows[-1]["seconds"] for one in kind)
     columns = {
-        "is_landmark": (np.arange(len(everything)) < number).astype(int),
+        "is_landmark": (np.arange(len(all_archs)) < number).astype(int),
         **{f"{name}_{seed}": row for name, rows in losses.items() for seed, row in enumerate(rows)},
         "test_accuracy": np.concatenate([chosen.accuracy, test]),
     }
-    runs.write_rows(workdir / "scores.csv", arch_rows(space, everything, columns))
+    runs.write_rows(workdir / "scores.csv", arch_rows(space, all_archs, columns))
     return {
         **difference(figures, "delta", "the super-net ranks {} with landmarks than without", "better", "worse"),
         "space": space.name,

@@ -73,7 +73,7 @@ class Config(SearchConfig):
     # table: look stand-alone accuracies up; train the networks that are left; none: take the best without any
     retrain: Literal["table", "train", "none"] = "table"
     # pool: the last pool's best by shared weights are trained alone; predictor: of what half of the choices leave those
-    # that scores, codes, MACs and the accuracies of those before name one by one
+    # that scores, codes and the accuracies of those before name one by one (ranking.predict)
     choose: Literal["pool", "predictor"] = "pool"
     retrain_epochs: Count = 30  # this and the next one: of retrain train
     retrain_learning_rate: Positive = 0.1  # decays to 0
@@ -160,7 +160,7 @@ def find_judge(config: Config, task: Task) -> Judge | None:
         if config.retrain != "table":
             return None
         raise tables.MissingTable(
-            f"{error}; or without a table: --retrain train trains the last pool's networks, --retrain none takes the"
+            f"{error}; or without a table: --retrain train trains what is left, --retrain none takes the"
             " best by shared weights."
         ) from None
     region = task.search.region

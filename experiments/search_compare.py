@@ -9,9 +9,9 @@ fewer where the whole region is fewer. Sharing of prefixes makes scoring cheaper
 Each search hands its `num_retrained` best by score to the table, of which the most accurate is taken: the table's
 validation accuracy chooses, or that of one training seed, and the others judge. `predictor` hands them over one by one:
 of as many networks drawn at random, each next one is the best by `ranking.predict` on the super-net's scores, codes,
-MACs and the accuracies known so far. `halfway` does so with PC-NAS's own: of what its pool can still become after half
-of the choices, by the weights of that moment, so that it costs less than the others. The same is asked of networks
-drawn at random and of the feasible networks with most MACs, which cost no super-net at all.
+features of their graphs, MACs and the accuracies known so far. `halfway` does so with PC-NAS's own: of what its pool
+can still become after half of the choices, by the weights of that moment, so that it costs less than the others. The
+same is asked of networks drawn at random and of the feasible networks with most MACs, which cost no super-net at all.
 
     jaxnas search_compare quick --workdir runs/compare
     jaxnas search_compare cpu --data-dir DIR --workdir runs/compare-macro
@@ -231,8 +231,7 @@ def halfway_curve(config: Config, task: Task, judge: Judge, found: Run) -> Curve
     """Of what PC-NAS has left after half of the choices, those that are handed to the table one by one."""
     steps = found.steps[: midway(task)]
     archs = midway_archs(config, task, np.array(steps[-1].pool))
-    archs, rows = np.unique(archs, axis=0, return_index=True)
-    code = handed_over(config, task, judge, archs, {name: column[rows] for name, column in found.midway.items()})
+    code = handed_over(config, task, judge, archs, found.midway)
     num_scored = sum(step.num_scored for step in steps) + len(archs)
     return [
         (image_archs(config, task.ends[len(steps)], num_scored, num_images(config, task)), judge.regret(code), code)

@@ -37,10 +37,12 @@ def test_what_the_output_does_not_depend_on_tells_nothing(space, same):
 
 
 def test_macs_are_those_of_what_the_output_depends_on():
-    """One 1x1 convolution from the input to the output, and the same beside a 3x3 convolution into a dead end."""
-    alone, beside = np.array([[0, 0, 0, 2, 0, 0], [3, 0, 0, 2, 0, 0]])
-    macs = of_network(nasbench201, np.stack([beside, alone]))["macs"]
-    assert macs[0] == macs[1] == costs.arch_costs(nasbench201, alone[None]).macs[0]
+    """A 1x1 convolution from the input to the output, alone, and beside 3x3 ones out of and into a dead end; and a cell
+    of no edge, alone and with a 3x3 convolution of nothing."""
+    archs = np.array([[0, 0, 0, 2, 0, 0], [3, 0, 0, 2, 0, 0], [0, 0, 0, 2, 3, 3], [0] * 6, [0, 0, 0, 0, 3, 3]])
+    macs, counted = of_network(nasbench201, archs)["macs"], costs.arch_costs(nasbench201, archs).macs
+    np.testing.assert_array_equal(macs, counted[[0, 0, 0, 3, 3]])
+    assert len(np.unique(counted)) == 5
 
 
 def test_the_same_network_as_a_labelled_one_is_not_judged():

@@ -297,8 +297,11 @@ class TestPcnas:
             (tmp_path / "run" / "result.json").unlink()  # as if it had been killed while the second was trained
             (folder / "retrained.json").unlink()
             (folder / "retrained" / f"{result['arch']}.json").unlink()
+            (left,) = (folder / "retrained").iterdir()
+            written = left.stat().st_mtime_ns
             start("pcnas", *argv)
             assert untimed(result_of(tmp_path / "run")) == untimed(result)
+            assert left.stat().st_mtime_ns == written and len(list(left.parent.iterdir())) == 2
 
     def test_networks_are_named_one_by_one(self):
         """Asked for the accuracy of all but the last, in order; those that come after two depend on what it is."""
@@ -318,6 +321,18 @@ class TestPcnas:
         assert others[:2] == rows[:2] and others != rows
         assert one_by_one(config, task, archs, columns, accuracy_of, number=1) == rows[:1] and len(asked) == 8
         assert one_by_one(config, task, archs[:1], columns, accuracy_of) == [0]
+
+    def test_the_same_network_is_not_named_twice(self):
+        """Three networks in five codes: each twin differs in what leads nowhere."""
+        space, twins = (
+            SPACES["nasbench201"],
+            [[3, 3, 0, 2, 0, 0], [1, 3, 0, 2, 0, 0], [0] * 6, [3] * 6, [0, 2, 0, 0, 0, 0]],
+        )
+        columns = {"loss": np.arange(5.0), "accuracy": np.arange(5.0)}
+        task = types.SimpleNamespace(published=space)
+        config = runs.replace(pcnas.PRESETS["tiny"], num_retrained=5)
+        rows = one_by_one(config, task, np.array(twins), columns, lambda row: row / 5)
+        assert len({tuple(space.isomorphs(np.array(twins))[row]) for row in rows}) == len(rows) == 3
 
     def test_a_pool_of_many_completions_is_ranked_by_a_sample(self):
         """5 x 3^10 completions, of which some are feasible: nothing is listed."""

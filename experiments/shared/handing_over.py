@@ -27,8 +27,8 @@ def one_by_one(
     *,
     number: int | None = None,
 ) -> list[int]:
-    """Rows of `archs`, different ones, `num_retrained` or as many as there are: each is the best by the scores of all,
-    what their codes say (`of_network`) and the accuracies of those before it.
+    """Rows of `archs`, different networks, `num_retrained` or as many as there are: each is the best by the scores of
+    all, what their codes say (`of_network`) and the accuracies of those before it.
 
     Args:
       archs: int32 [num_archs, num_choices].
@@ -43,12 +43,13 @@ def one_by_one(
     if len(archs) == 1:
         return [0]
     network = of_network(task.published, archs)
-    while len(rows) < min(number or config.num_retrained, len(archs)):
+    same = np.unique(task.published.isomorphs(archs), axis=0, return_inverse=True)[1].ravel()
+    while len(rows) < min(number or config.num_retrained, same.max() + 1):
         accuracies += [accuracy_of(row) for row in rows[len(accuracies) :]]
         known = slice(None) if np.unique(accuracies).size > 1 else slice(0)
         labels = {"known": rows[known], "accuracies": accuracies[known]}
         ranks = ranking.predict(scores=scores, fingerprints=prints, **network | labels).ranks
-        ranks[rows] = -np.inf
+        ranks[np.isin(same, same[rows])] = -np.inf
         rows.append(int(np.argmax(ranks)))
     return rows
 
@@ -82,12 +83,12 @@ def train_alone(
 
         def accuracy_of(code: np.ndarray) -> float:
             name = folder / "retrained" / f"{to_text(task.published, code)}.json"
-            of_network = {**origin, "network": name.stem}
+            of_one = {**origin, "network": name.stem}
             if not name.exists():
                 name.parent.mkdir(exist_ok=True)
                 valid = train(code[None], *given, data.valid_images, data.valid_labels).accuracy[0, 0]
-                sealed.write_json(name, "retrained network", {"valid_accuracy": float(valid)}, of_network)
-            return float(sealed.read_json(name, "retrained network", of_network)["valid_accuracy"])
+                sealed.write_json(name, "retrained network", {"valid_accuracy": float(valid)}, of_one)
+            return float(sealed.read_json(name, "retrained network", of_one)["valid_accuracy"])
 
         archs = name_networks(accuracy_of)
         valids = [accuracy_of(code) for code in archs]

@@ -10,7 +10,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 
 from jaxnas import costs, plotting, ranking, runs, tables
 from jaxnas.space import SearchSpace
-from jaxnas.spaces import graph_features
+from jaxnas.spaces import graph_features, pruned
 
 Features = Mapping[str, Any]  # arrays that `ranking.predict` is given besides codes, labels and MACs
 NONE = np.zeros(0, np.int64)
@@ -34,9 +34,9 @@ class Population(NamedTuple):
 
 
 def of_network(published: SearchSpace, archs: np.ndarray) -> dict[str, Any]:
-    """What `ranking.predict` is given of the networks that are trained alone: each by the same code, whatever there is
-    in `archs` that its output does not depend on, MACs of that code, features of its graph."""
-    codes = published.isomorphs(archs)
+    """What `ranking.predict` is given of networks besides scores and labels: codes without what their outputs do not
+    depend on, their MACs and the features of their graphs."""
+    codes = pruned(published, archs)
     features = [graph_features(published, codes)]
     return {"archs": codes, "macs": costs.arch_costs(published, codes).macs, "features": features}
 
@@ -50,7 +50,7 @@ def describe(published: SearchSpace, truth: tables.Table, archs: np.ndarray) -> 
         archs=known["archs"],
         macs=known["macs"],
         graph=known["features"][0],
-        network=np.unique(known["archs"], axis=0, return_inverse=True)[1].ravel(),
+        network=np.unique(published.isomorphs(archs), axis=0, return_inverse=True)[1].ravel(),
         accuracy=ranking.mean_truth(test),
         seeds=test if several else None,
         choose_by=ranking.mean_truth(tables.lookup(truth, archs, "valid_accuracy")) if has_valid else None,
@@ -59,7 +59,7 @@ def describe(published: SearchSpace, truth: tables.Table, archs: np.ndarray) -> 
 
 def by_codes(population: Population) -> dict[str, dict[str, Any]]:
     """What is given to the predictors without a super-net."""
-    return {"code_process": {}, "code_graph": {"fingerprints": population.graph}, "code_boosting": {}}
+    return {"code_process": {}, "code_graph": {"features": [population.graph]}, "code_boosting": {}}
 
 
 def everything(population: Population, losses: np.ndarray, proxies: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -91,10 +91,9 @@ def ordered(population: Population, method: str, features: Features, budgets: Se
     """The same rows with labels that are not drawn: "spread", each as far from those before as can be by fingerprints,
     or, by any other name, bought where they tell most given those before."""
     rows, known = [], NONE
-    spread = far_apart(features["fingerprints"], max(budgets, default=0))
     for number in [number for number in budgets if number]:
         if method == "spread":
-            known = spread[:number]
+            known = far_apart(features["fingerprints"], number)
         else:
             bought = predicted(population, features, known).next_labels(number - len(known))
             known = np.append(known, bought)

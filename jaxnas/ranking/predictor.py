@@ -1,7 +1,7 @@
 """A ranking predicted from the accuracies that are known, be they none, a dozen or some hundred.
 
     known = [0, 17, 230]  # rows of archs that have been trained alone
-    same = space.isomorphs(archs)  # one code for each network, whatever of it leads nowhere
+    same = spaces.pruned(space, archs)  # without what leads nowhere
     codes = {"macs": costs.arch_costs(space, same).macs, "features": [spaces.graph_features(space, same)]}
     of_images = {"scores": -scores.loss, "fingerprints": ranking.fingerprints(scores.image_loss).features}
     prediction = ranking.predict(same, known, accuracies, **codes, **of_images)
@@ -63,7 +63,7 @@ def predict(
     label is known, and so on: what they turn out to be is of no matter to it.
 
     Args:
-      archs: int [num_archs, num_choices]; of `space.isomorphs`, since an accuracy says nothing of what leads nowhere.
+      archs: int [num_archs, num_choices]; of `spaces.pruned`, since an accuracy says nothing of what leads nowhere.
       known: int [num_known], rows of `archs`; none or one orders nothing and is as good as none.
       accuracies: [num_known], of training alone, or whatever else orders them; higher is better.
       scores: [num_archs], of a super-net; or [num_archs, num_scores], of several, or of proxies. Higher is better.

@@ -6,7 +6,7 @@ from jaxnas.checks import Text
 from jaxnas.space import SearchSpace
 from jaxnas.spaces._darts import darts, darts_space
 from jaxnas.spaces._digits_chain import digits_chain
-from jaxnas.spaces._graph_features import graph_features
+from jaxnas.spaces._graph_features import graph_features, pruned
 from jaxnas.spaces._imported import import_space
 from jaxnas.spaces._nasbench101 import enumerate_cells, nasbench101, nasbench101_space
 from jaxnas.spaces._nasbench201 import nasbench201
@@ -53,6 +53,7 @@ __all__ = [
     "nasbench_macro",
     "nats_size",
     "outline",
+    "pruned",
     "rnn32",
     "rnn_space",
 ]

@@ -1,4 +1,4 @@
-"""What can be read off architectures' graphs, for predictors of their accuracy."""
+"""What can be read off architectures' graphs, for predictors of their accuracy; and codes without what is dead."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,10 +9,12 @@ from numpy.typing import ArrayLike
 
 from jaxnas.codes import check
 from jaxnas.space import CellLayout, ChainLayout, DagLayout, SearchSpace
+from jaxnas.spaces._nasbench101 import live_edges
 from jaxnas.spaces._nats_size import SizeLayout
 
 MOST_KINDS = 4  # of operations in a set whose paths are looked at
 ANY = -1  # what is in every set
+NONE = "none"
 
 
 def graph_features(space: SearchSpace, archs: ArrayLike) -> np.ndarray:
@@ -23,10 +25,10 @@ def graph_features(space: SearchSpace, archs: ArrayLike) -> np.ndarray:
     longest path from input to output by these alone (one more than any, and 0, where there is none), how many of them
     enter the output, and how many leave the input; after GRAF (Kadlecová et al., "Surprisingly Strong Performance
     Prediction with Neural Graph Features", arXiv 2404.16551), from its abstract. Of a cell of vertices the number of
-    edges. Of a chain how often each operation occurs among neighbours of one width, and which is their first. Of widths
-    that are searched their logarithms.
+    edges, and only vertices that an edge enters count. Of a chain how often each operation occurs among neighbours of
+    one width, and which is their first. Of widths that are searched their logarithms.
 
-    Give `space.isomorphs(archs)`, so that codes of the same network have the same features.
+    Give `pruned(space, archs)`, so that codes of the same network have the same features.
 
     Args:
       archs: int [num_archs, num_choices].
@@ -37,39 +39,67 @@ def graph_features(space: SearchSpace, archs: ArrayLike) -> np.ndarray:
     names = list(dict.fromkeys(name for choice in space.op_names for name in choice))
     kinds = [np.array([names.index(name) for name in choice])[codes] for choice, codes in zip(space.op_names, archs.T)]
     ops = np.stack(kinds, axis=1)
-    columns = [(ops == kind).sum(axis=1) for kind in range(len(names))]
-    columns += FEATURES.get(type(space.layout), _nothing)(space.layout, ops, archs)
+    columns = FEATURES.get(type(space.layout), _counts)(space.layout, ops, archs)
     features = np.stack(columns, axis=1).astype(np.float64)
     features = features[:, np.ptp(features, axis=0) > 0]
     return (features - features.mean(axis=0)) / features.std(axis=0)
 
 
-def _nothing(layout: Any, ops: np.ndarray, archs: np.ndarray) -> list[np.ndarray]:
-    return []
+def pruned(space: SearchSpace, archs: ArrayLike) -> np.ndarray:
+    """Codes of the same networks without what their outputs do not depend on, int32 [num_archs, num_choices].
+
+    In a cell of edges whatever nothing enters or leads nowhere becomes "none": 9,445 codes of NAS-Bench-201 are left.
+    (Its published classes, `isomorphs`, keep some of that, and take two convolutions of the same input for one.) Of
+    other spaces it is `space.isomorphs`. What becomes of the cost tables' MACs is what is computed.
+
+    Args:
+      archs: int [num_archs, num_choices].
+
+    Raises a ValueError as `codes.check` does.
+    """
+    archs = check(space, np.asarray(archs))
+    if not isinstance(space.layout, CellLayout) or any(NONE not in choice for choice in space.op_names):
+        return space.isomorphs(archs)
+    begins, ends = np.array(space.layout.edges).T
+    none = np.array([choice.index(NONE) for choice in space.op_names])
+    there = np.zeros((len(archs), ends.max() + 1, ends.max() + 1), bool)
+    there[:, begins, ends] = archs != none
+    return np.where(live_edges(there)[:, begins, ends], archs, none).astype(np.int32)
+
+
+def _counts(layout: Any, ops: np.ndarray, archs: np.ndarray) -> list[np.ndarray]:
+    return [(ops == kind).sum(axis=1) for kind in range(ops.max() + 1)]
 
 
 def _of_chains(layout: ChainLayout, ops: np.ndarray, archs: np.ndarray) -> list[np.ndarray]:
     begins = [0, *(np.flatnonzero(np.diff(layout.widths)) + 1), len(layout.widths)]
-    columns = []
+    columns = _counts(layout, ops, archs)
     for (begin, end), kind in itertools.product(itertools.pairwise(begins), range(ops.max() + 1)):
-        columns += [(ops[:, begin:end] == kind).sum(axis=1), ops[:, begin] == kind]
+        columns.append((ops[:, begin:end] == kind).sum(axis=1))
+        if end - begin > 1:
+            columns.append(ops[:, begin] == kind)
     return columns
 
 
 def _of_cells(layout: CellLayout, ops: np.ndarray, archs: np.ndarray) -> list[np.ndarray]:
-    return _of_paths(layout.edges, ops, np.unique(ops), np.ones_like(ops, bool))
+    paths = _of_paths(layout.edges, ops, np.unique(ops), np.ones_like(ops, bool))
+    return _counts(layout, ops, archs) + paths
 
 
 def _of_vertices(layout: DagLayout, ops: np.ndarray, archs: np.ndarray) -> list[np.ndarray]:
     """Of an edge the operation of the vertex that it enters counts."""
     num_bits = len(layout.edges)
     exists, of_vertex = archs[:, :num_bits] == 1, ops[:, num_bits:]
-    entered = np.insert(of_vertex, of_vertex.shape[1], ANY, axis=1)[:, [target - 1 for _, target in layout.edges]]
-    return [exists.sum(axis=1), *_of_paths(layout.edges, entered, np.unique(of_vertex), exists)]
+    targets = np.array(layout.edges)[:, 1]
+    used = np.stack([exists[:, targets == vertex].any(axis=1) for vertex in range(1, targets.max())], axis=1)
+    kinds = np.unique(of_vertex)
+    entered = np.insert(of_vertex, of_vertex.shape[1], ANY, axis=1)[:, targets - 1]
+    counts = [(used & (of_vertex == kind)).sum(axis=1) for kind in kinds]
+    return [*counts, exists.sum(axis=1), *_of_paths(layout.edges, entered, kinds, exists)]
 
 
 def _of_widths(layout: SizeLayout, ops: np.ndarray, archs: np.ndarray) -> list[np.ndarray]:
-    return list(np.log(layout.widths)[archs.T])
+    return _counts(layout, ops, archs) + list(np.log(layout.widths)[archs.T])
 
 
 FEATURES: Mapping[type, Callable[[Any, np.ndarray, np.ndarray], list[np.ndarray]]] = {
