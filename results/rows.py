@@ -119,6 +119,6 @@ def _cell(record: Mapping[str, Any], name: str, form: str) -> str:
         return f"{value:,.0f}"
     digits, alone, percent = re.fullmatch(r"(\d+)(f?)(%?)", form).groups()  # type: ignore[union-attr]
     ends = [math.nan if alone or (bound := record.get(name + end)) is None else bound for end in ("_low", "_high")]
-    if ends == [value, value]:
+    if all(math.isclose(end, value, rel_tol=1e-9) for end in ends):
         ends = [math.nan, math.nan]  # of what does not vary
     return Estimate(*(number * (100 if percent else 1) for number in (value, *ends))).text(digits=int(digits))
