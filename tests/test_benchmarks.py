@@ -486,3 +486,15 @@ def test_published_settings_go_on_where_a_part_ended(tmp_path):
         told[:2]
         == [f"-m experiments.{names[0]} paper --data-dir DATA --no-progress --workdir {argv[2] / names[0]}"] * 2
     )
+
+
+def test_one_published_experiment_that_fails_leaves_the_others(tmp_path):
+    fake = tmp_path / "bin" / "python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/bash\n[[ "$1" == - ]] && exit 0\necho "$2" >>"$0.log"\n[[ "$2" != *landmark ]]\n')
+    fake.chmod(0o755)
+    environment = os.environ | {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    argv = [Path(__file__).parents[1] / "benchmarks" / "gpu.sh", "paper", tmp_path / "out"]
+    assert subprocess.run(argv, env=environment, check=False).returncode == 1
+    tried = (tmp_path / "bin" / "python.log").read_text().split()
+    assert tried == ["experiments.rank_correlation", "experiments.landmark", "experiments.label_budget"]
