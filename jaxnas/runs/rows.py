@@ -94,8 +94,8 @@ def _cut(path: Path, known: str) -> None:
     for number, (there, here) in enumerate(islice(lines, expected.count(b"\n")), start=1):
         if found and there != here:
             raise ValueError(
-                f"{path}: line {number} is {there.decode(errors='replace')!r}, but was {here.decode()!r} when the"
-                " checkpoint was made; delete this file, and the same command writes it again."
+                f"{path}: line {number} is {there.decode(errors='replace')!r:.200}, but was {here.decode()!r:.200} when"
+                " the checkpoint was made; delete this file, and the same command writes it again."
             )
     if known and found != expected:
         replace_file(path, expected)

@@ -58,13 +58,21 @@ def pruned(space: SearchSpace, archs: ArrayLike) -> np.ndarray:
     Raises a ValueError as `codes.check` does.
     """
     archs = check(space, np.asarray(archs))
-    if not isinstance(space.layout, CellLayout) or any(NONE not in choice for choice in space.op_names):
+    prune = PRUNED.get(type(space.layout), lambda space, archs: space.isomorphs(archs))
+    return prune(space, archs)
+
+
+def _prune_cells(space: SearchSpace, archs: np.ndarray) -> np.ndarray:
+    if any(NONE not in choice for choice in space.op_names):
         return space.isomorphs(archs)
-    begins, ends = np.array(space.layout.edges).T
+    begins, ends = np.array(space.layout._asdict()["edges"]).T
     none = np.array([choice.index(NONE) for choice in space.op_names])
     there = np.zeros((len(archs), ends.max() + 1, ends.max() + 1), bool)
     there[:, begins, ends] = archs != none
     return np.where(live_edges(there)[:, begins, ends], archs, none).astype(np.int32)
+
+
+PRUNED: Mapping[type, Callable[[SearchSpace, np.ndarray], np.ndarray]] = {CellLayout: _prune_cells}
 
 
 def _counts(layout: Any, ops: np.ndarray, archs: np.ndarray) -> list[np.ndarray]:
