@@ -75,6 +75,13 @@ class Config(SearchConfig):
     # pool: the last pool's best by shared weights are trained alone; predictor: of what half of the choices leave those
     # that scores, codes and the accuracies of those before name one by one (ranking.predict)
     choose: Literal["pool", "predictor"] = "pool"
+
+    def check(self) -> None:
+        """Raise a ValueError for settings that contradict each other."""
+        super().check()
+        if self.choose == "predictor" and self.retrain == "none":
+            raise ValueError("choose is predictor and retrain none, expected table or train: it goes by accuracies.")
+
     retrain_epochs: Count = 30  # this and the next one: of retrain train
     retrain_learning_rate: Positive = 0.1  # decays to 0
 
@@ -97,9 +104,9 @@ OF_A_SEED = (
 
 
 def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
-    """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png,
-    found.json and its like: the outcome of the first seed with its weights; and random.json, one that is feasible too,
-    drawn, for what compares the two (`experiments.detection`)."""
+    """Search, compare, judge; see the module's docstring. Files: one folder a seed, seeds.csv, pool.png, found.json and
+    its like: the outcome of the first seed, with its weights if it is of the last pool; and random.json, one that is
+    feasible too, drawn, for what compares the two (`experiments.detection`)."""
     config = settle(rehearse(config, workdir))
     compile_seconds = runs.compile_clock()
     task = prepare(config)
@@ -120,7 +127,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
     known = Known(rows[0]["retrained_accuracy"]) if judge is None else judged(judge, code)
     drawn = region.sample(np.random.default_rng(config.problem.seed), 1)[0]
     replace_file(workdir / "random.json", (export.to_json(task.published, drawn) + "\n").encode())
-    weights = (task.setup.supernet, searches[0].state.params)
+    weights = (task.setup.supernet, searches[0].state.params) if config.choose == "pool" else None
     found_figures = write_found(workdir, task.published, code, known, weights=weights)
     figures = {
         "space": task.published.name,
@@ -183,7 +190,7 @@ def figures_of(
         seed = config.problem.seed
         code, figures["retrained_accuracy"] = train_alone(task, recipe_of(config), left, folder, origin, seed=seed)
     elif config.retrain == "none":
-        code = left_to_train(config, task, found, number=1)[0]
+        code = np.array(found.steps[-1].best[0], np.int32)
     else:
         assert judge is not None
         accuracy = judge.choose_by or judge.accuracy
@@ -268,20 +275,13 @@ def over_limit(limit: limits.Limit | None, figures: Mapping[str, Any]) -> str:
     )
 
 
-def left_to_train(
-    config: Config,
-    task: Task,
-    found: Run,
-    accuracy_of: Callable[[np.ndarray], float] = lambda code: float("nan"),
-    number: int | None = None,
-) -> np.ndarray:
-    """The networks that are trained alone, int32 [number, num_choices], most promising first: `accuracy_of` is asked
-    where each next one depends on it."""
+def left_to_train(config: Config, task: Task, found: Run, accuracy_of: Callable[[np.ndarray], float]) -> np.ndarray:
+    """The networks that are trained alone, int32 [num_retrained, num_choices], most promising first: `accuracy_of` is
+    asked where each next one depends on it."""
     if config.choose == "pool":
-        return np.array(found.steps[-1].best, np.int32)[:number]
+        return np.array(found.steps[-1].best, np.int32)
     archs = midway_archs(config, task, np.array(found.steps[midway(task) - 1].pool))
-    rows = one_by_one(config, task, archs, found.midway, lambda row: accuracy_of(archs[row]), number=number)
-    return archs[rows]
+    return archs[one_by_one(config, task, archs, found.midway, lambda row: accuracy_of(archs[row]))]
 
 
 def recipe_of(config: Config) -> Recipe:

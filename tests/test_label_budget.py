@@ -17,9 +17,10 @@ from jaxnas.spaces._nasbench101 import nasbench101_space
 RNG = np.random.default_rng(0)
 
 
-def population(archs, accuracy, **known):
+def population(archs, accuracy, network=None, **known):
     others = {"macs": RNG.random(len(archs)), "graph": np.zeros((len(archs), 1)), "seeds": None, "choose_by": None}
-    return Population(archs=archs, accuracy=accuracy, **others | {"network": np.arange(len(archs))} | known)
+    same = np.atleast_2d(np.arange(len(archs)) if network is None else network)
+    return Population(archs=archs, accuracy=accuracy, network=same, **others | known)
 
 
 @pytest.mark.parametrize(

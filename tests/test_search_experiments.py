@@ -272,7 +272,7 @@ class TestPcnas:
         assert result["table_accuracy"] is result["regret"] is None
 
     @pytest.mark.slow("what a search found is retrained")
-    @pytest.mark.parametrize("retrain", ["table", "train", "none"])
+    @pytest.mark.parametrize("retrain", ["table", "train"])
     def test_the_predictor_chooses_of_what_half_of_the_choices_leave(self, searched, truth, tmp_path, retrain):
         folder = tmp_path / "run" / "seed0"
         argv = [*ARGV, "--choose", "predictor", "--retrain", retrain, "--retrain-epochs", "1"]
@@ -285,9 +285,8 @@ class TestPcnas:
         ranks = [scipy.stats.rankdata(values) for values in (accuracy, arch_costs(SMALL, left.archs).macs)]
         mean_rank = sum((rank - rank.mean()) / rank.std() for rank in ranks)
         first = {codes[place] for place in np.flatnonzero(mean_rank >= mean_rank.max() - 1e-9)}
-        if retrain == "none":
-            assert result["arch"] in first
-        elif retrain == "table":
+        assert not (tmp_path / "run" / "found.npz").exists()  # the weights of that moment are gone
+        if retrain == "table":
             assert result["arch"] in codes
         else:
             tried = {path.stem: json.loads(path.read_text())["content"] for path in (folder / "retrained").iterdir()}
@@ -319,7 +318,6 @@ class TestPcnas:
         assert asked == rows[:-1] and len(set(rows)) == 9
         others = one_by_one(config, task, archs, columns, lambda row: 1 - truth[row])
         assert others[:2] == rows[:2] and others != rows
-        assert one_by_one(config, task, archs, columns, accuracy_of, number=1) == rows[:1] and len(asked) == 8
         assert one_by_one(config, task, archs[:1], columns, accuracy_of) == [0]
 
     def test_the_same_network_is_not_named_twice(self):
@@ -332,7 +330,8 @@ class TestPcnas:
         task = types.SimpleNamespace(published=space)
         config = runs.replace(pcnas.PRESETS["tiny"], num_retrained=5)
         rows = one_by_one(config, task, np.array(twins), columns, lambda row: row / 5)
-        assert len({tuple(space.isomorphs(np.array(twins))[row]) for row in rows}) == len(rows) == 3
+        assert len(rows) == 3
+        assert [len(set(rows) & twin) for twin in ({0, 1}, {2, 3}, {4})] == [1, 1, 1]
 
     def test_a_pool_of_many_completions_is_ranked_by_a_sample(self):
         """5 x 3^10 completions, of which some are feasible: nothing is listed."""
@@ -354,6 +353,7 @@ class TestPcnas:
         assert "--sampler" in refused("--sampler", "fair")  # populations are completions of the pool
         assert "num_steps is 5 and num_warm_up_steps 2" in refused("--num-steps", "5")
         assert "num_retrained is 0, expected 1 to " in refused("--num-retrained", "0")
+        assert "choose is predictor and retrain none" in refused("--choose", "predictor", "--retrain", "none")
         assert "pool_size is 0, expected 1 to " in refused("--pool-size", "0")
         missing = refusal(capsys, "pcnas", *ARGV[:4], "--data-dir", tmp_path, "--workdir", tmp_path)
         assert "no table of stand-alone accuracies" in missing and "; or without a table: --retrain train" in missing

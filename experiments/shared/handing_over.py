@@ -14,7 +14,7 @@ from jaxnas.supernets import make_supernet
 from jaxnas.training import Recipe, make_standalone
 
 from .config import SearchConfig
-from .labelling import of_network
+from .labelling import among, of_network, same_networks
 from .searching import Task, has_factor, values
 
 
@@ -24,8 +24,6 @@ def one_by_one(
     archs: np.ndarray,
     columns: Mapping[str, np.ndarray],
     accuracy_of: Callable[[int], float],
-    *,
-    number: int | None = None,
 ) -> list[int]:
     """Rows of `archs`, different networks, `num_retrained` or as many as there are: each is the best by the scores of
     all, what their codes say (`of_network`) and the accuracies of those before it.
@@ -34,7 +32,6 @@ def one_by_one(
       archs: int32 [num_archs, num_choices].
       columns: of their scores, `values` says which.
       accuracy_of: row -> the accuracy of that network trained alone; not asked of the last row.
-      number: how many, in place of `num_retrained`.
     """
     scores, prints = values(config, columns), None
     if has_factor(columns):
@@ -42,14 +39,13 @@ def one_by_one(
     rows, accuracies = list[int](), list[float]()
     if len(archs) == 1:
         return [0]
-    network = of_network(task.published, archs)
-    same = np.unique(task.published.isomorphs(archs), axis=0, return_inverse=True)[1].ravel()
-    while len(rows) < min(number or config.num_retrained, same.max() + 1):
+    network, same = of_network(task.published, archs), same_networks(task.published, archs)
+    while len(rows) < config.num_retrained and not among(same, rows).all():
         accuracies += [accuracy_of(row) for row in rows[len(accuracies) :]]
         known = slice(None) if np.unique(accuracies).size > 1 else slice(0)
         labels = {"known": rows[known], "accuracies": accuracies[known]}
         ranks = ranking.predict(scores=scores, fingerprints=prints, **network | labels).ranks
-        ranks[np.isin(same, same[rows])] = -np.inf
+        ranks[among(same, rows)] = -np.inf
         rows.append(int(np.argmax(ranks)))
     return rows
 

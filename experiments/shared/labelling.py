@@ -27,7 +27,7 @@ class Population(NamedTuple):
     archs: np.ndarray  # int32 [num_archs, num_choices], see `of_network`
     macs: np.ndarray  # [num_archs]
     graph: np.ndarray  # float64 [num_archs, any], see `spaces.graph_features`
-    network: np.ndarray  # int [num_archs], equal for what is the same network alone
+    network: np.ndarray  # int [any, num_archs], see `same_networks`
     accuracy: np.ndarray  # fractions [num_archs], means over training seeds
     seeds: np.ndarray | None  # fractions [num_archs, num_seeds], of single training seeds
     choose_by: np.ndarray | None  # [num_archs], what chooses the top decile where there are no single seeds
@@ -41,6 +41,18 @@ def of_network(published: SearchSpace, archs: np.ndarray) -> dict[str, Any]:
     return {"archs": codes, "macs": costs.arch_costs(published, codes).macs, "features": features}
 
 
+def same_networks(published: SearchSpace, archs: np.ndarray) -> np.ndarray:
+    """Numbers, int [2, num_archs], of which one at least is equal where networks trained alone are the same: that of
+    the published class, and that of the code without what is dead."""
+    both = published.isomorphs(archs), pruned(published, archs)
+    return np.stack([np.unique(codes, axis=0, return_inverse=True)[1].ravel() for codes in both])
+
+
+def among(network: np.ndarray, known: np.ndarray | list[int]) -> np.ndarray:
+    """Which are the same network as one of the known rows, bool [num_archs]."""
+    return np.any([np.isin(row, row[known]) for row in network], axis=0)
+
+
 def describe(published: SearchSpace, truth: tables.Table, archs: np.ndarray) -> Population:
     """What the table and the codes say of `archs`; MACs are those of the network at its published size."""
     test, known = tables.lookup(truth, archs, "test_accuracy"), of_network(published, archs)
@@ -50,7 +62,7 @@ def describe(published: SearchSpace, truth: tables.Table, archs: np.ndarray) -> 
         archs=known["archs"],
         macs=known["macs"],
         graph=known["features"][0],
-        network=np.unique(published.isomorphs(archs), axis=0, return_inverse=True)[1].ravel(),
+        network=same_networks(published, archs),
         accuracy=ranking.mean_truth(test),
         seeds=test if several else None,
         choose_by=ranking.mean_truth(tables.lookup(truth, archs, "valid_accuracy")) if has_valid else None,
@@ -138,7 +150,7 @@ def boosted(population: Population, known: np.ndarray) -> np.ndarray:
 def judged(population: Population, ranks: np.ndarray, known: np.ndarray) -> dict[str, float]:
     """Kendall's tau, that inside the top decile and the regret of the best of five, of all that is no network of a
     known one; nan where it cannot be had."""
-    others = ~np.isin(population.network, population.network[known])
+    others = ~among(population.network, known)
     if others.sum() < 11:
         return {"tau": float("nan"), "top_decile_tau": float("nan"), "regret": float("nan")}
     ranks, accuracy, top = ranks[others], population.accuracy[others], float("nan")
