@@ -9,8 +9,9 @@
 #                                      label_budget on NAS-Bench-201, folders in OUT; exits with 3 until all have a result,
 #                                      with 1 where one failed. PRESET=tiny tries it on any machine
 #
-# SECONDS_OF_PART (440) is when a part begins nothing more; 40 s later it is ended. OUT/a.jsonl and its like get a line
-# for each record as it is measured, OUT/compiled keeps what was compiled: the same command goes on where it stopped.
+# SECONDS_OF_PART (440) is when a part begins nothing more; 40 s later it is ended (paper at once: it resumes).
+# OUT/a.jsonl and its like get a line for each record as it is measured, OUT/compiled keeps what was compiled: the same
+# command goes on where it stopped.
 #
 # Nothing is installed and no network is used. Python needs jax for the device, PyTorch for it (parts b and c), pytest
 # (part a), and what is listed below; tyro and the data sets' packages by paper alone. What is missing can be brought as

@@ -50,7 +50,7 @@ def pruned(space: SearchSpace, archs: ArrayLike) -> np.ndarray:
 
     In a cell of edges whatever nothing enters or leads nowhere becomes "none": 9,445 codes of NAS-Bench-201 are left.
     (Its published classes, `isomorphs`, keep some of that, and take two convolutions of the same input for one.) Of
-    other spaces it is `space.isomorphs`. What becomes of the cost tables' MACs is what is computed.
+    other spaces it is `space.isomorphs`. MACs counted of these codes are those that are computed.
 
     Args:
       archs: int [num_archs, num_choices].
