@@ -4,6 +4,7 @@ import atexit
 import collections
 import dataclasses
 import functools
+import importlib.metadata
 import math
 import os
 import shutil
@@ -12,10 +13,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-# The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation would double the time.
+# The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation would double the time,
+# and XLA's emitters of fusions, which jaxlib 0.12 can't do without, take three times as long as what they replace.
 # Those marked codegen are run once more with a level that is given.
 if "--xla_backend_optimization_level" not in (flags := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    flags += " --xla_backend_optimization_level=0"
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = flags.strip()
 
 # What one test compiled is there for all: for those in processes of their own, for the other worker, and where the
 # caller has set the folder for the next call.
