@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 # The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation would double the time,
-# and XLA's emitters of fusions, which jaxlib 0.12 can't do without, take three times as long as what they replace.
+# and XLA's emitters of fusions, which jaxlib 0.11.1 can no longer do without, take three times as long as what they replace.
 # Those marked codegen are run once more with a level that is given.
 if "--xla_backend_optimization_level" not in (flags := os.environ.get("XLA_FLAGS", "")):
     flags += " --xla_backend_optimization_level=0"
-    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 12):
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
         flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = flags.strip()
 
