@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 # The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation would double the time,
-# and XLA's emitters of fusions, which jaxlib 0.11.1 can no longer do without, take three times as long as what they replace.
-# Those marked codegen are run once more with a level that is given.
+# and XLA's emitters of fusions would treble it; from jaxlib 0.11.1 on there is no doing without them. Tests marked
+# codegen are run once more with a level that is given.
 if "--xla_backend_optimization_level" not in (flags := os.environ.get("XLA_FLAGS", "")):
     flags += " --xla_backend_optimization_level=0"
     if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
