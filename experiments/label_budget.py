@@ -12,7 +12,8 @@ that is trained alone: what its output does not depend on is in none of them (`s
                               the same with features of the graph, gradient boosting; the best in the mean
     score                     the super-net's mean loss besides
     fingerprint               fingerprints besides, of all moments of one super-net (`ranking.fingerprints`)
-    all, all_everything       as fingerprint and as everything below, of all super-nets side by side
+    all, all_everything, all_mean_loss, all_factor, all_everything_bought
+                              as fingerprint, everything and so on, of all super-nets side by side
     untrained                 in place of fingerprints those of the fresh weights, and no mean loss
     last, few_images, one_component
                               as fingerprint, of the last moment, of 50 images, of one component
@@ -22,10 +23,10 @@ that is trained alone: what its output does not depend on is in none of them (`s
     spread, bought            as fingerprint, labels far apart in fingerprints, or bought where they tell most
     everything_bought         as everything, labels bought; this and the nine before up to 78 labels
 
-Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets (of `all` and
-`all_everything` over the draws). `labels_saved_N`: how many labels `code` needs to reach the tau of `fingerprint` with
-N, over N, read off its mean curve linearly in the logarithm; `labels_saved_N_is_least`: it never gets there, and this
-is known at least; `labels_saved_everything_N`: of `everything`, and so on. Nothing here is chosen by these figures.
+Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets, of `all` and
+`all_everything` over the draws; the other three of all are one ranking each. `labels_saved_N`: how many labels `code`
+needs for the tau of `fingerprint` with N, over N, by its mean curve, linear in the logarithm;
+`labels_saved_N_is_least`: it never gets there, this at least; `labels_saved_everything_N`: of `everything`, and so on.
 
 What the first components are (`tau_component_1`: its sign taken as known) is in components.csv and components.png,
 and which images carry the one factor in images.csv and, of the first super-net, images.png. See docs/fingerprints.md.
@@ -54,7 +55,6 @@ from .shared.components import components_of, known_of, loadings_of, tell_compon
 from .shared.config import CIFAR, LANDMARKREG, RankedConfig, settle
 from .shared.labelling import (
     FEW_IMAGES,
-    NONE,
     Population,
     by_codes,
     describe,
@@ -62,9 +62,9 @@ from .shared.labelling import (
     drawn,
     everything,
     figures_of,
-    judged,
     ordered,
     shown_of,
+    unlabelled,
     write_draws,
 )
 from .shared.problem import evaluation_archs, load_problem, load_truth
@@ -157,10 +157,7 @@ def run(config: Config, workdir: Path, identity: str) -> Mapping[str, Any]:
                     ranked = rank_with_proxies(config, population, losses, proxies, budgets, seed)
                 sealed.write_json(path, "taus", [{"seed": seed, **row} for row in ranked], origin)
             rows += sealed.read_json(path, "taus", origin)
-    known_of_all = everything(population, np.concatenate(of_all), proxies)
-    alone = {"scores": known_of_all["scores"][:, 0], "fingerprints": known_of_all["fingerprints"]}
-    given = {"all": alone, "all_everything": known_of_all}
-    rows += drawn(population, given, budgets, num_draws=config.num_draws, seed=config.problem.seed)
+    rows += rank_with_all(config, population, np.concatenate(of_all), proxies, budgets)
     write_draws(rows, workdir / "draws.csv")
     figures = figures_of(rows, budgets)
     which = plotting.counted(config.num_seeds, "super-net")
@@ -199,9 +196,8 @@ def rank_codes(config: Config, workdir: Path) -> Mapping[str, Any]:
     archs = evaluation_archs(space, config.scoring.num_eval_archs, truth, half=config.scoring.half)
     population = describe(space, truth, archs)
     budgets = [number for number in config.budgets if number <= len(archs) // 2]
-    rows = [{"method": "macs", "labels": 0, "draw": 0, **judged(population, population.macs, NONE)}]
-    given, seed = by_codes(population), config.problem.seed
-    rows += drawn(population, given, budgets, num_draws=config.num_draws, seed=seed)
+    rows = unlabelled(population, {"macs": population.macs})
+    rows += drawn(population, by_codes(population), budgets, num_draws=config.num_draws, seed=config.problem.seed)
     write_draws(rows, workdir / "draws.csv")
     figures, shown = figures_of(rows, budgets), shown_of(budgets)
     title = f"{space.name} on {config.problem.dataset}, {plotting.counted(len(archs), 'architecture')}"
@@ -276,11 +272,7 @@ def rank_with_labels(
         "one_component": {"scores": scores, "fingerprints": prints[:, :1]},
     }
     factor = ranking.one_factor(trained)
-    without_labels = {"macs": population.macs, "mean_loss": scores, "factor": factor.scores}
-    rows: list[dict[str, Any]] = [
-        {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
-        for method, ranks in without_labels.items()
-    ]
+    rows = unlabelled(population, {"macs": population.macs, "mean_loss": scores, "factor": factor.scores})
     told = {"trusted": float(factor.trusted), "share": factor.share, "split_half": factor.split_half}
     for name, value in {**told, "agreement": factor.agreement, "same_way": factor.same_way}.items():
         rows.append({"method": f"factor_{name}", "labels": 0, "draw": 0, "tau": value})
@@ -301,11 +293,7 @@ def rank_with_proxies(
     seed: int,
 ) -> list[dict[str, Any]]:
     """What has to do with proxies, [num_archs] each, and with features of the graph beside the same losses."""
-    rows: list[dict[str, Any]] = [
-        {"method": method, "labels": 0, "draw": 0, **judged(population, ranks, NONE)}
-        for method, ranks in proxies.items()
-    ]
-    given = everything(population, losses[1:], proxies)
+    rows, given = unlabelled(population, proxies), everything(population, losses[1:], proxies)
     varied = {
         "proxies": {"scores": given["scores"][:, 1:], "features": given["features"]},
         "fingerprint_graph": given | {"scores": given["scores"][:, 0]},
@@ -314,6 +302,18 @@ def rank_with_proxies(
     few = [number for number in budgets if number <= MOST_VARIED]
     rows += drawn(population, varied, few, num_draws=config.num_draws, seed=seed)
     return rows + ordered(population, "everything_bought", given, few)
+
+
+def rank_with_all(
+    config: Config, population: Population, losses: np.ndarray, proxies: Mapping[str, np.ndarray], budgets: list[int]
+) -> list[dict[str, Any]]:
+    """What all super-nets know side by side, losses [num_supernets * num_snapshots, num_archs, num_images]."""
+    given = everything(population, losses, proxies)
+    alone = {"scores": given["scores"][:, 0], "fingerprints": given["fingerprints"]}
+    of_all = {"all_mean_loss": alone["scores"], "all_factor": ranking.one_factor(list(losses)).scores}
+    varied, seed = {"all": alone, "all_everything": given}, config.problem.seed
+    rows = unlabelled(population, of_all) + drawn(population, varied, budgets, num_draws=config.num_draws, seed=seed)
+    return rows + ordered(population, "all_everything_bought", given, [n for n in budgets if n <= MOST_VARIED])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from experiment_runs import SMALL, interrupt, refusal, result_of, rows_of, start
 from experiments.shared.components import components_of, known_of, loadings_of, tell_components
 from experiments.shared.labelling import CODES, Population, far_apart, figures_of, judged, of_network, predicted
 from experiments.shared.problem import evaluation_archs
-from jaxnas import costs, make_supernet, tables
+from jaxnas import costs, make_supernet, ranking, tables
 from jaxnas.codes import enumerate_archs, sample
 from jaxnas.spaces import digits_chain, nasbench201, nasbench_macro
 from jaxnas.spaces._nasbench101 import nasbench101_space
@@ -202,6 +202,15 @@ def test_figures_and_kills(tmp_path):
         for method in ("fingerprint",)
     ]
     assert result["tau_fingerprint_5"] == pytest.approx(np.mean(of_seeds), rel=1e-6)
+    blocks = [sorted(whole.glob(f"seed{seed}/step{step}/scores_*.npz")) for seed in (0, 1) for step in (3, 6)]
+    losses = [np.concatenate([np.load(path)["image_loss"] for path in paths]) for paths in blocks]
+    truth = tables.load_truth(digits_chain, "digits")
+    accuracy = tables.lookup(truth, evaluation_archs(digits_chain, 40, truth), "test_accuracy").mean(axis=1)
+    expected = scipy.stats.kendalltau(-np.concatenate(losses, axis=1).mean(axis=1), accuracy).statistic
+    assert result["tau_all_mean_loss_0"] == pytest.approx(expected, rel=1e-6)
+    expected = scipy.stats.kendalltau(ranking.one_factor(losses).scores, accuracy).statistic
+    assert result["tau_all_factor_0"] == pytest.approx(expected, rel=1e-6)
+    assert -1 <= result["tau_all_everything_bought_20"] <= 1
     components = rows_of(whole / "components.csv")
     assert components == rows_of(broken / "components.csv") and [row["seed"] for row in components] == list("00001111")
     size = np.mean([abs(float(row["tau_test_accuracy"])) for row in components if row["component"] == "1"])

@@ -82,6 +82,12 @@ def everything(population: Population, losses: np.ndarray, proxies: Mapping[str,
     return {"scores": scores, "fingerprints": prints, "features": [population.graph]}
 
 
+def unlabelled(population: Population, scores: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A row for each ranking that takes no label, [num_archs] each: method, labels, draw and what `judged` says."""
+    none = {"labels": 0, "draw": 0}
+    return [{"method": method, **none, **judged(population, ranks, NONE)} for method, ranks in scores.items()]
+
+
 def drawn(
     population: Population, given: Mapping[str, Features], budgets: Sequence[int], *, num_draws: int, seed: int
 ) -> list[dict[str, Any]]:
