@@ -21,10 +21,10 @@ that is trained alone: what its output does not depend on is in none of them (`s
     fingerprint_graph         as fingerprint, features of the graph besides
     everything                and the proxies as well
     spread, bought            as fingerprint, labels far apart in fingerprints, or bought where they tell most
-    everything_bought         as everything, labels bought; this and the nine before up to 78 labels
+    everything_bought         as everything, labels bought; this, that of all and the nine before up to 78 labels
 
 Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets, of `all` and
-`all_everything` over the draws; the other three of all are one ranking each. `labels_saved_N`: how many labels `code`
+`all_everything` over the draws; the other three of all have none. `labels_saved_N`: how many labels `code`
 needs for the tau of `fingerprint` with N, over N, by its mean curve, linear in the logarithm;
 `labels_saved_N_is_least`: it never gets there, this at least; `labels_saved_everything_N`: of `everything`, and so on.
 
