@@ -24,9 +24,10 @@ that is trained alone: what its output does not depend on is in none of them (`s
     everything_bought         as everything, labels bought; this, that of all and the nine before up to 78 labels
 
 Figures are means over super-nets, each with label draws of its own; 95 % intervals are over super-nets, of `all` and
-`all_everything` over the draws; the other three of all have none. `labels_saved_N`: how many labels `code`
-needs for the tau of `fingerprint` with N, over N, by its mean curve, linear in the logarithm;
-`labels_saved_N_is_least`: it never gets there, this at least; `labels_saved_everything_N`: of `everything`, and so on.
+`all_everything` over the draws; the other three of all have none. `labels_saved_N`: how many labels `code` needs for
+the tau of `fingerprint` with N, over N, read off its mean curve linearly in the logarithm; `labels_saved_N_is_least`:
+it never gets there, and this is known at least; `labels_saved_everything_N`: of `everything`, and so on. Nothing here
+is chosen by these figures.
 
 What the first components are (`tau_component_1`: its sign taken as known) is in components.csv and components.png,
 and which images carry the one factor in images.csv and, of the first super-net, images.png. See docs/fingerprints.md.
@@ -273,9 +274,8 @@ def rank_with_labels(
     }
     factor = ranking.one_factor(trained)
     rows = unlabelled(population, {"macs": population.macs, "mean_loss": scores, "factor": factor.scores})
-    told = {"trusted": float(factor.trusted), "share": factor.share, "split_half": factor.split_half}
-    for name, value in {**told, "agreement": factor.agreement, "same_way": factor.same_way}.items():
-        rows.append({"method": f"factor_{name}", "labels": 0, "draw": 0, "tau": value})
+    for name in ("trusted", "share", "split_half", "agreement", "same_way"):
+        rows.append({"method": f"factor_{name}", "labels": 0, "draw": 0, "tau": float(getattr(factor, name))})
     few = [number for number in budgets if number <= MOST_VARIED]
     rows += drawn(population, given, budgets, num_draws=config.num_draws, seed=seed)
     rows += drawn(population, varied, few, num_draws=config.num_draws, seed=seed)

@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-# The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation and XLA's emitters of
-# fusions would each about double the time. jaxlib 0.11.1 has no flag against the latter, and ends on one that it does
-# not know; 0.7.0 has it. Tests marked codegen are run once more with both, where a level is given.
+# The tests compile hundreds of small programs and run each for milliseconds: LLVM's optimisation would double the time,
+# XLA's emitters of fusions make it half as long again. jaxlib 0.11.1 has no flag against these, and ends on one that it
+# does not know; 0.7.0 has it. Tests marked codegen are run once more with both, where a level is given.
 if "--xla_backend_optimization_level" not in (flags := os.environ.get("XLA_FLAGS", "")):
     flags += " --xla_backend_optimization_level=0"
     if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
